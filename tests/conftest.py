@@ -1,0 +1,55 @@
+"""What holds for every test: eight simulated CPU devices, and strict shapes."""
+
+import getpass
+import os
+import pathlib
+import tempfile
+
+# Before the first import of jax: it reads these variables once. Processes that a test
+# starts inherit them.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+
+import jax
+import numpy as np
+import pytest
+
+NUM_DEVICES = 8
+MESH_AXES = ("data", "fsdp", "tensor")
+
+
+def pytest_configure(config):
+    """Strict broadcasting, and compiled programs kept from run to run.
+
+    The cache lies in this machine's temporary folder and its key holds the program, the
+    flags and the version of the compiler: a test runs the very code that compiling
+    again would give it, so its numbers are the same bits.
+    """
+    del config
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        folder = pathlib.Path(tempfile.gettempdir())
+        folder = folder / f"hapo_jax_test_cache_{getpass.getuser()}"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+@pytest.fixture(scope="session")
+def devices():
+    """The eight simulated devices."""
+    found = jax.devices()
+    assert len(found) == NUM_DEVICES, found
+    return found
+
+
+@pytest.fixture(scope="session")
+def mesh8(devices):
+    """A function `mesh8(shape)`: all devices as a (data, fsdp, tensor) mesh."""
+
+    def make(shape=(NUM_DEVICES, 1, 1)):
+        grid = np.asarray(devices).reshape(shape)
+        axis_types = (jax.sharding.AxisType.Auto,) * len(MESH_AXES)
+        return jax.sharding.Mesh(grid, MESH_AXES, axis_types=axis_types)
+
+    return make

@@ -1,0 +1,56 @@
+"""Estimators of the KL divergence from single samples, per token."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+ESTIMATORS = ("k1", "abs", "k2", "k3", "k1+", "abs+", "k3+")
+
+
+def estimate(
+    logprobs: Array,
+    reference_logprobs: Array,
+    *,
+    estimator: str,
+    limit: float = 20.0,
+    cap: float = 10.0,
+) -> Array:
+    """KL(policy | reference) of the sampled token, with d = logprobs - reference.
+
+        k1 = d    abs = |d|    k2 = d**2 / 2    k3 = exp(-d) + d - 1
+
+    http://joschu.net/blog/kl-approx.html. As a loss on samples of the policy, k1 has an
+    expected gradient of 0, k2 that of the reverse KL, k3 that of the forward KL. A
+    trailing "+" keeps the value and takes the gradient of k2 (straight-through).
+
+    Args:
+      logprobs: float32 of any shape, nats; differentiable.
+      reference_logprobs: float32 of the same shape, nats.
+      estimator: one of `ESTIMATORS`.
+      limit: k3 only; -d is clipped to [-limit, limit], no gradient beyond.
+      cap: k3 only; the value is clipped to [-cap, cap], no gradient beyond.
+
+    Returns:
+      float32 of the shape of logprobs, nats.
+
+    Raises:
+      ValueError: unknown estimator.
+    """
+    if estimator not in ESTIMATORS:
+        raise ValueError(f"{estimator=} must be one of {ESTIMATORS}.")
+    difference = logprobs - jax.lax.stop_gradient(reference_logprobs)
+    name = estimator.removesuffix("+")
+    if name == "k1":
+        value = difference
+    elif name == "abs":
+        value = jnp.abs(difference)
+    elif name == "k2":
+        value = jnp.square(difference) / 2
+    else:
+        d = jnp.clip(difference, -limit, limit)
+        value = jnp.clip(jnp.exp(-d) + d - 1, -cap, cap)
+    if estimator == name:
+        return value
+    k2 = jnp.square(difference) / 2
+    return k2 + jax.lax.stop_gradient(value - k2)

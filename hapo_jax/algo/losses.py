@@ -1,0 +1,142 @@
+"""The clipped surrogate per token, and the ways to add tokens up.
+
+Losses are quantities to minimise. Every aggregation returns (numerator, denominator),
+both additive over micro-batches: the caller sums each over the micro-batches of the
+global mini-batch and divides once (by 1 where the denominator is 0). The loss is then
+the same however the mini-batch is cut, `token_mean_micro` excepted, whose point it is.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from hapo_jax.algo import masked
+
+Array = jax.Array
+
+
+class Surrogate(NamedTuple):
+    """A policy loss per token and which bound acted; [B, T] each.
+
+    Attributes:
+      loss: float32.
+      clipped_low: bool, the ratio is below its range and the gradient is 0.
+      clipped_high: bool, the ratio is above its range and the gradient is 0.
+      dual_clipped: bool, the dual clip acts and the gradient is 0.
+    """
+
+    loss: Array
+    clipped_low: Array
+    clipped_high: Array
+    dual_clipped: Array
+
+
+def importance_ratio(logprobs: Array, old_logprobs: Array, *, limit: float) -> Array:
+    """r = exp(clip(logprobs - old_logprobs, -limit, limit)).
+
+    Args:
+      logprobs: [B, T] float32, nats; differentiable.
+      old_logprobs: [B, T] float32, nats.
+      limit: nats; beyond it the gradient is 0. inf for none, as in the public code:
+        a log-ratio above 88 then overflows and the gradient is NaN.
+
+    Returns:
+      [B, T] float32 > 0.
+    """
+    chex.assert_equal_shape([logprobs, old_logprobs])
+    log_ratio = logprobs - jax.lax.stop_gradient(old_logprobs)
+    return jnp.exp(jnp.clip(log_ratio, -limit, limit))
+
+
+def ppo(
+    ratio: Array, advantages: Array, low: Array, high: Array, *, dual: float
+) -> Surrogate:
+    """Clipped surrogate of PPO, with an optional dual clip.
+
+        L = max(-A r, -A clip(r, 1 - low, 1 + high))
+        L = min(L, -A dual)                                  for A < 0, if dual > 0
+
+    arXiv 1707.06347, Eq. (7); dual clip: arXiv 1912.09729, Eq. (5). Written as -A times
+    a bounded ratio, which is the same and has the whole gradient at the edges of the
+    range, where a maximum of two equal branches would share it out.
+
+    Args:
+      ratio: [B, T] float32, differentiable.
+      advantages: [B, T] float32, constant.
+      low: [B, T] float32, width of the range below 1.
+      high: [B, T] float32, width of the range above 1.
+      dual: largest ratio that a negative advantage sees, > 1; 0 for no dual clip.
+
+    Returns:
+      Surrogate.
+    """
+    chex.assert_equal_shape([ratio, advantages, low, high])
+    clipped_low = (advantages < 0) & (ratio < 1 - low)
+    clipped_high = (advantages > 0) & (ratio > 1 + high)
+    dual_clipped = jnp.zeros_like(clipped_low)
+    bounded = jnp.where(clipped_low, 1 - low, ratio)
+    bounded = jnp.where(clipped_high, 1 + high, bounded)
+    if dual:
+        dual_clipped = (advantages < 0) & (ratio > dual)
+        bounded = jnp.where(dual_clipped, dual, bounded)
+    return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
+
+
+def token_mean(loss: Array, mask: Array) -> tuple[Array, Array]:
+    """(sum over tokens, number of tokens); [B, T] each, scalars out."""
+    return masked.sum(loss, mask), masked.count(mask)
+
+
+def token_mean_micro(loss: Array, mask: Array) -> tuple[Array, Array]:
+    """(mean over the tokens of this micro-batch * rows, rows): the public HAPO code.
+
+    Not invariant: a token in a short micro-batch weighs more. Rows are those with at
+    least one token, so rows that only fill a micro-batch up do not count.
+    """
+    rows = _filled_rows(mask)
+    return masked.mean(loss, mask) * rows, rows
+
+
+def seq_mean_token_mean(loss: Array, mask: Array) -> tuple[Array, Array]:
+    """(sum over rows of the row's token mean, rows with tokens): GRPO's paper."""
+    return jnp.sum(masked.mean(loss, mask, axis=1)), _filled_rows(mask)
+
+
+def seq_mean_token_sum(loss: Array, mask: Array) -> tuple[Array, Array]:
+    """(sum over tokens, rows with tokens)."""
+    return masked.sum(loss, mask), _filled_rows(mask)
+
+
+def seq_mean_token_sum_norm(
+    loss: Array, mask: Array, *, scale_tokens: float
+) -> tuple[Array, Array]:
+    """(sum over tokens / scale_tokens, rows with tokens): Dr.GRPO.
+
+    `scale_tokens` is a constant, the longest completion that may be sampled. With the
+    padded length of the batch the step size would change from batch to batch.
+    """
+    return masked.sum(loss, mask) / scale_tokens, _filled_rows(mask)
+
+
+def token_sum(loss: Array, mask: Array) -> tuple[Array, Array]:
+    """(sum over tokens, 0): no division."""
+    return masked.sum(loss, mask), jnp.zeros((), jnp.float32)
+
+
+def _filled_rows(mask: Array) -> Array:
+    """Number of rows with at least one token, float32 scalar."""
+    return masked.count(jnp.any(mask, axis=1))
+
+
+# `seq_mean_token_sum_norm` also takes `scale_tokens`.
+AGGREGATIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
+    "token_mean": token_mean,
+    "token_mean_micro": token_mean_micro,
+    "seq_mean_token_mean": seq_mean_token_mean,
+    "seq_mean_token_sum": seq_mean_token_sum,
+    "seq_mean_token_sum_norm": seq_mean_token_sum_norm,
+    "token_sum": token_sum,
+}

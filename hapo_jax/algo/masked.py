@@ -1,0 +1,141 @@
+"""Sums, means, extremes and order statistics under a mask.
+
+Every function selects with `where` before it multiplies or adds, so that NaN or inf
+in padding reaches neither a value nor a gradient. An empty mask gives 0, never NaN.
+Reductions are plain sums and extremes: over a sharded batch each is one scalar
+all-reduce, and nothing is gathered or sorted.
+"""
+
+import fractions
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# The one guard against division by zero. Denominators that carry a meaning of their
+# own (a group's standard deviation, say) take theirs as an argument.
+EPSILON = 1e-8
+
+_QUANTILE_RESOLUTION = 10_000
+
+
+def sum(x: Array, mask: Array, axis: int | None = None) -> Array:
+    """Sum of the elements of `x` where `mask` is True; 0 for an empty mask."""
+    return jnp.sum(jnp.where(mask, x, 0), axis=axis)
+
+
+def count(mask: Array, axis: int | None = None) -> Array:
+    """Number of True elements, counted in int32 (exact), returned as float32."""
+    return jnp.sum(mask, axis=axis, dtype=jnp.int32).astype(jnp.float32)
+
+
+def mean(x: Array, mask: Array, axis: int | None = None) -> Array:
+    """Mean of the elements of `x` where `mask` is True; 0 for an empty mask."""
+    return sum(x, mask, axis) / jnp.maximum(count(mask, axis), 1)
+
+
+def std(x: Array, mask: Array) -> Array:
+    """Population standard deviation over all masked elements; 0 for an empty mask."""
+    centred = jnp.where(mask, x, 0) - mean(x, mask)
+    return jnp.sqrt(mean(jnp.square(centred), mask))
+
+
+def min(x: Array, mask: Array) -> Array:
+    """Smallest masked element; 0 for an empty mask."""
+    return jnp.where(jnp.any(mask), jnp.min(jnp.where(mask, x, jnp.inf)), 0)
+
+
+def max(x: Array, mask: Array) -> Array:
+    """Largest masked element; 0 for an empty mask."""
+    return jnp.where(jnp.any(mask), jnp.max(jnp.where(mask, x, -jnp.inf)), 0)
+
+
+def whiten(x: Array, mask: Array) -> Array:
+    """(x - mean) / sqrt(var + EPSILON) over all masked elements, 0 outside the mask.
+
+    The variance is unbiased (divided by N - 1). Equal elements, or fewer than two of
+    them, give exactly 0: rounding in the mean must not be blown up by 1/sqrt(EPSILON).
+
+    Args:
+      x: float32 of any shape.
+      mask: bool, the shape of x.
+
+    Returns:
+      float32 of the shape of x.
+    """
+    chex.assert_equal_shape([x, mask])
+    centred = jnp.where(mask, x, 0) - mean(x, mask)
+    freedom = jnp.maximum(count(mask) - 1, 1)
+    variance = sum(jnp.square(centred), mask) / freedom
+    spread = min(x, mask) < max(x, mask)
+    return jnp.where(mask & spread, centred * jax.lax.rsqrt(variance + EPSILON), 0)
+
+
+def quantile(x: Array, mask: Array, q: float) -> Array:
+    """Exact order statistic of the masked elements, without sorting or gathering.
+
+        quantile = sorted(x[mask])[round_half_even(q * (N - 1))],  N = sum(mask)
+
+    Sets the bits of the answer from the highest to the lowest, on the order-preserving
+    unsigned image of float32: a bit stays set while at most `index` elements lie below
+    the candidate. That is 32 counts, each a scalar all-reduce over a sharded batch.
+
+    Args:
+      x: float32 of any shape, finite where masked.
+      mask: bool, the shape of x.
+      q: in [0, 1], a Python float with at most four decimals, so that q * (N - 1) is
+        rounded exactly however large N is (float32 would be off from 2**24 on).
+
+    Returns:
+      float32 scalar, bit for bit an element of x; 0 for an empty mask.
+
+    Raises:
+      ValueError: q is outside [0, 1] or has more than four decimals.
+    """
+    chex.assert_equal_shape([x, mask])
+    chex.assert_type(x, jnp.float32)
+    index = _order_index(jnp.sum(mask, dtype=jnp.int32), q)
+    image = _ordered_bits(x)
+
+    def set_bit(step, found):
+        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
+        below = jnp.sum(mask & (image < candidate), dtype=jnp.int32)
+        return jnp.where(below <= index, candidate, found)
+
+    bits = jax.lax.fori_loop(jnp.int32(0), jnp.int32(32), set_bit, jnp.uint32(0))
+    return jnp.where(jnp.any(mask), _from_ordered_bits(bits), jnp.float32(0))
+
+
+def _order_index(size: Array, q: float) -> Array:
+    """round_half_even(q * (size - 1)) in int32 arithmetic; size is int32, traced."""
+    share = fractions.Fraction(q).limit_denominator(_QUANTILE_RESOLUTION)
+    if not 0 <= q <= 1 or abs(float(share) - q) > 1e-9:
+        raise ValueError(
+            f"{q=} must be in [0, 1] with at most four decimals; round the quantile."
+        )
+    numerator, denominator = share.numerator, share.denominator
+    # size - 1 = whole * denominator + part keeps every product below 2**31.
+    whole, part = jnp.divmod(size - 1, denominator)
+    floor, rest = jnp.divmod(part * numerator, denominator)
+    index = whole * numerator + floor
+    round_up = (2 * rest > denominator) | ((2 * rest == denominator) & (index % 2 == 1))
+    return index + round_up.astype(jnp.int32)
+
+
+_SIGN = 0x80000000
+
+
+def _ordered_bits(x: Array) -> Array:
+    """uint32 with the order of float32: negative numbers reversed, below positive."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    sign = jnp.uint32(_SIGN)
+    return jnp.where(bits & sign != 0, ~bits, bits | sign)
+
+
+def _from_ordered_bits(bits: Array) -> Array:
+    """Inverse of `_ordered_bits`."""
+    sign = jnp.uint32(_SIGN)
+    bits = jnp.where(bits & sign != 0, bits & ~sign, ~bits)
+    return jax.lax.bitcast_convert_type(bits, jnp.float32)

@@ -1,0 +1,370 @@
+"""Hugging Face model folders: `config.json` and safetensors, in and out.
+
+Reading goes from the memory-mapped file to each device: the host holds one device's
+part of one parameter. Writing gathers one tensor at a time, one file's worth in all,
+and `transformers` (hence vLLM) loads the result. `layouts.py` knows the names and
+shapes in the files, `config.py` the fields of `config.json`.
+"""
+
+import collections
+import contextlib
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax import nnx
+
+from hapo_jax.model import layouts, transformer
+from hapo_jax.model.config import ModelConfig
+from hapo_jax.model.layouts import EMBEDDING, HEAD, FileTensor, Layout
+from hapo_jax.model.tokenizer import Tokenizer
+
+CONFIG = "config.json"
+GENERATION_CONFIG = "generation_config.json"
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+MAX_SHARD_BYTES = 5 * 1000**3  # what hubs and file systems take without complaint
+
+# Buffers that old checkpoints carry; they follow from config.json.
+_BUFFERS = ("rotary_emb.inv_freq",)
+_FLOAT_TYPES = ("F64", "F32", "F16", "BF16")
+
+
+def load_config(path: str | pathlib.Path) -> ModelConfig:
+    """Reads `config.json` of a model folder.
+
+    Raises:
+      ValueError: no such file, not JSON, or a model that `ModelConfig.from_hf`
+        refuses; names the file.
+    """
+    file = pathlib.Path(path) / CONFIG
+    try:
+        return ModelConfig.from_hf(_read_json(file))
+    except ValueError as error:
+        raise ValueError(f"{file.parent}: {error}") from error
+
+
+def abstract_params(config: ModelConfig) -> nnx.State:
+    """The parameters' shapes and axis names, as `sharding.param_shardings` reads them.
+
+    Returns:
+      A state of `nnx.Param` holding float32 `ShapeDtypeStruct`s.
+    """
+    model = nnx.eval_shape(lambda: transformer.Transformer(config, rngs=nnx.Rngs(0)))
+    return nnx.state(model, nnx.Param)
+
+
+def load_params(
+    path: str | pathlib.Path,
+    config: ModelConfig,
+    *,
+    dtype,
+    shardings: nnx.State | None = None,
+) -> nnx.State:
+    """Reads the weights of a model folder onto the devices.
+
+    Names and shapes of all tensors are checked before the first is read. With tied
+    embeddings a stored head is accepted if it equals the embedding.
+
+    Args:
+      path: folder with `model.safetensors`, or its shards and their index.
+      config: the model's, from `load_config`.
+      dtype: of the parameters made; the files may hold any float type.
+      shardings: a NamedSharding per parameter, from `sharding.param_shardings`;
+        None puts everything on the first local device.
+
+    Returns:
+      The `nnx.Param` state of `transformer.Transformer(config)`.
+
+    Raises:
+      ValueError: no safetensors, a broken or missing shard, or tensors that are
+        missing, unexpected, misshapen or not floats; lists every one of them.
+    """
+    folder = pathlib.Path(path)
+    abstract = abstract_params(config)
+    params = nnx.to_flat_state(abstract)
+    if shardings is None:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        places = {name: device for name, _ in params}
+    else:
+        places = {name: s.get_value() for name, s in nnx.to_flat_state(shardings)}
+    with contextlib.ExitStack() as stack:
+        tensors = _open_tensors(folder, stack)
+        _check_tensors(folder, tensors, abstract, tied=config.tie_embeddings)
+        loaded = []
+        for name, param in params:
+            layout, shape = layouts.of(name), param.get_value().shape
+            value = _load_one(tensors, layout, shape, places[name], jnp.dtype(dtype))
+            loaded.append((name, param.replace(value)))
+    return nnx.from_flat_state(loaded)
+
+
+def save_params(
+    path: str | pathlib.Path,
+    params: nnx.State,
+    config: ModelConfig,
+    *,
+    dtype,
+    tokenizer: Tokenizer | None = None,
+    source: str | pathlib.Path | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
+    """Writes a model folder that `transformers` loads.
+
+    The folder appears whole or not at all: it is written beside `path` and renamed. An
+    earlier model folder at `path` is replaced. With several hosts all must call this;
+    the first one writes, so `path` must be visible to it.
+
+    Args:
+      path: the folder to make.
+      params: the `nnx.Param` state of a `transformer.Transformer`, on any devices.
+      config: the model's.
+      dtype: of the tensors written, such as `jnp.bfloat16`.
+      tokenizer: written too, its stop tokens as `eos_token_id`.
+      source: the folder that the model came from; its `config.json` and
+        `generation_config.json` are kept but for what this call states.
+      max_shard_bytes: bytes per file; a larger single tensor gets its own.
+
+    Raises:
+      ValueError: `path` holds something other than a model folder, or `config` is not
+        the model of `source` or of any supported family.
+    """
+    path, dtype = pathlib.Path(path), jnp.dtype(dtype)
+    hf_config = _hf_config(config, source, dtype=dtype, tokenizer=tokenizer)
+    generation = _generation_config(source, tokenizer)
+    writes = jax.process_index() == 0
+    staging = path.with_name(f".{path.name}.partial")
+    if writes:
+        _make_staging(path, staging)
+    tensors = layouts.file_tensors(params)
+    shards = _split_into_shards(tensors, dtype.itemsize, max_shard_bytes)
+    for file, names in shards.items():
+        arrays = {}
+        for name in names:
+            array = tensors[name].gather(dtype)  # every host takes part
+            if writes:
+                arrays[name] = array
+        if writes:
+            # transformers asks for the format, though torch plays no part here.
+            safetensors.numpy.save_file(arrays, staging / file, {"format": "pt"})
+    if not writes:
+        return
+    if len(shards) > 1:
+        _write_json(staging / INDEX_FILE, _index(shards, tensors, dtype.itemsize))
+    _write_json(staging / CONFIG, hf_config)
+    if generation:
+        _write_json(staging / GENERATION_CONFIG, generation)
+    if tokenizer is not None:
+        tokenizer.save(staging)
+    _replace(path, staging)
+
+
+def _open_tensors(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any]:
+    """Name → lazy safetensors slice, of every tensor in the folder."""
+    if (folder / INDEX_FILE).is_file():
+        files = sorted(set(_read_json(folder / INDEX_FILE)["weight_map"].values()))
+    elif (folder / SINGLE_FILE).is_file():
+        files = [SINGLE_FILE]
+    else:
+        torch_files = sorted(file.name for file in folder.glob("*.bin"))
+        remedy = (
+            f"it has {', '.join(torch_files)}: convert with transformers, "
+            "`model.save_pretrained(folder, safe_serialization=True)`"
+            if torch_files
+            else "check the path, or download the weights"
+        )
+        raise ValueError(f"{folder} has no {SINGLE_FILE} or {INDEX_FILE}; {remedy}.")
+    absent = [file for file in files if not (folder / file).is_file()]
+    if absent:
+        raise ValueError(
+            f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names; "
+            "download the folder again."
+        )
+    tensors = {}
+    for file in files:
+        try:
+            opened = safetensors.safe_open(folder / file, framework="numpy")
+        except safetensors.SafetensorError as error:
+            raise ValueError(f"{folder / file} is not readable: {error}") from error
+        handle = stack.enter_context(opened)
+        tensors |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+    return tensors
+
+
+def _check_tensors(folder, tensors, params, *, tied: bool) -> None:
+    """Compares names, shapes and types with the model's; lists all differences."""
+    expected = {k: v.shape for k, v in layouts.file_tensors(params).items()}
+    problems = []
+    for name, shape in expected.items():
+        if name not in tensors:
+            problems.append(f"missing {name} {list(shape)}")
+    for name, tensor in tensors.items():
+        found = tensor.get_shape()
+        if name in expected and list(expected[name]) != found:
+            problems.append(f"{name} is {found}, expected {list(expected[name])}")
+        elif name in expected and tensor.get_dtype() not in _FLOAT_TYPES:
+            problems.append(f"{name} is {tensor.get_dtype()}, expected a float type")
+        elif name not in expected and not (
+            name.endswith(_BUFFERS) or (tied and name == HEAD)
+        ):
+            problems.append(f"unexpected {name} {found}")
+    if problems:
+        raise ValueError(
+            f"{folder}: the tensors are not those of its {CONFIG}:\n  "
+            + "\n  ".join(problems)
+        )
+    if tied and HEAD in tensors and not _equal(tensors[HEAD], tensors[EMBEDDING]):
+        raise ValueError(
+            f"{folder}: {HEAD} differs from {EMBEDDING}, but tie_word_embeddings=true; "
+            f"set it to false in {CONFIG}, or remove the head."
+        )
+
+
+def _equal(a, b, rows: int = 4096) -> bool:
+    """Whether two stored tables agree; some rows at a time, to spare the host."""
+    if a.get_shape() != b.get_shape():
+        return False
+    total = a.get_shape()[0]
+    blocks = [slice(i, min(i + rows, total)) for i in range(0, total, rows)]
+    return all(np.array_equal(a[block], b[block]) for block in blocks)
+
+
+def _load_one(tensors, layout: Layout, shape, sharding, dtype) -> jax.Array:
+    """One parameter onto its devices, one distinct part at a time.
+
+    `jax.make_array_from_callback` would hold all parts on the host at once, and read
+    a part again for every copy of it.
+    """
+    devices = collections.defaultdict(list)
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(part.indices(size)[:2] for part, size in zip(index, shape))
+        devices[bounds].append(device)
+    parts = []
+    for bounds, holders in devices.items():
+        part = np.empty([stop - start for start, stop in bounds], dtype)
+        if layout.stacked:
+            for row, layer in enumerate(range(*bounds[0])):
+                tensor = tensors[layout.name.format(layer)]
+                part[row] = layout.read(tensor, shape[1:], bounds[1:])
+        else:
+            part[...] = layout.read(tensors[layout.name], shape, bounds)
+        parts += [jax.device_put(part, device) for device in holders]
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)
+
+
+def _split_into_shards(
+    tensors: Mapping[str, FileTensor], itemsize: int, max_shard_bytes: int
+) -> dict[str, list[str]]:
+    """File name → names of its tensors; one file with the usual name if all fit."""
+    groups, used = [[]], 0
+    for name, tensor in tensors.items():
+        size = tensor.size * itemsize
+        if groups[-1] and used + size > max_shard_bytes:
+            groups.append([])
+            used = 0
+        groups[-1].append(name)
+        used += size
+    if len(groups) == 1:
+        return {SINGLE_FILE: groups[0]}
+    total = len(groups)
+    return {
+        f"model-{i:05d}-of-{total:05d}.safetensors": names
+        for i, names in enumerate(groups, start=1)
+    }
+
+
+def _index(shards, tensors, itemsize: int) -> dict[str, Any]:
+    size = sum(tensor.size for tensor in tensors.values())
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    return {
+        "metadata": {"total_parameters": size, "total_size": size * itemsize},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+
+
+def _hf_config(
+    config: ModelConfig, source, *, dtype, tokenizer: Tokenizer | None
+) -> dict[str, Any]:
+    """`config.json`: that of `source`, else a new one; checked against `config`."""
+    if source is not None:
+        hf = _read_json(pathlib.Path(source) / CONFIG)
+    else:
+        hf = config.to_hf()
+        if tokenizer is not None:
+            hf |= {
+                "bos_token_id": tokenizer.backend.bos_token_id,
+                "eos_token_id": tokenizer.stop_ids[0],
+                "pad_token_id": tokenizer.pad_id,
+            }
+    written = ModelConfig.from_hf(hf)
+    if written != config:
+        wrong = [k for k, v in vars(config).items() if getattr(written, k) != v]
+        origin = source or f"model_type={config.model_type!r}"
+        raise ValueError(
+            f"{origin} implies { ({k: getattr(written, k) for k in wrong}) }, but the "
+            f"model has { ({k: getattr(config, k) for k in wrong}) }; give the folder "
+            "that the model came from, or the model_type with these features."
+        )
+    if "rope_theta" not in hf:
+        # From transformers 5, which writes `rope_parameters` instead; 4 would ignore
+        # those and turn by its default angles. 5 reads both spellings.
+        fresh = config.to_hf()
+        hf |= {key: fresh[key] for key in ("rope_theta", "rope_scaling")}
+    return hf | {"dtype": dtype.name, "torch_dtype": dtype.name}
+
+
+def _generation_config(source, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    """`generation_config.json`: that of `source`, with the tokenizer's stop tokens."""
+    generation = {}
+    if source is not None and (pathlib.Path(source) / GENERATION_CONFIG).is_file():
+        generation = _read_json(pathlib.Path(source) / GENERATION_CONFIG)
+    if tokenizer is not None:
+        generation |= {
+            "eos_token_id": list(tokenizer.stop_ids),
+            "pad_token_id": tokenizer.pad_id,
+        }
+    return generation
+
+
+def _make_staging(path: pathlib.Path, staging: pathlib.Path) -> None:
+    """An empty folder beside `path`, once it is sure that `path` may be replaced."""
+    if path.exists() and not (path.is_dir() and _replaceable(path)):
+        raise ValueError(
+            f"{path} exists and is not a model folder; choose another path or move it."
+        )
+    shutil.rmtree(staging, ignore_errors=True)  # left by a save that was cut short
+    staging.mkdir(parents=True)
+
+
+def _replaceable(folder: pathlib.Path) -> bool:
+    return (folder / CONFIG).is_file() or not any(folder.iterdir())
+
+
+def _replace(path: pathlib.Path, staging: pathlib.Path) -> None:
+    """Renames `staging` to `path`; what was there goes afterwards."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    staging.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file} does not exist; is this a model folder?") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+
+
+def _write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,139 @@
+"""How arrays lie on the mesh: the mesh, one table of rules, and shardings from them.
+
+Parameters carry the names of their axes (`transformer.py`); the tables below map a
+name to a mesh axis. Changing how a model is parallelised is an edit of a table.
+
+  data    copies of the model; the batch is split
+  fsdp    the batch is split, and so are parameters and optimizer state
+  tensor  heads, feed-forward and vocabulary are split
+"""
+
+import math
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+BATCH = ("data", "fsdp")
+
+Rules = Mapping[str, str | None]
+
+# Training: fully sharded parameters.
+TRAIN_RULES: Rules = {
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+}
+# Sampling: a decode step reads every weight, so gathering them over `fsdp` at each
+# step would cost more than the step; they are copied once per rollout instead.
+SAMPLE_RULES: Rules = {**TRAIN_RULES, "embed": None}
+
+
+def make_mesh(
+    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None
+) -> Mesh:
+    """A `data × fsdp × tensor` mesh over `devices` (default: all).
+
+    Args:
+      data, fsdp, tensor: sizes; at most one may be -1, "all that are left".
+      devices: the devices to use, or None for all of them.
+
+    Raises:
+      ValueError: the sizes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else list(devices)
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+    free = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
+        raise ValueError(
+            f"mesh={sizes}: every size must be positive and at most one -1."
+        )
+    if free and len(devices) % fixed == 0:
+        sizes[free[0]] = len(devices) // fixed
+    if math.prod(sizes.values()) != len(devices):
+        raise ValueError(
+            f"mesh={sizes} needs {abs(math.prod(sizes.values()))} devices and there are "
+            f"{len(devices)}; set one of mesh.data, mesh.fsdp, mesh.tensor to -1."
+        )
+    grid = np.asarray(devices).reshape([sizes[a] for a in AXES])
+    return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
+    """Rows split over data and fsdp, behind `leading` unsplit axes."""
+    return NamedSharding(mesh, P(*(None,) * leading, BATCH))
+
+
+def num_batch_shards(mesh: Mesh) -> int:
+    return math.prod(mesh.shape[a] for a in BATCH)
+
+
+def constrain_batch(x: jax.Array) -> jax.Array:
+    """Keeps activations [B, ...] split by rows, where a mesh is in scope.
+
+    Without this, XLA may follow the embedding's `fsdp` axis and split channels.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
+        return x
+    return jax.lax.with_sharding_constraint(x, P(BATCH))
+
+
+def gather_channels(table: jax.Array) -> jax.Array:
+    """[V, D] split by rows alone, so that a lookup by a split batch stays local."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return table
+    return jax.lax.with_sharding_constraint(table, P("tensor", None))
+
+
+def param_shardings(params: nnx.State, mesh: Mesh, rules: Rules) -> nnx.State:
+    """One NamedSharding per parameter, from the parameter's axis names.
+
+    Args:
+      params: state of `nnx.Param` (arrays or ShapeDtypeStructs) with the metadata
+        `axes`, as `transformer.Transformer` makes them.
+      mesh: the mesh.
+      rules: axis name → mesh axis (or None: not split).
+
+    Returns:
+      A state of the same structure with a NamedSharding at every leaf.
+
+    Raises:
+      ValueError: two axes of one parameter fall on the same mesh axis, or a size is
+        not divisible by the mesh axis; names parameter, axis and remedy.
+    """
+
+    def one(path, param: nnx.Variable):
+        shape, names = param.get_value().shape, param.get_metadata("axes")
+        if len(names) == len(shape) - 1:  # stacked over layers
+            names = ("layers", *names)
+        spec = [rules[name] for name in names]
+        used = [axis for axis in spec if axis is not None]
+        where = ".".join(str(getattr(p, "key", p)) for p in path)
+        if len(set(used)) != len(used):
+            raise ValueError(f"{where}: axes {names} collide on the mesh as {spec}.")
+        for name, size, axis in zip(names, shape, spec):
+            if axis is not None and size % mesh.shape[axis]:
+                raise ValueError(
+                    f"{where}: {name}={size} must be divisible by "
+                    f"mesh.{axis}={mesh.shape[axis]}; choose a divisor of {size}."
+                )
+        return param.replace(NamedSharding(mesh, P(*spec)))
+
+    return jax.tree_util.tree_map_with_path(
+        one, params, is_leaf=lambda x: isinstance(x, nnx.Variable)
+    )

@@ -1,0 +1,46 @@
+"""Tasks: where problems come from and how completions are graded.
+
+A task is a plain module with two functions:
+
+    problems(split, **options) -> list[problems.Problem]
+    grade(completion, answer) -> problems.Grade
+
+Nothing in this folder imports jax: graders run in processes of their own
+(`worker.py`), and an accelerator belongs to one process.
+"""
+
+import difflib
+import importlib
+from types import ModuleType
+
+# name -> module. Modules are imported on demand, as some graders are slow to load.
+TASKS = {
+    "countdown": "hapo_jax.tasks.countdown",
+    "math": "hapo_jax.tasks.math",
+}
+
+# Libraries that a grader imports late. Workers load them before its clock runs.
+GRADER_LIBRARIES = {
+    "countdown": (),
+    "math": ("math_verify",),
+}
+
+
+def get(name: str) -> ModuleType:
+    """The task's module.
+
+    Raises:
+      ValueError: there is no such task; names the nearest one.
+    """
+    check(name)
+    return importlib.import_module(TASKS[name])
+
+
+def check(name: str) -> None:
+    """Raises ValueError, naming the nearest task, unless `name` is one."""
+    if name in TASKS:
+        return
+    near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.0)
+    raise ValueError(
+        f"task {name!r} is not one of {', '.join(TASKS)}; did you mean {near[0]!r}?"
+    )

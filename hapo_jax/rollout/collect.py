@@ -1,0 +1,143 @@
+"""Fills a training batch: dynamic sampling with carry-over.
+
+A group whose completions are all right or all wrong has no advantage to learn from
+(DAPO, §3.2). Such groups are replaced by those of further prompts; useful groups
+beyond the batch wait for the next step.
+"""
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.rollout.batch import RolloutBatch
+
+
+class StreamState(NamedTuple):
+    """Where the run stands in its data; part of every checkpoint.
+
+    Attributes:
+      cursor: prompts taken from the stream so far.
+      carried: useful groups that wait for the next step, or None.
+    """
+
+    cursor: int = 0
+    carried: RolloutBatch | None = None
+
+    def to_plain(self) -> dict:
+        """Nested dicts of arrays and numbers, for a checkpoint."""
+        carried = None if self.carried is None else self.carried._asdict()
+        return {"cursor": self.cursor, "carried": carried}
+
+    @classmethod
+    def from_plain(cls, plain: dict) -> "StreamState":
+        """The inverse of `to_plain`."""
+        carried = plain["carried"]
+        return cls(
+            int(plain["cursor"]), None if carried is None else RolloutBatch(**carried)
+        )
+
+
+# (prompt_ids [N], first_sample [N]) -> graded completions and timings
+GenerateFn = Callable[
+    [np.ndarray, np.ndarray], tuple[RolloutBatch, dict[str, float]]
+]
+
+
+def collect(
+    state: StreamState,
+    generate: GenerateFn,
+    take: Callable[[int, int], np.ndarray],
+    *,
+    batch_prompts: int,
+    round_prompts: int,
+    group_size: int,
+    dynamic_sampling: bool,
+    max_rounds: int,
+) -> tuple[RolloutBatch, StreamState, dict[str, float]]:
+    """Collects `batch_prompts` groups to train on.
+
+    Args:
+      state: where the run stands.
+      generate: samples and grades one round.
+      take: (cursor, count) → prompt ids, see `prompts.take`.
+      batch_prompts: groups in a batch.
+      round_prompts: prompts sampled at a time.
+      group_size: G.
+      dynamic_sampling: leave out groups whose scores are all equal.
+      max_rounds: after so many rounds train on what there is; empty rows fill the
+        batch, so its shape stays.
+
+    Returns:
+      RolloutBatch of batch_prompts·G rows, the new state, and metrics: of everything
+      sampled in this step (`rollout/…`), so that dynamic sampling does not hide how
+      good the policy is, and `time/…` in seconds.
+    """
+    kept = [] if state.carried is None else [state.carried]
+    num_groups = num_carried = sum(len(b.rewards) for b in kept) // group_size
+    cursor, sampled, times, drawn = state.cursor, [], Counter(), Counter()
+    while num_groups < batch_prompts and len(sampled) < max_rounds:
+        prompt_ids = take(cursor, round_prompts)
+        cursor += round_prompts
+        # A prompt may come twice in one step (a new epoch, a small data set); its
+        # further completions get further sample ids, hence other random keys.
+        first_sample = []
+        for prompt in prompt_ids:
+            first_sample.append(drawn[prompt] * group_size)
+            drawn[prompt] += 1
+        fresh, spent = generate(prompt_ids, np.array(first_sample))
+        times.update(spent)
+        sampled.append(fresh)
+        keep = _useful(fresh, group_size) if dynamic_sampling else slice(None)
+        kept.append(batch_lib.rows(fresh, keep))
+        num_groups = sum(len(b.rewards) for b in kept) // group_size
+
+    pool = batch_lib.concatenate(kept)
+    rows = batch_prompts * group_size
+    batch = batch_lib.rows(pool, slice(rows))
+    carried = batch_lib.rows(pool, slice(rows, None))
+    if len(carried.rewards):
+        carried = carried._replace(group_ids=carried.group_ids - rows)
+    else:
+        carried = None
+    metrics = {
+        "rollout/rounds": len(sampled),
+        "rollout/groups_trained": min(num_groups, batch_prompts),
+        "rollout/groups_from_last_step": min(num_carried, batch_prompts),
+        "rollout/groups_carried": max(num_groups - batch_prompts, 0),
+        **dict(times),
+    }
+    if sampled:
+        metrics |= _describe(batch_lib.concatenate(sampled), group_size)
+    return batch_lib.pad_rows(batch, rows), StreamState(cursor, carried), metrics
+
+
+def _useful(batch: RolloutBatch, group_size: int) -> np.ndarray:
+    """[B] bool, rows of groups whose scores differ. The score decides, not the reward:
+    a group that is all wrong is no more useful for a length penalty in it."""
+    scores = batch.scores.reshape(-1, group_size)
+    mixed = (scores.max(1) != scores.min(1)) | (group_size == 1)
+    return np.repeat(mixed, group_size)
+
+
+def _describe(batch: RolloutBatch, group_size: int) -> dict[str, float]:
+    """Metrics of completions; entropy in nats, lengths in tokens."""
+    mask, lengths = batch.completion_mask, batch.lengths
+    scores = batch.scores.reshape(-1, group_size)
+    temperature = batch.temperature[mask]
+    return {
+        "rollout/completions": len(lengths),
+        "rollout/accuracy": float(batch.scores.mean()),
+        "rollout/reward": float(batch.rewards.mean()),
+        "rollout/all_right": float((scores.min(1) == 1).mean()),
+        "rollout/all_wrong": float((scores.max(1) == 0).mean()),
+        "rollout/truncated": float(batch.truncated.mean()),
+        "length/mean": float(lengths.mean()),
+        "length/max": int(lengths.max()),
+        "entropy/mean": float(batch.entropy[mask].mean()),
+        "temperature/mean": float(temperature.mean()),
+        "temperature/min": float(temperature.min()),
+        "temperature/max": float(temperature.max()),
+    }

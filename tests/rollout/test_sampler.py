@@ -1,0 +1,276 @@
+"""The sampler's records against a teacher-forced pass, and what its keys promise."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.algo import temperature as temperature_lib
+from hapo_jax.learner import scoring
+from hapo_jax.rollout import sampler
+from hapo_jax.rollout.sampler import Truncation
+from tests import tiny
+
+V = tiny.MODEL.vocab_size
+STOPS = (1, 2)
+PAD = 0
+STATS = entropy_lib.EntropyStats(*map(jnp.float32, (0.4, 0.7, 1.5, -3.0)))
+
+
+def adaptive(entropy, stats, base_temperature, strength=0.3):
+    return temperature_lib.adaptive(
+        entropy,
+        stats,
+        base_temperature=base_temperature,
+        strength=strength,
+        min_factor=0.5,
+        max_factor=1.5,
+        floor=1e-8,
+    )
+
+
+def draw_samples(
+    lengths=(5, 2, 7),
+    group_size=4,
+    *,
+    seed=0,
+    truncation=Truncation(),
+    base_temperature=1.0,
+    max_tokens=13,
+    chunk_tokens=4,
+    columns=8,
+    prompt_ids=None,
+    tokens=None,
+):
+    graphdef, params = tiny.model()
+    prompt_tokens, prompt_lengths = tiny.prompts(lengths, columns)
+    if tokens is not None:
+        prompt_tokens = tokens
+    ids = np.arange(len(lengths)) if prompt_ids is None else np.array(prompt_ids)
+    keys = sampler.row_keys(
+        seed,
+        3,
+        np.repeat(ids, group_size),
+        np.tile(np.arange(group_size), len(lengths)),
+    )
+    fn = jax.jit(
+        functools.partial(
+            sampler.sample,
+            graphdef,
+            group_size=group_size,
+            max_tokens=max_tokens,
+            chunk_tokens=chunk_tokens,
+            stop_ids=STOPS,
+            pad_id=PAD,
+            truncation=truncation,
+            temperature_fn=adaptive,
+        )
+    )
+    samples = fn(
+        params, prompt_tokens, prompt_lengths, keys, STATS, jnp.float32(base_temperature)
+    )
+    return jax.device_get(samples), prompt_tokens, prompt_lengths
+
+
+def teacher_forced_logits(samples, prompt_tokens, prompt_lengths, group_size):
+    """Untempered logits [B, T, V] of the sampled completions, in one full pass."""
+    graphdef, params = tiny.model()
+    P = prompt_tokens.shape[1]
+    tokens = np.concatenate(
+        [np.repeat(prompt_tokens, group_size, 0), samples.tokens], axis=1
+    )
+    start = np.repeat(P - prompt_lengths, group_size)[:, None]
+    column = np.arange(tokens.shape[1])[None]
+    valid = (column >= start) & np.pad(
+        samples.mask, [(0, 0), (P, 0)], constant_values=True
+    )
+    model = nnx.merge(graphdef, params)
+    hidden = model(
+        jnp.asarray(tokens),
+        jnp.maximum(jnp.asarray(column - start), 0),
+        jnp.asarray(valid, jnp.int32),
+    )
+    return np.asarray(model.logits(scoring.predicting_states(hidden, P)))
+
+
+@pytest.mark.parametrize("base_temperature", [1.0, 0.8])
+@pytest.mark.parametrize(
+    "truncation",
+    [
+        Truncation(),
+        Truncation(top_k=5),
+        Truncation(top_p=0.7),
+        Truncation(min_p=0.1),
+        Truncation(top_k=12, top_p=0.9, min_p=0.02),
+    ],
+    ids=["none", "top_k", "top_p", "min_p", "all"],
+)
+def test_records_equal_a_teacher_forced_pass(truncation, base_temperature):
+    samples, *prompt = draw_samples(
+        truncation=truncation, base_temperature=base_temperature
+    )
+    logits = teacher_forced_logits(samples, *prompt, group_size=4)
+    mask = samples.mask
+    assert mask.sum() > 40
+
+    log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    entropy = -(np.exp(log_p) * log_p).sum(-1)
+    # 1e-5: the same float32 graph but for cached against full attention.
+    np.testing.assert_allclose(samples.entropy[mask], entropy[mask], atol=1e-5)
+
+    h = (np.log(np.maximum(entropy, 1e-8)) - 0.4) / 0.7
+    temperature = base_temperature * np.clip(1 + 0.3 * h, 0.5, 1.5)
+    np.testing.assert_allclose(samples.temperature[mask], temperature[mask], atol=1e-5)
+
+    behavior = np.vectorize(
+        lambda row, t: reference_distribution(row / t, truncation),
+        signature="(v),()->(v)",
+    )(logits[mask], samples.temperature[mask])
+    chosen = np.take_along_axis(behavior, samples.tokens[mask][:, None], 1)[:, 0]
+    np.testing.assert_allclose(samples.behavior_logprobs[mask], chosen, atol=1e-5)
+
+    base = logits[mask] / base_temperature
+    base = base - np.logaddexp.reduce(base, axis=-1, keepdims=True)
+    chosen = np.take_along_axis(base, samples.tokens[mask][:, None], 1)[:, 0]
+    np.testing.assert_allclose(samples.base_logprobs[mask], chosen, atol=1e-5)
+
+
+def reference_distribution(logits, truncation):
+    """Log-probs [V] after truncation, by sorting lists: slow and obvious."""
+    kept = sorted(range(V), key=lambda i: -logits[i])
+    if truncation.top_k:
+        kept = kept[: truncation.top_k]
+    if truncation.top_p < 1:
+        p = np.exp(logits[kept] - logits[kept].max())
+        p = p / p.sum()
+        n = int((np.cumsum(p) - p < truncation.top_p).sum())
+        kept = kept[:n]
+    if truncation.min_p:
+        best = logits[kept[0]]
+        kept = [i for i in kept if logits[i] >= best + np.log(truncation.min_p)]
+    out = np.full(V, -np.inf)
+    out[kept] = logits[kept] - np.logaddexp.reduce(logits[kept])
+    return out
+
+
+def test_the_learner_scores_what_the_sampler_recorded():
+    samples, prompt_tokens, prompt_lengths = draw_samples()
+    graphdef, params = tiny.model()
+    scores = scoring.score_rows(
+        nnx.merge(graphdef, params),
+        jnp.repeat(prompt_tokens, 4, axis=0),
+        jnp.repeat(prompt_lengths, 4),
+        jnp.asarray(samples.tokens),
+        jnp.asarray(samples.mask),
+        base_temperature=1.0,
+        chunk_tokens=24,
+        with_entropy=True,
+    )
+    mask = samples.mask
+    np.testing.assert_allclose(
+        np.asarray(scores.logprobs)[mask], samples.base_logprobs[mask], atol=1e-5
+    )
+    np.testing.assert_allclose(
+        np.asarray(scores.entropy)[mask], samples.entropy[mask], atol=1e-5
+    )
+
+
+def test_stop_token_is_kept_and_ends_the_completion():
+    samples, *_ = draw_samples(group_size=16, max_tokens=30)
+    stopped = 0
+    for tokens, mask in zip(samples.tokens, samples.mask):
+        length = mask.sum()
+        assert mask[:length].all() and not mask[length:].any()
+        assert not np.isin(tokens[: length - 1], STOPS).any()
+        assert (tokens[length:] == PAD).all()
+        if length < 30:
+            assert tokens[length - 1] in STOPS
+            stopped += 1
+    assert stopped > 10
+    assert {int(t) for t in samples.tokens[np.isin(samples.tokens, STOPS)]} == {1, 2}
+
+
+def test_records_are_zero_where_nothing_was_drawn():
+    samples, *_ = draw_samples(group_size=16, max_tokens=30)
+    for field in samples[2:]:
+        assert (field[~samples.mask] == 0).all()
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 5, 13, 64])
+def test_chunk_size_changes_nothing(chunk_tokens):
+    expected, *_ = draw_samples()
+    samples, *_ = draw_samples(chunk_tokens=chunk_tokens)
+    np.testing.assert_array_equal(samples.tokens, expected.tokens)
+    np.testing.assert_array_equal(samples.mask, expected.mask)
+
+
+def test_a_completion_does_not_depend_on_its_neighbours():
+    prompt_tokens, _ = tiny.prompts((5, 2, 7), 8)
+    one, *_ = draw_samples(tokens=prompt_tokens, prompt_ids=[10, 11, 12])
+    # The same prompt 11 in another place, between other prompts of other lengths.
+    others, _ = tiny.prompts((3, 8, 2), 8, seed=9)
+    others[2] = prompt_tokens[1]
+    two, *_ = draw_samples((3, 8, 2), tokens=others, prompt_ids=[4, 5, 11])
+    for a, b in zip(one, two):
+        np.testing.assert_array_equal(a[4:8], b[8:12])
+
+
+def test_keys_separate_seeds_prompts_and_samples():
+    base, *_ = draw_samples()
+    other_seed, *_ = draw_samples(seed=1)
+    assert (base.tokens != other_seed.tokens).any()
+    assert len({tuple(row) for row in base.tokens[:4]}) == 4
+    again, *_ = draw_samples()
+    np.testing.assert_array_equal(base.tokens, again.tokens)
+
+
+def test_greedy_takes_the_likeliest_token():
+    samples, *prompt = draw_samples(group_size=1, base_temperature=0.0)
+    logits = teacher_forced_logits(samples, *prompt, group_size=1)
+    mask = samples.mask
+    np.testing.assert_array_equal(samples.tokens[mask], logits.argmax(-1)[mask])
+    assert (samples.behavior_logprobs == 0).all() and (samples.temperature == 0).all()
+
+
+@pytest.mark.parametrize(
+    "truncation", [Truncation(), Truncation(top_k=7, top_p=0.9)], ids=["all", "cut"]
+)
+def test_frequencies_match_the_stated_probabilities(truncation):
+    """Chi-square of 20,000 draws, at the recorded probabilities."""
+    n, size = 20_000, 300  # more than two blocks of the vocabulary
+    logits = jax.random.normal(jax.random.key(5), (1, size)) * 1.5
+    uniforms = jax.random.uniform(jax.random.key(6), (n,))
+    tokens, record = sampler.draw(
+        jnp.broadcast_to(logits, (n, size)),
+        uniforms,
+        STATS,
+        jnp.float32(1.0),
+        truncation=truncation,
+        temperature_fn=adaptive,
+    )
+    tokens, logprobs = np.asarray(tokens), np.asarray(record.behavior_logprobs)
+    stated = np.zeros(size)
+    stated[tokens] = np.exp(logprobs)
+    # Tokens that never occurred hold the rest of the mass; together they must be rare.
+    rest = 1 - stated.sum()
+    assert -1e-5 < rest < 20 / n
+    expected = stated * n
+    counts = np.bincount(tokens, minlength=size)
+    enough = expected >= 5
+    chi2 = ((counts - expected)[enough] ** 2 / expected[enough]).sum()
+    freedom = enough.sum() - 1
+    # Five standard deviations above the mean of the chi-square distribution.
+    assert chi2 < freedom + 5 * np.sqrt(2 * freedom)
+    if truncation.top_k:
+        assert len(set(tokens)) <= truncation.top_k
+
+
+def test_a_weight_of_zero_is_never_chosen():
+    weights = jnp.zeros((4, 200)).at[:, 150].set(1e-20).at[1, 3].set(1.0)
+    uniforms = jnp.array([0.0, 0.0, 1 - 2**-24, 0.5])
+    chosen = sampler.inverse_cdf(weights, uniforms)
+    np.testing.assert_array_equal(chosen, [150, 3, 150, 150])

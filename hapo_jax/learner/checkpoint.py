@@ -1,0 +1,429 @@
+"""A run's checkpoints: written in the background, verified when read.
+
+A checkpoint of step k holds the arrays of the training state, whatever the host carries
+from step to step (`extra`: prompt cursor, surplus groups), and a record with shapes,
+dtypes and a fingerprint per array. orbax writes them beside the running step and makes
+the folder appear under its name only when it is complete.
+
+What can happen to a folder afterwards (a full disk, a copy that stopped, a flipped bit)
+shows when it is read: orbax notices missing pieces, the fingerprints notice changed
+ones. `restore_latest` then goes back one checkpoint and says so. Fingerprints do not
+depend on the sharding, so a checkpoint can be read onto any mesh.
+"""
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import checkpoint_managers
+
+from hapo_jax.learner import fingerprint, host_tree
+
+FORMAT = 1  # of the record; a reader refuses one it does not know
+
+
+class Restored(NamedTuple):
+    """What a checkpoint held.
+
+    Attributes:
+      step: number of updates that the state has seen.
+      state: the structure of the abstract state, arrays on the shardings it names.
+      extra: what was given to `save`, tuples as lists.
+    """
+
+    step: int
+    state: Any
+    extra: Any
+
+
+class _Broken(Exception):
+    """The folder of a checkpoint does not hold what was saved there."""
+
+
+class _KeepBest(checkpoint_managers.PreservationPolicy):
+    """orbax's BestN, over scores from our record rather than from its metrics file.
+
+    orbax reads that file when the manager is made, and a broken one would keep the
+    whole folder from opening.
+    """
+
+    def __init__(self, count: int, scores: Mapping[int, float]):
+        self._count = count
+        self._scores = scores  # step -> score, filled by the owner
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        del context
+        known = [c.step for c in checkpoints if c.step in self._scores]
+        known.sort(key=lambda step: (self._scores[step], step), reverse=True)
+        best = set(known[: self._count])
+        return [c.step in best for c in checkpoints]
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest `keep_latest` and the best `keep_best`.
+
+    Owns the background writer: call `close` (or use `with`) before the process ends, or
+    the last save may be lost. With several processes every one makes the same calls.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        *,
+        keep_latest: int,
+        keep_best: int = 0,
+        best_metric: str | None = None,
+        read_only: bool = False,
+    ):
+        """Opens a folder of checkpoints.
+
+        Args:
+          directory: the folder; created if absent, unless `read_only`.
+          keep_latest: how many of the newest to keep, at least 1. With 1 there is
+            nothing to go back to if it breaks.
+          keep_best: how many more to keep by `best_metric`; those saved without that
+            metric, or with one that is not finite, never count as best.
+          best_metric: name of a metric, higher is better.
+          read_only: neither write, nor delete, nor rename; for evaluation.
+
+        Raises:
+          ValueError: a count is out of range, `keep_best` without `best_metric`, or
+            `read_only` and there is no such folder.
+        """
+        if keep_latest < 1 or keep_best < 0:
+            raise ValueError(
+                f"{keep_latest=} must be at least 1 and {keep_best=} at least 0."
+            )
+        if keep_best and not best_metric:
+            raise ValueError(
+                f"{keep_best=} needs best_metric, the name of a metric; or set it to 0."
+            )
+        self.directory = epath.Path(directory).resolve()
+        if read_only and not self.directory.is_dir():
+            raise ValueError(f"directory={self.directory} does not exist.")
+        self._best_metric = best_metric
+        self._read_only = read_only
+        self._scores: dict[int, float] = {}
+        policies = [
+            checkpoint_managers.LatestN(keep_latest),
+            _KeepBest(keep_best, self._scores),
+        ]
+        self._manager = ocp.CheckpointManager(
+            self.directory,
+            item_names=("state", "extra", "record"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+                cleanup_tmp_directories=not read_only,
+                create=not read_only,
+                read_only=read_only,
+            ),
+        )
+        for step in self.steps():
+            try:
+                self._note_score(step, self._read_record(step)["metrics"])
+            except _Broken as reason:
+                logging.warning("Checkpoint of step %d: %s", step, reason)
+
+    def steps(self) -> list[int]:
+        """The steps there are checkpoints of, ascending; some may prove broken."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step with the highest `best_metric`, the newest of equals, or None."""
+        known = [step for step in self.steps() if step in self._scores]
+        return max(known, key=lambda step: (self._scores[step], step), default=None)
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        *,
+        extra: Any = None,
+        metrics: Mapping[str, float] | None = None,
+    ) -> bool:
+        """Starts writing a checkpoint; returns when the arrays have left the devices.
+
+        The caller may donate `state` to the next step at once. Waits for the write
+        before this one, and raises what that one ran into.
+
+        Args:
+          step: number of updates that `state` has seen.
+          state: any pytree of jax arrays (NNX state, optax state, NamedTuples), without
+            PRNG keys: a key is derived from seed and step.
+          extra: nested dict, list, tuple of numpy arrays, strings, numbers and None;
+            shapes and lengths may differ at every save. The same on every process.
+          metrics: what `best_metric` is looked up in.
+
+        Returns:
+          False if there is a checkpoint of this step already; it is left as it is.
+
+        Raises:
+          ValueError: a leaf of `state` or `extra` is of another kind.
+        """
+        if step in self.steps():
+            return False
+        arrays = _named_leaves(state)
+        _check_arrays(arrays)
+        packed = host_tree.pack(extra)
+        content = {
+            "format": FORMAT,
+            "step": step,
+            "arrays": _describe(arrays),
+            "fingerprints": _fingerprints(arrays),
+            "extra_crc32": zlib.crc32(packed),
+            "metrics": {name: float(v) for name, v in (metrics or {}).items()},
+        }
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.PyTreeSave(arrays),
+                extra=ocp.args.PyTreeSave({"packed": packed}),
+                record=ocp.args.JsonSave({"content": content, "crc32": _crc(content)}),
+            ),
+            # Which steps to save is decided by the caller. orbax's own rule would
+            # refuse a step below one that it has seen.
+            force=True,
+        )
+        self._note_score(step, content["metrics"])
+        return True
+
+    def restore(
+        self, step: int, abstract_state: Any, *, partial: bool = False
+    ) -> Restored:
+        """Reads the checkpoint of one step, bit for bit what was saved.
+
+        Args:
+          step: one of `steps()`.
+          abstract_state: the structure to fill; every leaf has shape, dtype and
+            sharding (`jax.ShapeDtypeStruct` or an array), and they need not be the
+            shardings that were saved.
+          partial: allow the checkpoint to hold more than `abstract_state` (to read
+            parameters without the optimizer).
+
+        Raises:
+          ValueError: no such step, it is broken, or it holds other arrays; the message
+            names them.
+        """
+        if step not in self.steps():
+            raise ValueError(
+                f"{step=}: {self.directory} has checkpoints of {self.steps()}."
+            )
+        try:
+            return self._read(step, abstract_state, partial=partial)
+        except _Broken as reason:
+            raise ValueError(
+                f"{step=}: the checkpoint {self.directory / str(step)} is broken: "
+                f"{reason}. Use another of {self.steps()}."
+            ) from reason
+
+    def restore_latest(
+        self, abstract_state: Any, *, partial: bool = False
+    ) -> Restored | None:
+        """Reads the newest checkpoint that is whole, or returns None if there is none.
+
+        Broken ones are named in the log. Unless `read_only` they are renamed to
+        `<step>.broken` once an older one has been read: the run will save those steps
+        again, and whoever cares can still look at them.
+
+        Args:
+          abstract_state, partial: see `restore`.
+
+        Raises:
+          ValueError: there are checkpoints but all are broken, or the newest whole one
+            holds other arrays than `abstract_state`.
+        """
+        broken = {}
+        for step in reversed(self.steps()):
+            try:
+                restored = self._read(step, abstract_state, partial=partial)
+            except _Broken as reason:
+                logging.warning(
+                    "The checkpoint of step %d in %s is broken (%s); trying the one "
+                    "before.",
+                    step,
+                    self.directory,
+                    reason,
+                )
+                broken[step] = reason
+                continue
+            if broken and not self._read_only:
+                self._set_aside(list(broken))
+            return restored
+        if broken:
+            raise ValueError(
+                f"All checkpoints in {self.directory} are broken: {broken}. Bring "
+                "back a copy of one, or remove the folder to start the run anew."
+            )
+        return None
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk; raises what the write raised."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for the last write and ends the background threads."""
+        self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _note_score(self, step: int, metrics: Mapping[str, float]) -> None:
+        score = metrics.get(self._best_metric, np.nan)
+        if np.isfinite(score):
+            self._scores[step] = score
+
+    def _read(self, step: int, abstract_state: Any, *, partial: bool) -> Restored:
+        """Reads and verifies one checkpoint; raises `_Broken` or ValueError."""
+        record = self._read_record(step)
+        abstract = _named_leaves(abstract_state)
+        _check_match(record["arrays"], abstract, step=step, partial=partial)
+        items = self._read_items(
+            step,
+            state=ocp.args.PyTreeRestore(
+                abstract,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
+                partial_restore=True,
+            ),
+            extra=ocp.args.PyTreeRestore(),
+        )
+        wrong = [
+            name
+            for name, value in _fingerprints(items["state"]).items()
+            if value != record["fingerprints"][name]
+        ]
+        if wrong:
+            raise _Broken(f"the values of {', '.join(wrong)} are not those saved")
+        packed = np.asarray(items["extra"]["packed"])
+        if zlib.crc32(packed) != record["extra_crc32"]:
+            raise _Broken("what the host carried (extra) is not what was saved")
+        leaves = [items["state"][name] for name in abstract]
+        state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
+        return Restored(step, state, host_tree.unpack(packed))
+
+    def _read_record(self, step: int) -> dict[str, Any]:
+        record = self._read_items(step, record=ocp.args.JsonRestore())["record"]
+        content = record.get("content") if isinstance(record, dict) else None
+        if content is None or record.get("crc32") != _crc(content):
+            raise _Broken("its record is damaged")
+        if content["format"] != FORMAT or content["step"] != step:
+            raise _Broken(
+                f"its record is of step {content['step']} in format "
+                f"{content['format']}, expected {step} in format {FORMAT}"
+            )
+        return content
+
+    def _read_items(self, step: int, **items: Any) -> Mapping[str, Any]:
+        """Reads items through orbax; any way a file can disappoint is `_Broken`."""
+        found, reason = None, None
+        try:
+            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise  # About this machine, not about the files.
+        # tensorstore and orbax raise OSError, ValueError, KeyError and plain Exception
+        # for damaged files.
+        except Exception as error:
+            reason = error
+        # One process alone may meet the damage: they must all go back, or none.
+        if not _on_all_processes(reason is None):
+            text = str(reason).strip() or "unreadable on another process"
+            raise _Broken(f"{type(reason).__name__}: {text}") from reason
+        return found
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Renames broken checkpoints out of orbax's sight."""
+        if jax.process_index() == 0:
+            for step in steps:
+                source = self.directory / str(step)
+                target = self.directory / f"{step}.broken"
+                if target.exists():
+                    target.rmtree()
+                source.rename(target)
+                logging.warning("Renamed %s to %s.", source, target.name)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("hapo_jax: broken checkpoints renamed")
+        self._manager.reload()
+
+
+def _named_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves by dotted path, so that one format serves every kind of pytree."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    named = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in leaves
+    }
+    if len(named) != len(leaves):
+        raise ValueError("state: two leaves have the same dotted path; rename a key.")
+    return named
+
+
+def _check_arrays(arrays: Mapping[str, Any]) -> None:
+    for name, x in arrays.items():
+        if not isinstance(x, jax.Array) or jax.dtypes.issubdtype(
+            x.dtype, jax.dtypes.prng_key
+        ):
+            raise ValueError(
+                f"state: {name} is {getattr(x, 'dtype', type(x))}, and must be an "
+                "array on a device and no PRNG key; host values go into `extra`."
+            )
+
+
+def _describe(arrays: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: f"{jnp.dtype(x.dtype).name}{list(x.shape)}" for name, x in arrays.items()
+    }
+
+
+def _check_match(
+    saved: Mapping[str, str], abstract: Mapping[str, Any], *, step: int, partial: bool
+) -> None:
+    """Refuses to fill a state with arrays that are not its own."""
+    unplaced = [n for n, x in abstract.items() if getattr(x, "sharding", None) is None]
+    if unplaced:
+        raise ValueError(f"abstract_state: no sharding given for {unplaced}.")
+    wanted = _describe(abstract)
+    faults = [
+        f"{name}: saved {saved.get(name, 'nothing')}, expected {want}"
+        for name, want in wanted.items()
+        if saved.get(name) != want
+    ]
+    if not partial:
+        faults += [
+            f"{name}: saved {saved[name]}, expected nothing"
+            for name in saved
+            if name not in wanted
+        ]
+    if faults:
+        raise ValueError(
+            f"The checkpoint of step {step} belongs to another model or optimizer:\n  "
+            + "\n  ".join(faults)
+            + "\nUse the config it was saved with, or another workdir."
+        )
+
+
+def _fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
+    """One uint32 per array, dispatched together and fetched together."""
+    found = jax.device_get(
+        {name: fingerprint.of_array(x) for name, x in arrays.items()}
+    )
+    return {name: int(value) for name, value in found.items()}
+
+
+def _crc(content: Any) -> int:
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
+
+
+def _on_all_processes(ok: bool) -> bool:
+    if jax.process_count() == 1:
+        return ok
+    return bool(multihost_utils.process_allgather(np.asarray(ok)).all())

@@ -1,0 +1,40 @@
+"""The demo: HAPO on Countdown by trial, from a small warm-started policy.
+
+    hapo-train --config=configs/countdown.py --workdir=runs/demo
+    hapo-train --config=configs/countdown.py:method=dapo --workdir=runs/dapo
+"""
+
+import pathlib
+
+from hapo_jax import config as config_lib
+
+
+def get_config(arg=None):
+    args = config_lib.parse_arg(arg, method="hapo", seed=0)
+    c = config_lib.default()
+    c.seed = args.seed
+    c.num_steps = 200
+
+    c.task.name = "countdown"
+    game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
+    c.task.train = dict(split="train", size=10_000, seed=0, **game)
+    c.task.test = dict(split="test", size=10_000, seed=0, **game)
+    c.model.path = str(pathlib.Path(__file__).parent / "countdown_warm")
+
+    c.rollout.batch_prompts = 32
+    c.rollout.round_prompts = 32
+    c.rollout.group_size = 8
+    c.rollout.max_prompt_tokens = 7
+    c.rollout.max_completion_tokens = 64
+    c.rollout.max_rounds = 2
+
+    c.learner.minibatch_prompts = 16
+    c.learner.learning_rate = 1e-3
+    c.learner.warmup_steps = 10
+    c.learner.weight_decay = 0.01
+    c.learner.chunk_tokens = 65536
+
+    c.eval.every_steps = 0
+    c.eval.num_problems = 256
+    c.eval.round_prompts = 128
+    return config_lib.apply_method(c, args.method).lock()

@@ -1,0 +1,53 @@
+"""HAPO on GSM8K, from any Hugging Face checkpoint of a supported family.
+
+    hapo-train --config=configs/gsm8k.py:data=../shared/data \\
+        --config.model.path=/models/Qwen2.5-Math-1.5B --workdir=runs/gsm8k
+
+`data` is a folder with gsm8k_train.jsonl.gz and gsm8k_test.jsonl (lines of
+`id, problem, answer`). Sizes are for one accelerator of 80 GB and a model of 1.5B.
+"""
+
+import pathlib
+
+from hapo_jax import config as config_lib
+
+PROMPT = (
+    "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
+)
+
+
+def get_config(arg=None):
+    args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data")
+    c = config_lib.default()
+    c.seed = args.seed
+    c.num_steps = 200
+
+    data = pathlib.Path(args.data)
+    c.task.name = "math"
+    c.task.train = dict(
+        split="train",
+        path=str(data / "gsm8k_train.jsonl.gz"),
+        prompt_template=PROMPT,
+    )
+    c.task.test = dict(
+        split="test", path=str(data / "gsm8k_test.jsonl"), prompt_template=PROMPT
+    )
+
+    c.model.remat = True
+    c.rollout.batch_prompts = 128
+    c.rollout.round_prompts = 128
+    c.rollout.group_size = 8
+    c.rollout.max_prompt_tokens = 512
+    c.rollout.max_completion_tokens = 1024
+    c.rollout.chunk_tokens = 64
+    c.reward.overlong_buffer_tokens = 256
+
+    c.learner.minibatch_prompts = 32
+    c.learner.micro_rows = 16
+    c.learner.learning_rate = 1e-6
+
+    c.eval.every_steps = 20
+    c.eval.num_problems = 256
+    c.eval.round_prompts = 64
+    c.eval.k = 4
+    return config_lib.apply_method(c, args.method).lock()

@@ -1,0 +1,271 @@
+"""Refuses a config that cannot work, before anything is compiled or written."""
+
+import math
+import pathlib
+
+from ml_collections import ConfigDict
+
+from hapo_jax import config as config_lib
+from hapo_jax import tasks
+from hapo_jax.model.config import ModelConfig
+
+
+def check(config: ConfigDict, *, num_devices: int) -> None:
+    """Checks what can be known without the model.
+
+    The settings of `config.algo` are checked by `objective.make_objective`, mesh sizes
+    against the model by `sharding.param_shardings`.
+
+    Args:
+      config: resolved.
+      num_devices: that the mesh will span.
+
+    Raises:
+      ValueError: names every conflict: key, value, rule and remedy.
+    """
+    c, r, learner = config, config.rollout, config.learner
+    problems = []
+
+    def need(ok: bool, message: str) -> None:
+        if not ok:
+            problems.append(message)
+
+    if c.task.name not in tasks.TASKS:
+        need(False, _unknown_task(c.task.name))
+    _check_choices(c, need)
+    for key in _POSITIVE:
+        value = _get(c, key)
+        need(value > 0, f"{key}={value} must be positive.")
+    for key in _NOT_NEGATIVE:
+        value = _get(c, key)
+        need(value >= 0, f"{key}={value} must not be negative.")
+
+    fixed, mesh = _mesh_sizes(c)
+    need(
+        all(size >= 1 or size == -1 for size in mesh.values())
+        and list(mesh.values()).count(-1) <= 1,
+        f"mesh={mesh}: every size must be positive, and at most one may be -1.",
+    )
+    need(
+        num_devices % fixed == 0 if -1 in mesh.values() else num_devices == fixed,
+        f"mesh={mesh} does not fit {num_devices} devices; set one size to -1, or "
+        "mesh.cpu_devices to their product on a CPU.",
+    )
+    if problems:  # what follows divides by these
+        raise ValueError(_message(problems))
+
+    shards = _resolve(c.mesh.data, fixed, num_devices)
+    shards *= _resolve(c.mesh.fsdp, fixed, num_devices)
+    minibatch_rows = learner.minibatch_prompts * r.group_size
+    micro_rows = learner.micro_rows or minibatch_rows
+    need(
+        r.batch_prompts % learner.minibatch_prompts == 0,
+        f"rollout.batch_prompts={r.batch_prompts} must be a multiple of "
+        f"learner.minibatch_prompts={learner.minibatch_prompts}; change one of them.",
+    )
+    need(
+        minibatch_rows % micro_rows == 0,
+        f"learner.micro_rows={micro_rows} must divide the rows of a mini-batch, "
+        f"learner.minibatch_prompts × rollout.group_size = {minibatch_rows}; set it to "
+        "a divisor, or to 0 for the whole mini-batch.",
+    )
+    need(
+        micro_rows % shards == 0,
+        f"learner.micro_rows={micro_rows} (0 means the mini-batch) must be a multiple "
+        f"of mesh.data × mesh.fsdp = {shards}; raise it, or shrink the mesh.",
+    )
+    for key in ("rollout.round_prompts", "eval.round_prompts"):
+        need(
+            _get(c, key) % shards == 0,
+            f"{key}={_get(c, key)} must be a multiple of mesh.data × mesh.fsdp = "
+            f"{shards}; choose the next multiple.",
+        )
+    need(
+        r.dynamic_sampling or r.batch_prompts % r.round_prompts == 0,
+        f"rollout.batch_prompts={r.batch_prompts} must be a multiple of "
+        f"rollout.round_prompts={r.round_prompts} without dynamic sampling, since no "
+        "group is carried over then.",
+    )
+    need(
+        r.max_rounds * r.round_prompts >= r.batch_prompts,
+        f"rollout.max_rounds={r.max_rounds} rounds of rollout.round_prompts="
+        f"{r.round_prompts} never fill rollout.batch_prompts={r.batch_prompts}; raise "
+        "rollout.max_rounds or rollout.round_prompts.",
+    )
+    need(
+        r.group_size > 1 or c.algo.advantage.startswith("reinforce_pp"),
+        f"rollout.group_size={r.group_size} leaves algo.advantage={c.algo.advantage!r} "
+        "nothing to compare with; use at least 2.",
+    )
+    need(
+        c.reward.overlong_buffer_tokens <= r.max_completion_tokens,
+        f"reward.overlong_buffer_tokens={c.reward.overlong_buffer_tokens} must not "
+        f"exceed rollout.max_completion_tokens={r.max_completion_tokens}.",
+    )
+    need(
+        c.reward.correct > c.reward.wrong,
+        f"reward.correct={c.reward.correct} must exceed reward.wrong={c.reward.wrong}.",
+    )
+    for key in ("rollout.top_p", "eval.top_p"):
+        need(0 < _get(c, key) <= 1, f"{key}={_get(c, key)} must be in (0, 1].")
+    need(0 <= r.min_p < 1, f"rollout.min_p={r.min_p} must be in [0, 1).")
+    if problems:
+        raise ValueError(_message(problems))
+
+
+def check_sft(config: ConfigDict, *, num_devices: int) -> None:
+    """`check` for the config of a supervised run."""
+    c, problems = config, []
+    if c.task.name not in tasks.TASKS:
+        problems.append(_unknown_task(c.task.name))
+    for key in ("num_steps", "learner.batch_rows", "learner.learning_rate"):
+        if _get(c, key) <= 0:
+            problems.append(f"{key}={_get(c, key)} must be positive.")
+    micro_rows = c.learner.micro_rows or c.learner.batch_rows
+    if c.learner.batch_rows % micro_rows:
+        problems.append(
+            f"learner.micro_rows={micro_rows} must divide "
+            f"learner.batch_rows={c.learner.batch_rows}."
+        )
+    fixed, sizes = _mesh_sizes(c)
+    shards = _resolve(sizes["data"], fixed, num_devices)
+    shards *= _resolve(sizes["fsdp"], fixed, num_devices)
+    if micro_rows % shards:
+        problems.append(
+            f"learner.micro_rows={micro_rows} (0 means the batch) must be a multiple of "
+            f"mesh.data × mesh.fsdp = {shards}."
+        )
+    if bool(c.model.path) == bool(c.model.init):
+        problems.append(
+            f"model.path={c.model.path!r} and model.init={dict(c.model.init)}: give "
+            "exactly one, a checkpoint to start from or the config.json of a new model."
+        )
+    if problems:
+        raise ValueError(_message(problems))
+
+
+def check_model(config: ConfigDict, model: ModelConfig, vocab_size: int) -> None:
+    """Checks lengths and vocabulary against the model.
+
+    Args:
+      config: resolved.
+      model: of the checkpoint.
+      vocab_size: ids that the tokenizer knows.
+
+    Raises:
+      ValueError: names every conflict.
+    """
+    lengths = config.get("rollout", config)  # an SFT config has them at the top
+    total = lengths.max_prompt_tokens + lengths.max_completion_tokens
+    problems = []
+    if total > model.max_positions:
+        problems.append(
+            f"max_prompt_tokens + max_completion_tokens = {total} "
+            f"exceeds the model's max_position_embeddings={model.max_positions}; "
+            "shorten one, or extend the positions in the checkpoint's config.json."
+        )
+    if vocab_size > model.vocab_size:
+        problems.append(
+            f"the tokenizer knows {vocab_size} ids and the model only "
+            f"{model.vocab_size}; model.path={config.model.path!r} mixes two models."
+        )
+    if problems:
+        raise ValueError(_message(problems))
+
+
+def check_model_path(path: str) -> None:
+    """Checks that `model.path` is a folder with a model in it."""
+    if not path:
+        raise ValueError(
+            "model.path is empty; give the folder of a Hugging Face checkpoint, "
+            "for example --config.model.path=/models/Qwen2.5-Math-1.5B."
+        )
+    if not (pathlib.Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"model.path={path!r} holds no config.json; it must be the folder of a "
+            "Hugging Face checkpoint (download one, or write one with hapo-sft)."
+        )
+
+
+_CHOICES = {
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "task.chat_template": ("auto", "chat", "plain"),
+    "rollout.overlong_prompts": ("drop", "truncate"),
+}
+_POSITIVE = (
+    "num_steps",
+    "mesh.cpu_devices",
+    "rollout.batch_prompts",
+    "rollout.round_prompts",
+    "rollout.group_size",
+    "rollout.max_prompt_tokens",
+    "rollout.max_completion_tokens",
+    "rollout.chunk_tokens",
+    "rollout.base_temperature",
+    "rollout.max_rounds",
+    "grading.workers",
+    "grading.timeout_s",
+    "grading.memory_gib",
+    "learner.minibatch_prompts",
+    "learner.passes",
+    "learner.chunk_tokens",
+    "learner.learning_rate",
+    "learner.max_grad_norm",
+    "learner.max_skipped",
+    "eval.round_prompts",
+    "eval.k",
+    "checkpoint.every_steps",
+    "checkpoint.keep_latest",
+    "log.record_every_steps",
+)
+_NOT_NEGATIVE = (
+    "rollout.top_k",
+    "reward.overlong_buffer_tokens",
+    "reward.overlong_factor",
+    "learner.micro_rows",
+    "learner.warmup_steps",
+    "learner.decay_steps",
+    "learner.weight_decay",
+    "eval.every_steps",
+    "eval.num_problems",
+    "eval.temperature",
+    "checkpoint.keep_best",
+    "log.record_groups",
+)
+
+
+def _check_choices(config: ConfigDict, need) -> None:
+    for key, choices in _CHOICES.items():
+        value = _get(config, key)
+        hint = config_lib.nearest(str(value), choices)
+        need(
+            value in choices,
+            f"{key}={value!r} must be one of {', '.join(choices)}{hint}.",
+        )
+
+
+def _unknown_task(name: str) -> str:
+    hint = config_lib.nearest(name, tasks.TASKS)
+    return f"task.name={name!r} is unknown{hint}; there are {', '.join(tasks.TASKS)}."
+
+
+def _mesh_sizes(config: ConfigDict) -> tuple[int, dict[str, int]]:
+    """Product of the sizes that are given, and the sizes."""
+    sizes = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
+    return math.prod(size for size in sizes.values() if size > 0), sizes
+
+
+def _get(config: ConfigDict, key: str):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _resolve(size: int, fixed: int, num_devices: int) -> int:
+    return num_devices // fixed if size == -1 else size
+
+
+def _message(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return problems[0]
+    return "the config has these conflicts:\n  - " + "\n  - ".join(problems)

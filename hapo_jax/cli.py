@@ -1,0 +1,84 @@
+"""What the programs share: flags, JAX's settings, and how a run says good-bye."""
+
+import os
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable
+
+import jax
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from hapo_jax import interrupt
+from hapo_jax.learner import train_step
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="Experiment file, such as configs/countdown.py:method=dapo."
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; resumed if it exists.")
+
+
+def run(main: Callable[[ConfigDict, str], None], *, required=("config", "workdir")):
+    """Parses flags, sets JAX up and calls `main(config, workdir)`.
+
+    A ValueError of this package, which is how it refuses bad input, ends the program
+    with its message alone and status 2; any other exception keeps its traceback.
+    """
+    flags.mark_flags_as_required(required)
+
+    def start(argv):
+        if len(argv) > 1:
+            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+        logging.set_verbosity(logging.WARNING)
+        try:
+            set_up_jax(_CONFIG.value)
+            main(_CONFIG.value, _WORKDIR.value)
+        except ValueError as error:
+            raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+            if not raised_in.startswith(str(pathlib.Path(__file__).parent)):
+                raise
+            sys.stdout.flush()
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    app.run(start)
+
+
+def set_up_jax(config: ConfigDict) -> None:
+    """Simulated devices and the compilation cache; before the first use of a device."""
+    if config.mesh.cpu_devices > 1:
+        # Of no effect where an accelerator is the default backend.
+        jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
+    if not jax.config.jax_compilation_cache_dir:
+        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+        jax.config.update("jax_compilation_cache_dir", str(home / "hapo_jax" / "xla"))
+
+
+def devices() -> str:
+    """The devices in words, for the run's record."""
+    first = jax.devices()[0]
+    return f"{jax.device_count()} x {first.device_kind} ({first.platform})"
+
+
+def stop_if_diverged(state: train_step.TrainState, step: int, max_skipped: int) -> None:
+    """Ends a run whose gradients have not been finite for several updates.
+
+    Raises:
+      FloatingPointError: names the step.
+    """
+    skipped = int(state.skipped)
+    if skipped >= max_skipped:
+        raise FloatingPointError(
+            f"step {step}: the gradients of {skipped} updates in a row were not finite "
+            f"(learner.max_skipped={max_skipped}). The checkpoint before is kept; lower "
+            "learner.learning_rate, or look at rollouts/ of the last steps."
+        )
+
+
+def say_stopped(stop: interrupt.Interrupt, step: int, workdir: str) -> None:
+    print(
+        f"{stop.requested}: saved step {step} in {workdir}. Run the same command again "
+        "to go on.",
+        flush=True,
+    )

@@ -1,0 +1,313 @@
+"""Every setting with its default, its unit, and the methods as sets of settings.
+
+An experiment file in `configs/` starts from `default()`, applies a method, changes
+what it needs and returns the config; `check.py` refuses what cannot work.
+"""
+
+import difflib
+
+from ml_collections import ConfigDict
+
+
+def default() -> ConfigDict:
+    """The config that every experiment starts from. `task` is the experiment's own."""
+    c = ConfigDict()
+    c.method = "hapo"  # label only; the settings are below
+    c.seed = 0
+    c.num_steps = 100  # rollout-and-update steps
+
+    c.task = ConfigDict()
+    c.task.name = ""  # a name of tasks.TASKS
+    c.task.train = ConfigDict()  # options of the task's `problems` for training …
+    c.task.test = ConfigDict()  # … and for evaluation
+    c.task.chat_template = "auto"  # auto | chat | plain
+
+    c.model = ConfigDict()
+    c.model.path = ""  # Hugging Face folder: config.json, *.safetensors, tokenizer
+    c.model.dtype = "auto"  # compute: float32 | bfloat16 | auto (float32 on CPU)
+    c.model.remat = False  # recompute layers in the backward pass
+    c.model.stop_tokens = ()  # further stop tokens, as strings
+
+    c.mesh = ConfigDict()
+    c.mesh.data = -1  # -1: all devices that are left
+    c.mesh.fsdp = 1
+    c.mesh.tensor = 1
+    c.mesh.cpu_devices = 1  # devices to simulate on a CPU, so as to use its cores
+
+    c.rollout = ConfigDict()
+    c.rollout.batch_prompts = 32  # groups in a training batch
+    c.rollout.round_prompts = 32  # prompts sampled at a time
+    c.rollout.group_size = 8  # completions per prompt, G
+    c.rollout.max_prompt_tokens = 256
+    c.rollout.overlong_prompts = "drop"  # drop | truncate (on the left)
+    c.rollout.max_completion_tokens = 256  # stop token included
+    c.rollout.chunk_tokens = 16  # tokens between tests whether all rows have stopped
+    c.rollout.base_temperature = 1.0
+    c.rollout.top_k = 0  # 0: off
+    c.rollout.top_p = 1.0  # 1: off
+    c.rollout.min_p = 0.0  # 0: off
+    c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
+    c.rollout.max_rounds = 4  # then train on the groups there are
+
+    c.reward = ConfigDict()
+    c.reward.correct = 1.0
+    c.reward.wrong = 0.0
+    c.reward.overlong_buffer_tokens = 0  # length of the penalty's slope; 0: off
+    c.reward.overlong_factor = 1.0  # penalty at max_completion_tokens
+
+    c.grading = ConfigDict()
+    c.grading.workers = 2  # processes
+    c.grading.timeout_s = 10.0  # wall clock per completion
+    c.grading.memory_gib = 4.0  # per process
+
+    c.algo = _algo()
+
+    c.learner = ConfigDict()
+    c.learner.minibatch_prompts = 16  # groups per optimizer update
+    c.learner.passes = 1  # over the batch
+    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: the mini-batch
+    c.learner.chunk_tokens = 4096  # tokens whose logits exist at a time
+    c.learner.learning_rate = 1e-6
+    c.learner.warmup_steps = 10  # optimizer updates
+    c.learner.decay_steps = 0  # of a cosine to 0 behind the warm-up; 0: constant
+    c.learner.b1 = 0.9
+    c.learner.b2 = 0.999
+    c.learner.eps = 1e-8
+    c.learner.weight_decay = 0.1
+    c.learner.max_grad_norm = 1.0
+    c.learner.max_skipped = 5  # non-finite updates in a row before the run stops
+
+    c.eval = ConfigDict()
+    c.eval.every_steps = 50  # 0: only at the end
+    c.eval.at_start = True
+    c.eval.num_problems = 256  # of the test split; 0: all
+    c.eval.round_prompts = 32  # prompts sampled at a time
+    c.eval.k = 8  # completions per problem
+    c.eval.temperature = 1.0
+    c.eval.top_p = 1.0
+    c.eval.greedy = True  # one more, greedy, completion per problem
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 20
+    c.checkpoint.keep_latest = 2
+    c.checkpoint.keep_best = 1  # by avg@k of the evaluation
+    c.checkpoint.export_hf = True  # write <workdir>/hf at the end
+
+    c.log = ConfigDict()
+    c.log.record_groups = 1  # groups per record in rollouts/
+    c.log.record_every_steps = 10
+    return c
+
+
+def default_sft() -> ConfigDict:
+    """The config that every supervised fine-tuning run starts from."""
+    full = default()
+    c = ConfigDict()
+    c.seed = 0
+    c.num_steps = 1000  # optimizer updates
+
+    c.task = ConfigDict()
+    c.task.name = ""  # a task with `demonstrations`
+    c.task.train = ConfigDict()  # options of the task's `demonstrations` …
+    c.task.test = ConfigDict()  # … and those of the held-out ones
+    c.task.words = ConfigDict()  # options of the task's `words`, if model.path is empty
+    c.task.chat_template = "auto"  # auto | chat | plain
+
+    c.model = full.model
+    c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty
+
+    c.mesh = full.mesh
+    c.max_prompt_tokens = 256  # longer prompts are an error
+    c.max_completion_tokens = 256  # end token included; longer ones are an error
+
+    c.learner = full.learner
+    for key in ("minibatch_prompts", "passes"):
+        del c.learner[key]
+    c.learner.batch_rows = 64  # demonstrations per update
+
+    c.eval = ConfigDict()
+    c.eval.every_steps = 250
+
+    c.checkpoint = full.checkpoint
+    c.checkpoint.every_steps = 250
+    c.log = ConfigDict()
+    c.log.every_steps = 10
+    return c
+
+
+def _algo() -> ConfigDict:
+    """HAPO as in the paper (arXiv 2509.16591)."""
+    a = ConfigDict()
+    # Base of the advantage: grpo | dr_grpo | rloo | reinforce_pp | reinforce_pp_baseline
+    a.advantage = "grpo"
+    a.singleton = "zero"  # group of one: zero | verl (raw reward)
+    a.advantage_fallback = 0.0  # hapo_public: 5.0, |A| that falls back to GRPO; 0: off
+
+    a.entropy = ConfigDict()  # the entropy score, input of A, C and D
+    a.entropy.quantile = 0.8  # pivot rho
+    a.entropy.floor = 1e-8  # nats, before the logarithm
+    a.entropy.source = "old"  # for C and D: old (start of the step) | current
+    a.entropy.scope = "batch"  # of the statistics for C and D: batch | micro
+    a.entropy.spread = "std"  # std | quantile_rms (public code)
+    a.entropy.low_sign = "paper"  # paper | public (confident tokens score positive)
+
+    a.temperature = ConfigDict()  # A: adaptive temperature
+    a.temperature.strength = 0.1  # tau; 0: off
+    a.temperature.min_factor = 0.5  # of the base temperature
+    a.temperature.max_factor = 1.5
+    a.temperature.score = "raw"  # raw | scaled (public code)
+
+    a.token_group = ConfigDict()  # B: token-level group average
+    a.token_group.strength = 1.0  # 0: `advantage` above; between: a blend
+
+    a.redistribution = ConfigDict()  # C: differential advantage redistribution
+    a.redistribution.strength = 1.0  # alpha; 0: off
+    a.redistribution.zone = "adapted"  # clip range in the neutral zone: adapted | base
+
+    a.clip = ConfigDict()  # D: asymmetric adaptive clipping
+    a.clip.low = 0.2
+    a.clip.high = 0.28
+    a.clip.strength = 1.0  # beta; 0: the plain range
+    a.clip.dual = 0.0  # bound for negative advantages, > 1; 0: off
+    a.clip.log_ratio = 20.0  # log-ratio clamped to this before exp; 0: no clamp
+
+    # token_mean | token_mean_micro | seq_mean_token_mean | seq_mean_token_sum |
+    # seq_mean_token_sum_norm | token_sum
+    a.aggregation = "token_mean"
+    a.aggregation_scale_tokens = 0  # constant of seq_mean_token_sum_norm
+
+    a.kl = ConfigDict()  # to the reference, the policy that the run started from
+    a.kl.strength = 0.0  # 0: off, and no reference is kept
+    a.kl.estimator = "k3"  # k1 | abs | k2 | k3; with + the gradient of k2
+
+    a.importance = ConfigDict()  # correction from behavior to old policy
+    a.importance.mode = "none"  # none | token | sequence | icepop
+    a.importance.cap = 2.0
+    a.importance.floor = 0.0  # of icepop
+    return a
+
+
+# A method is DAPO, GRPO, … by its settings alone; nothing in the code asks its name.
+_HAPO_OFF = {
+    "algo.temperature.strength": 0.0,
+    "algo.token_group.strength": 0.0,
+    "algo.redistribution.strength": 0.0,
+    "algo.clip.strength": 0.0,
+}
+_DAPO_OFF = {
+    **_HAPO_OFF,
+    "algo.clip.high": 0.2,
+    "algo.aggregation": "seq_mean_token_mean",
+    "rollout.dynamic_sampling": False,
+    "reward.overlong_buffer_tokens": 0,
+}
+METHODS = {
+    "hapo": {},
+    # The published code in place of the paper's equations; ALGORITHMS §1.3 of docs.
+    "hapo_public": {
+        "algo.entropy.low_sign": "public",
+        "algo.entropy.spread": "quantile_rms",
+        "algo.entropy.source": "current",
+        "algo.entropy.scope": "micro",
+        "algo.temperature.score": "scaled",
+        "algo.temperature.strength": 0.05,
+        "algo.advantage_fallback": 5.0,
+        "algo.clip.high": 0.2,
+        "algo.clip.dual": 10.0,
+        "algo.clip.log_ratio": 0.0,
+        "algo.aggregation": "token_mean_micro",
+        "rollout.dynamic_sampling": False,
+    },
+    "dapo": _HAPO_OFF,
+    "grpo": {**_DAPO_OFF, "algo.kl.strength": 0.04},
+    "dr_grpo": {
+        **_DAPO_OFF,
+        "algo.advantage": "dr_grpo",
+        "algo.aggregation": "seq_mean_token_sum_norm",
+    },
+    "rloo": {**_DAPO_OFF, "algo.advantage": "rloo", "algo.aggregation": "token_mean"},
+    "reinforce_pp": {
+        **_DAPO_OFF,
+        "algo.advantage": "reinforce_pp",
+        "algo.aggregation": "token_mean",
+    },
+    "reinforce_pp_baseline": {
+        **_DAPO_OFF,
+        "algo.advantage": "reinforce_pp_baseline",
+        "algo.aggregation": "token_mean",
+    },
+}
+
+
+def apply_method(config: ConfigDict, name: str) -> ConfigDict:
+    """Sets what the method sets and leaves the rest; returns the config.
+
+    Raises:
+      ValueError: the method is unknown.
+    """
+    if name not in METHODS:
+        raise ValueError(
+            f"method={name!r} is unknown{nearest(name, METHODS)}; "
+            f"there are {', '.join(METHODS)}."
+        )
+    config.method = name
+    config.update_from_flattened_dict(METHODS[name])
+    if config.algo.aggregation == "seq_mean_token_sum_norm":
+        config.algo.aggregation_scale_tokens = config.rollout.max_completion_tokens
+    return config
+
+
+def parse_arg(arg: str | None, **defaults):
+    """Reads the argument string of a config: `configs/x.py:method=dapo,seed=3,tiny`.
+
+    Args:
+      arg: comma-separated `key=value`, or `key` alone for True; None is empty.
+      **defaults: the keys that the config knows, with their defaults, whose types the
+        values take.
+
+    Returns:
+      ConfigDict of the defaults with the given values.
+
+    Raises:
+      ValueError: an unknown key, or a value that is not of the default's type.
+    """
+    values = dict(defaults)
+    for part in filter(None, (arg or "").split(",")):
+        key, _, text = part.partition("=")
+        if key not in defaults:
+            raise ValueError(
+                f"config argument {key!r} is unknown{nearest(key, defaults)}; this "
+                f"config takes {', '.join(defaults) or 'none'}."
+            )
+        values[key] = _convert(key, text, defaults[key])
+    return ConfigDict(values)
+
+
+def _convert(key: str, text: str, like):
+    if isinstance(like, bool):
+        if text.lower() not in ("", "true", "false", "1", "0"):
+            raise ValueError(f"config argument {key}={text!r} must be true or false.")
+        return text.lower() in ("", "true", "1")
+    try:
+        return type(like)(text)
+    except ValueError:
+        raise ValueError(
+            f"config argument {key}={text!r} must be of type {type(like).__name__}."
+        ) from None
+
+
+def nearest(name: str, known) -> str:
+    """` (did you mean …?)` for a misspelt name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def flat(config: ConfigDict) -> dict:
+    """Keyword arguments of a section: `clip.low` becomes `clip_low`."""
+    out = {}
+    for key, value in config.items():
+        if isinstance(value, ConfigDict):
+            out |= {f"{key}_{k}": v for k, v in flat(value).items()}
+        else:
+            out[key] = value
+    return out

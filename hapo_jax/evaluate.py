@@ -1,0 +1,243 @@
+"""Evaluation: avg@k, pass@k and greedy accuracy with intervals over problems.
+
+    hapo-eval --config=configs/gsm8k.py --checkpoint=runs/b --k=8
+
+`evaluate` is the function that training calls too. Completions depend on the seed, the
+problem and the sample alone, so two policies are compared on equal draws.
+"""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tqdm
+from absl import flags
+from ml_collections import ConfigDict
+
+from hapo_jax import builders, check, cli, report, run_folder, run_records
+from hapo_jax import policy as policy_lib
+from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.algo import temperature as temperature_lib
+from hapo_jax.learner.checkpoint import Checkpoints
+from hapo_jax.rollout.generate import Generator, generate
+from hapo_jax.rollout.grading import GradingPool
+from hapo_jax.rollout.sampler import Truncation
+
+# Random keys hold the training step; no step is this one.
+_EVAL_STEP = 2**32 - 1
+
+
+class Evaluator(NamedTuple):
+    """Attributes:
+    sampled: k completions per problem.
+    greedy: one completion per problem at temperature 0; or None.
+    num_problems: the first so many of the test split.
+    temperature: of the sampled completions.
+    """
+
+    sampled: Generator
+    greedy: Generator | None
+    num_problems: int
+    temperature: float
+
+
+def make_evaluator(
+    config: ConfigDict, policy: policy_lib.Policy, pool: GradingPool
+) -> Evaluator:
+    """Tokenises the test split and sets up two samplers at constant temperature."""
+    options = config.eval
+    prompts = builders.make_prompts(config, policy, config.task.test)
+
+    def constant(entropy, stats, base_temperature):
+        return temperature_lib.adaptive(
+            entropy,
+            stats,
+            base_temperature=base_temperature,
+            strength=0.0,
+            min_factor=1.0,
+            max_factor=1.0,
+            floor=1e-8,
+        )
+
+    def generator(group_size: int) -> Generator:
+        return builders.make_generator(
+            config,
+            policy,
+            prompts,
+            builders.make_grade(config, pool),
+            num_prompts=options.round_prompts,
+            group_size=group_size,
+            truncation=Truncation(top_p=options.top_p),
+            temperature_fn=constant,
+        )
+
+    return Evaluator(
+        sampled=generator(options.k),
+        greedy=generator(1) if options.greedy else None,
+        num_problems=min(options.num_problems or len(prompts), len(prompts)),
+        temperature=options.temperature,
+    )
+
+
+def evaluate(
+    evaluator: Evaluator, params
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Samples and grades the test problems.
+
+    Args:
+      evaluator: from `make_evaluator`.
+      params: the policy's, in the sampler's layout.
+
+    Returns:
+      One record per problem (id, source, scores, lengths, completions, …), and a
+      summary with the keys `eval/avg@k`, `eval/pass@k`, `eval/greedy`, each also with
+      `_low` and `_high` (95 % interval over problems), and `eval/length` (tokens),
+      `eval/entropy` (nats), `eval/truncated`.
+    """
+    records = []
+    g = evaluator.sampled
+    starts = range(0, evaluator.num_problems, g.num_prompts)
+    for start in tqdm.tqdm(starts, desc="eval", leave=False, dynamic_ncols=True):
+        ids = np.arange(start, min(start + g.num_prompts, evaluator.num_problems))
+        batch = _draw(g, params, ids, evaluator.temperature)
+        greedy = None
+        if evaluator.greedy is not None:
+            greedy = _draw(evaluator.greedy, params, ids, 0.0)
+        for i, problem_id in enumerate(ids):
+            rows = slice(i * g.group_size, (i + 1) * g.group_size)
+            records.append(_record(g, problem_id, batch, rows, greedy, i))
+    return records, _summary(records, g.group_size)
+
+
+def _draw(generator: Generator, params, ids: np.ndarray, temperature: float):
+    batch, _ = generate(
+        generator,
+        params,
+        entropy_lib.initial_stats(),
+        base_temperature=temperature,
+        step=_EVAL_STEP,
+        prompt_ids=ids,
+        first_sample=np.zeros(len(ids), np.int64),
+    )
+    return batch
+
+
+def _record(generator, problem_id, batch, rows, greedy, i) -> dict[str, Any]:
+    """One problem's results, as they stand in eval/."""
+    problem = generator.prompts.problems[problem_id]
+    mask = batch.completion_mask[rows]
+    record = {
+        "id": problem.id,
+        "source": problem.source,
+        "scores": batch.scores[rows].tolist(),
+        "lengths": mask.sum(1).tolist(),
+        "truncated": batch.truncated[rows].tolist(),
+        "entropy": [float(e[m].mean()) for e, m in zip(batch.entropy[rows], mask)],
+        "completions": _texts(generator, batch.completion_tokens[rows], mask),
+    }
+    if greedy is not None:
+        one = slice(i, i + 1)
+        record["greedy_score"] = float(greedy.scores[i])
+        record["greedy_completion"] = _texts(
+            generator, greedy.completion_tokens[one], greedy.completion_mask[one]
+        )[0]
+    return record
+
+
+def _texts(generator, tokens, mask) -> list[str]:
+    return [generator.decode(t[m]) for t, m in zip(tokens, mask)]
+
+
+def _summary(records: list[dict[str, Any]], k: int) -> dict[str, float]:
+    scores = np.array([r["scores"] for r in records])
+    right = (scores >= 1).sum(1)
+    per_problem = {
+        f"eval/avg@{k}": scores.mean(1),
+        f"eval/pass@{k}": np.array([report.pass_at_k(k, int(c), k) for c in right]),
+    }
+    if "greedy_score" in records[0]:
+        per_problem["eval/greedy"] = np.array([r["greedy_score"] for r in records])
+    summary = {}
+    for name, values in per_problem.items():
+        low, high = report.bootstrap_interval(values, seed=0)
+        summary |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
+    lengths = np.array([r["lengths"] for r in records], np.float64)
+    entropy = np.array([r["entropy"] for r in records])
+    summary["eval/length"] = lengths.mean()
+    summary["eval/entropy"] = (entropy * lengths).sum() / lengths.sum()
+    summary["eval/truncated"] = np.mean([r["truncated"] for r in records])
+    return {name: float(value) for name, value in summary.items()}
+
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A run's folder or a Hugging Face folder; default model.path."
+)
+_STEP = flags.DEFINE_string(
+    "step", "latest", "Of a run's folder: a step, 'latest' or 'best'."
+)
+_K = flags.DEFINE_integer("k", None, "Completions per problem; default eval.k.")
+
+
+def evaluate_checkpoint(config: ConfigDict, workdir: str | None) -> None:
+    """The program: evaluates one checkpoint, prints a table, keeps the records.
+
+    Args:
+      config: of the experiment; its task.test is the test set.
+      workdir: where eval/ is written; default: the checkpoint's run folder.
+
+    Raises:
+      ValueError: the checkpoint or the config cannot be used.
+    """
+    source = pathlib.Path(_CHECKPOINT.value or config.model.path)
+    is_run = (source / "checkpoints").is_dir()
+    with config.unlocked():
+        if _K.value is not None:
+            config.eval.k = _K.value
+        if not is_run:
+            config.model.path = str(source)
+        elif not config.model.path:
+            saved = json.loads((source / run_folder.CONFIG).read_text())
+            config.model.path = saved["config"]["model"]["path"]
+    check.check(config, num_devices=jax.device_count())
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
+        evaluator = make_evaluator(config, policy, pool)
+        params, step = policy.load(), 0
+        if is_run:
+            params, step = _restore(source, policy)
+        records, summary = evaluate(evaluator, policy.to_sampler()(params))
+    print(report.table({f"{source.name} (step {step})": summary}))
+    folder = pathlib.Path(workdir) if workdir else source
+    if workdir or is_run:
+        path = folder / "eval" / f"{config.task.name}_step_{step}.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        run_records.replace(path, run_records.lines_to_bytes(records))
+        print(f"wrote {path}")
+
+
+def _restore(source: pathlib.Path, policy: policy_lib.Policy):
+    """Parameters of a run's checkpoint, and its step."""
+    abstract = {"params": policy.abstract_train_params()}
+    with Checkpoints(
+        str(source / "checkpoints"), keep_latest=1, read_only=True
+    ) as checkpoints:
+        if _STEP.value == "latest":
+            restored = checkpoints.restore_latest(abstract, partial=True)
+        else:
+            best = _STEP.value == "best"
+            step = checkpoints.best_step() if best else int(_STEP.value)
+            restored = checkpoints.restore(step, abstract, partial=True)
+    if restored is None:
+        raise ValueError(f"{source}/checkpoints is empty; nothing to evaluate.")
+    return restored.state["params"], restored.step
+
+
+def run() -> None:
+    """The program `hapo-eval`."""
+    cli.run(evaluate_checkpoint, required=("config",))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,135 @@
+"""Puts the policy on the mesh: what training, evaluation and SFT start from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from hapo_jax import check
+from hapo_jax.learner import train_step
+from hapo_jax.model import huggingface, sharding, transformer
+from hapo_jax.model import tokenizer as tokenizer_lib
+from hapo_jax.model.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A model's structure and layouts; its parameters travel separately.
+
+    Attributes:
+      config: sizes.
+      graphdef: what `nnx.merge` needs beside parameters.
+      tokenizer: with stop tokens.
+      source: the Hugging Face folder that it comes from.
+      dtype: what layers compute in.
+      mesh: where everything lies.
+      abstract_params: shapes and axis names.
+      train_shardings, sample_shardings: of the parameters, for the two uses.
+    """
+
+    config: ModelConfig
+    graphdef: nnx.GraphDef
+    tokenizer: tokenizer_lib.Tokenizer
+    source: str
+    dtype: jnp.dtype
+    mesh: jax.sharding.Mesh
+    abstract_params: nnx.State
+    train_shardings: nnx.State
+    sample_shardings: nnx.State
+
+    def load(self) -> nnx.State:
+        """Float32 parameters from `source`, laid out for training."""
+        return huggingface.load_params(
+            self.source, self.config, dtype=jnp.float32, shardings=self.train_shardings
+        )
+
+    def abstract_state(self, optimizer) -> train_step.TrainState:
+        """A TrainState of ShapeDtypeStructs with shardings, to restore into."""
+        abstract = jax.eval_shape(
+            lambda params: train_step.init_state(params, optimizer),
+            self.abstract_params,
+        )
+        shardings = train_step.state_shardings(
+            abstract, self.mesh, sharding.TRAIN_RULES
+        )
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            abstract,
+            shardings,
+        )
+
+    def abstract_train_params(self) -> nnx.State:
+        """ShapeDtypeStructs of the parameters with shardings, to restore into."""
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            self.abstract_params,
+            self.train_shardings,
+        )
+
+    def to_sampler(self):
+        """Jitted: training parameters → a copy in the sampler's dtype and layout."""
+
+        def cast(params):
+            return jax.tree.map(lambda p: p.astype(self.dtype), params)
+
+        return jax.jit(
+            cast,
+            in_shardings=(self.train_shardings,),
+            out_shardings=self.sample_shardings,
+        )
+
+
+def describe(config: ConfigDict, mesh: jax.sharding.Mesh) -> Policy:
+    """Reads sizes and tokenizer of `config.model.path`; no weights yet.
+
+    Raises:
+      ValueError: the folder, its model or its tokenizer cannot be used, or the model
+        does not fit the mesh or the lengths of the config.
+    """
+    path = config.model.path
+    check.check_model_path(path)
+    model_config = huggingface.load_config(path)
+    tokenizer = tokenizer_lib.load(path, stop=config.model.stop_tokens)
+    check.check_model(config, model_config, tokenizer.vocab_size)
+    return make(model_config, tokenizer, path, config.model.dtype, mesh)
+
+
+def make(
+    model_config: ModelConfig,
+    tokenizer: tokenizer_lib.Tokenizer,
+    source: str,
+    dtype: str,
+    mesh: jax.sharding.Mesh,
+) -> Policy:
+    """A Policy from its parts; `dtype` is "float32", "bfloat16" or "auto"."""
+    compute = compute_dtype(dtype)
+    abstract = nnx.eval_shape(
+        lambda: transformer.Transformer(model_config, dtype=compute, rngs=nnx.Rngs(0))
+    )
+    graphdef, params = nnx.split(abstract, nnx.Param)
+    return Policy(
+        config=model_config,
+        graphdef=graphdef,
+        tokenizer=tokenizer,
+        source=source,
+        dtype=compute,
+        mesh=mesh,
+        abstract_params=params,
+        train_shardings=sharding.param_shardings(params, mesh, sharding.TRAIN_RULES),
+        sample_shardings=sharding.param_shardings(params, mesh, sharding.SAMPLE_RULES),
+    )
+
+
+def compute_dtype(name: str):
+    """ "auto" is float32 on CPU, which has no fast bfloat16, and bfloat16 elsewhere."""
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def make_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    return sharding.make_mesh(
+        data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor
+    )

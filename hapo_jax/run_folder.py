@@ -1,0 +1,328 @@
+"""A run's folder: the config, the numbers of every step, and records to look at.
+
+  config.json      the resolved config, and for every start of the run: versions, git
+                   commit, devices, and what of the config had changed
+  metrics.jsonl    one line per step, flat `area/name` keys
+  tensorboard/     the same numbers, histograms, tables of completions
+  rollouts/        step_<k>.parquet: per-token records of some groups
+  eval/            step_<k>.jsonl: one line per problem
+  checkpoints/, hf/   belong to `learner/checkpoint.py` and `model/huggingface.py`
+
+`run_records.py` knows the formats and reads them back. A resumed run continues these
+files as if it had never stopped: what lies beyond the restored step is removed, since
+those steps come again.
+"""
+
+import datetime
+import json
+import math
+import pathlib
+import subprocess
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple, Self
+
+import ml_collections
+import numpy as np
+import tensorboardX
+from absl import logging
+
+from hapo_jax import run_records
+
+PACKAGES = ("hapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Change(NamedTuple):
+    """One key that differs between the folder's config and the given one."""
+
+    key: str
+    saved: Any
+    given: Any
+
+
+class RunFolder:
+    """Writes a run's folder; owns its open files. Close it, or use `with`.
+
+    Steps count updates: step k is about the k-th update, step 0 about the policy that
+    the run started from.
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        config: ml_collections.ConfigDict,
+        *,
+        resume_step: int | None,
+        may_change: Collection[str],
+        writes: bool = True,
+        devices: str = "",
+    ):
+        """Opens the folder at the step where the run goes on.
+
+        Args:
+          workdir: the folder; made if absent.
+          config: the resolved config.
+          resume_step: the restored step; what the folder has of later steps is removed.
+            None for a run from its beginning: then of all steps.
+          may_change: keys, or whole sections, that a resumed run may set anew because
+            they do not change what its numbers mean (`num_steps`, `mesh`, `log`).
+          writes: False on all processes but one; then no method does anything.
+          devices: in words, for the record.
+
+        Raises:
+          ValueError: another key differs from the config that the run has had so far.
+        """
+        self.path = pathlib.Path(workdir)
+        self._writes = writes
+        if not writes:
+            return
+        for folder in (run_records.ROLLOUTS, run_records.EVAL, "tensorboard"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        changes = []
+        if resume_step is not None:
+            changes = check_config(self.path, config, may_change=may_change)
+        _write_config(self.path, config, resume_step, changes, devices)
+        last = -1 if resume_step is None else resume_step
+        _rewind(self.path, last)
+        self._metrics = (self.path / run_records.METRICS).open("a", encoding="utf-8")
+        self._board = tensorboardX.SummaryWriter(
+            str(self.path / "tensorboard"), purge_step=last + 1
+        )
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line, on disk when this returns, and the scalars.
+
+        Args:
+          step: see the class. A second line of a step adds to the first.
+          metrics: flat `area/name` keys, Python, NumPy or fetched JAX scalars.
+        """
+        if not self._writes:
+            return
+        line = {"step": int(step)} | {key: _number(v) for key, v in metrics.items()}
+        # One write, so that a kill leaves at most the last line torn.
+        self._metrics.write(json.dumps(line) + "\n")
+        self._metrics.flush()
+        for key, value in line.items():
+            if key != "step" and value is not None:
+                self._board.add_scalar(key, value, step)
+
+    def log_histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Draws histograms of finite values of any shape; empty arrays are left out."""
+        if not self._writes:
+            return
+        for key, value in values.items():
+            flat = np.asarray(value, np.float64).ravel()
+            flat = flat[np.isfinite(flat)]
+            if flat.size:
+                self._board.add_histogram(key, flat, step)
+
+    def log_table(
+        self, step: int, key: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        """Shows a table of text, such as sampled completions."""
+        if not self._writes:
+            return
+        lines = [header, ["---"] * len(header), *rows]
+        text = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+        self._board.add_text(key, text, step)
+
+    def save_rollouts(
+        self,
+        step: int,
+        *,
+        completion_mask: np.ndarray,
+        per_completion: Mapping[str, Sequence[Any] | np.ndarray],
+        per_token: Mapping[str, Sequence[Sequence[Any]] | np.ndarray],
+    ) -> None:
+        """Writes the records of b completions of one step; padding is left out.
+
+        Args:
+          step: the update that these completions were sampled for.
+          completion_mask: [b, T] bool.
+          per_completion: b values for every name in `run_records.PER_COMPLETION`.
+          per_token: [b, T] values for every name in `run_records.PER_TOKEN`;
+            `token_strings` are b lists without padding.
+
+        Raises:
+          ValueError: a column is missing, unknown or of another length.
+        """
+        if not self._writes:
+            return
+        data = run_records.rollouts_to_bytes(
+            completion_mask=completion_mask,
+            per_completion=per_completion,
+            per_token=per_token,
+        )
+        folder = self.path / run_records.ROLLOUTS
+        run_records.replace(run_records.step_path(folder, step, ".parquet"), data)
+
+    def save_eval(self, step: int, results: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the results of an evaluation, one JSON object per problem."""
+        if not self._writes:
+            return
+        folder = self.path / run_records.EVAL
+        run_records.write_lines(run_records.step_path(folder, step, ".jsonl"), results)
+
+    def close(self) -> None:
+        """Flushes and closes the files."""
+        if self._writes:
+            self._metrics.close()
+            self._board.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def check_config(
+    workdir: str | pathlib.Path,
+    config: ml_collections.ConfigDict,
+    *,
+    may_change: Collection[str],
+) -> list[Change]:
+    """Compares a config with the one that a folder's run has had so far.
+
+    Call it before restoring a checkpoint: half a run under each of two settings is
+    neither, and a mistyped `--workdir` would mix two experiments.
+
+    Args:
+      workdir: the run's folder; without a config.json everything agrees.
+      config: the resolved config.
+      may_change: see `RunFolder`.
+
+    Returns:
+      The differences, all of them within `may_change`.
+
+    Raises:
+      ValueError: a difference outside `may_change`.
+    """
+    path = pathlib.Path(workdir) / run_records.CONFIG
+    if not path.exists():
+        return []
+    saved = _flatten(run_records.read_config(workdir))
+    given = _flatten(_plain(config))
+    changes = [
+        Change(key, saved.get(key), given.get(key))
+        for key in sorted(saved.keys() | given.keys())
+        if saved.get(key) != given.get(key)
+    ]
+    refused = [
+        c
+        for c in changes
+        if not any(c.key == k or c.key.startswith(f"{k}.") for k in may_change)
+    ]
+    if refused:
+        listing = "\n".join(
+            f"  {c.key}: was {c.saved!r}, now {c.given!r}" for c in refused
+        )
+        raise ValueError(
+            f"workdir={str(workdir)!r} holds a run with another config:\n{listing}\n"
+            "Use a new workdir, or give the run's own values. If the run shall go on "
+            f"with the new ones, write them into {path}."
+        )
+    for change in changes:
+        logging.info("Resumed with %s: was %r, now %r.", *change)
+    return changes
+
+
+def _rewind(path: pathlib.Path, last: int) -> None:
+    """Removes what the folder has about steps behind `last`."""
+    kept = [
+        line
+        for line in run_records.read_lines(path / run_records.METRICS)
+        if line["step"] <= last
+    ]
+    run_records.write_lines(path / run_records.METRICS, kept)
+    for folder in (run_records.ROLLOUTS, run_records.EVAL):
+        for step, file in run_records.steps_in(path / folder).items():
+            if step > last:
+                file.unlink()
+
+
+def _write_config(
+    path: pathlib.Path,
+    config: ml_collections.ConfigDict,
+    resume_step: int | None,
+    changes: Sequence[Change],
+    devices: str,
+) -> None:
+    """Writes config.json; a resumed run keeps the record of its earlier starts."""
+    starts = []
+    if resume_step is not None and (path / run_records.CONFIG).exists():
+        text = (path / run_records.CONFIG).read_text(encoding="utf-8")
+        starts = json.loads(text)["starts"]
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    starts.append(
+        {
+            "time": now,
+            "resume_step": resume_step,
+            "command": sys.argv,
+            "git": _git(),
+            "python": sys.version.split()[0],
+            "versions": {name: _version(name) for name in PACKAGES},
+            "devices": devices,
+            "changes": {c.key: [c.saved, c.given] for c in changes},
+        }
+    )
+    text = json.dumps({"config": _plain(config), "starts": starts}, indent=2) + "\n"
+    run_records.replace(path / run_records.CONFIG, text.encode())
+
+
+def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as JSON has it: references resolved, tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the clone that the package is imported from, None outside a clone."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Of a package installed into some other project's folder, git would name that
+        # project's commit.
+        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "uncommitted_changes": bool(changed)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _number(value: Any) -> int | float | None:
+    """A JSON number; None for what JSON has no number for (inf, nan)."""
+    value = np.asarray(value).item()
+    if isinstance(value, bool | int):
+        return int(value)
+    return float(value) if math.isfinite(value) else None
+
+
+def _cell(value: Any) -> str:
+    """Text that cannot end its cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", "<br>")

@@ -1,0 +1,204 @@
+"""The records in a run's folder: their columns, their files, and how to read them.
+
+For notebooks and scripts; needs no JAX. `run_folder.py` writes what this reads.
+"""
+
+import io
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+ROLLOUTS = "rollouts"
+EVAL = "eval"
+
+# The columns of a record. Lists have one element per token of the completion.
+PER_COMPLETION = {
+    "problem_id": pa.string(),
+    "group": pa.int32(),  # equal within a group
+    "prompt": pa.string(),
+    "completion": pa.string(),
+    "score": pa.float32(),  # what the verifier said
+    "reward": pa.float32(),  # score plus penalties
+    "truncated": pa.bool_(),  # stopped by the token limit
+}
+PER_TOKEN = {
+    "tokens": pa.int32(),
+    "token_strings": pa.string(),
+    "entropy": pa.float32(),  # nats, of the untempered distribution
+    "temperature": pa.float32(),  # at which the token was drawn
+    "behavior_logprobs": pa.float32(),  # under the distribution drawn from
+    "old_logprobs": pa.float32(),  # base temperature, before the update
+    "logprobs": pa.float32(),  # base temperature, after the update
+    "ratio": pa.float32(),  # exp(logprobs - old_logprobs)
+    "advantages": pa.float32(),
+    "clip_low": pa.float32(),  # the ratio counts in [1 - clip_low, 1 + clip_high]
+    "clip_high": pa.float32(),
+    "clipped_low": pa.bool_(),  # which clip fired
+    "clipped_high": pa.bool_(),
+    "dual_clipped": pa.bool_(),
+}
+SCHEMA = pa.schema(
+    [
+        *PER_COMPLETION.items(),
+        *((name, pa.list_(kind)) for name, kind in PER_TOKEN.items()),
+    ]
+)
+
+
+def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """The run's resolved config as nested dicts, tuples as lists.
+
+    Raises:
+      ValueError: the folder holds no run.
+    """
+    path = pathlib.Path(workdir) / CONFIG
+    if not path.exists():
+        raise ValueError(f"{path} does not exist; give the folder of a run.")
+    return json.loads(path.read_text(encoding="utf-8"))["config"]
+
+
+def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
+    """The metrics by step, ascending: one dict per step with its `step`.
+
+    Values that were not finite are nan. A torn last line, of a run that was killed, is
+    left out.
+
+    Raises:
+      ValueError: another line is broken.
+    """
+    steps: dict[int, dict[str, float]] = {}
+    for line in read_lines(pathlib.Path(workdir) / METRICS):
+        values = {k: math.nan if v is None else v for k, v in line.items()}
+        steps.setdefault(line["step"], {}).update(values)
+    return [steps[step] for step in sorted(steps)]
+
+
+def rollout_steps(workdir: str | pathlib.Path) -> list[int]:
+    """The steps that `read_rollouts` can read, ascending."""
+    return sorted(steps_in(pathlib.Path(workdir) / ROLLOUTS))
+
+
+def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
+    """The records of one step, one dict per completion, columns as in `SCHEMA`.
+
+    Columns of `PER_TOKEN` are arrays of that completion's length (`token_strings`: a
+    list).
+    """
+    path = _existing(pathlib.Path(workdir) / ROLLOUTS, step)
+    table = parquet.read_table(path)
+    numeric = [name for name in PER_TOKEN if name != "token_strings"]
+    rows = table.to_pylist()
+    for row in rows:
+        for name in numeric:
+            row[name] = np.asarray(row[name], PER_TOKEN[name].to_pandas_dtype())
+    return rows
+
+
+def eval_steps(workdir: str | pathlib.Path) -> list[int]:
+    """The steps that `read_eval` can read, ascending."""
+    return sorted(steps_in(pathlib.Path(workdir) / EVAL))
+
+
+def read_eval(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
+    """The results of one evaluation, one dict per problem."""
+    return read_lines(_existing(pathlib.Path(workdir) / EVAL, step))
+
+
+def rollouts_to_bytes(
+    *,
+    completion_mask: np.ndarray,
+    per_completion: Mapping[str, Sequence[Any] | np.ndarray],
+    per_token: Mapping[str, Sequence[Sequence[Any]] | np.ndarray],
+) -> bytes:
+    """A Parquet file of records, see `RunFolder.save_rollouts`.
+
+    Parquet rather than JSON: float32 stays exact in 4 bytes, and columns of tokens
+    compress well.
+    """
+    for given, known in ((per_completion, PER_COMPLETION), (per_token, PER_TOKEN)):
+        if set(given) != set(known):
+            raise ValueError(
+                f"columns {sorted(set(given) ^ set(known))} are missing or unknown; "
+                f"give exactly {list(known)}."
+            )
+    mask = np.asarray(completion_mask, bool)
+    columns = {name: _strings(values) for name, values in per_completion.items()}
+    for name, values in per_token.items():
+        columns[name] = [
+            _strings(row[m] if isinstance(row, np.ndarray) else row)
+            for row, m in zip(values, mask, strict=True)
+        ]
+        lengths = [len(row) for row in columns[name]]
+        if lengths != mask.sum(axis=1).tolist():
+            raise ValueError(
+                f"{name} has rows of {lengths} tokens, and completion_mask of "
+                f"{mask.sum(axis=1).tolist()}."
+            )
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table(columns, schema=SCHEMA), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _strings(values: Sequence[Any] | np.ndarray) -> list[Any]:
+    """A list whose strings are valid UTF-8; a token alone may be half a character."""
+    return [
+        v.encode("utf-8", "replace").decode() if isinstance(v, str) else v
+        for v in (values.tolist() if isinstance(values, np.ndarray) else values)
+    ]
+
+
+def write_lines(path: pathlib.Path, objects: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a JSONL file, whole or not at all; makes its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, "".join(json.dumps(o) + "\n" for o in objects).encode())
+
+
+def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """Objects of a JSONL file; none if there is no file. Drops a torn last line."""
+    if not path.exists():
+        return []
+    *lines, torn = path.read_bytes().split(b"\n")
+    if torn:
+        lines.append(torn)
+    objects = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            objects.append(json.loads(line))
+        except ValueError as error:  # not JSON, or not UTF-8
+            if number == len(lines):
+                break
+            raise ValueError(f"{path}, line {number}: {error}; remove it.") from error
+    return objects
+
+
+def step_path(folder: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
+    """Where the file of one step lies; names sort by step."""
+    return folder / f"step_{step:08d}{suffix}"
+
+
+def steps_in(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+    """The files that `step_path` named, by step."""
+    return {int(p.stem.removeprefix("step_")): p for p in folder.glob("step_[0-9]*.*")}
+
+
+def replace(path: pathlib.Path, data: bytes) -> None:
+    """Writes beside the file and renames: a reader sees the old or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+
+
+def _existing(folder: pathlib.Path, step: int) -> pathlib.Path:
+    found = steps_in(folder)
+    if step not in found:
+        raise ValueError(f"{step=}: {folder} has the steps {sorted(found)}.")
+    return found[step]

@@ -1,0 +1,235 @@
+"""Supervised fine-tuning on demonstrations: the warm start of an RL run.
+
+    hapo-sft --config=configs/countdown_sft.py --workdir=runs/warm
+
+Trains with the learner of RL and maximum likelihood as its objective, and leaves a
+Hugging Face folder in <workdir>/hf for `model.path` of an RL config. Without
+`model.path` it makes a new, small model with one token per word of the task.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from flax import nnx
+from ml_collections import ConfigDict
+
+from hapo_jax import builders, check, cli, interrupt, run_folder, tasks
+from hapo_jax import policy as policy_lib
+from hapo_jax.algo import likelihood
+from hapo_jax.learner import train_step
+from hapo_jax.learner.checkpoint import Checkpoints
+from hapo_jax.model import huggingface, transformer, word_tokenizer
+from hapo_jax.model import tokenizer as tokenizer_lib
+from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import prompts
+from hapo_jax.tasks.problems import Demonstration
+
+# A resumed run may set these anew: they do not change what its numbers mean.
+MAY_CHANGE = ("num_steps", "mesh", "log", "checkpoint", "eval", "learner.micro_rows")
+
+
+def sft(config: ConfigDict, workdir: str) -> None:
+    """Fine-tunes and exports; resumes if `workdir` has a checkpoint.
+
+    Raises:
+      ValueError: the config, the model or the demonstrations cannot be used.
+    """
+    folder = pathlib.Path(workdir)
+    check.check_sft(config, num_devices=jax.device_count())
+    run_folder.check_config(folder, config, may_change=MAY_CHANGE)
+    policy, params = _start(config, folder)
+    task, options = tasks.get(config.task.name), config.learner
+    train, test = (
+        tokenise(task.demonstrations(**split.to_dict()), config, policy)
+        for split in (config.task.train, config.task.test)
+    )
+    optimizer = builders.make_optimizer(options)
+    abstract = policy.abstract_state(optimizer)
+    learner = train_step.make_learner(
+        policy.graphdef,
+        likelihood.make_likelihood_objective(),
+        optimizer,
+        policy.mesh,
+        jax.tree.map(lambda x: x.sharding, abstract),
+        base_temperature=1.0,
+        micro_rows=options.micro_rows or options.batch_rows,
+        chunk_tokens=options.chunk_tokens,
+        remat=config.model.remat,
+    )
+    with (
+        jax.set_mesh(policy.mesh),
+        Checkpoints(
+            str(folder / "checkpoints"), keep_latest=config.checkpoint.keep_latest
+        ) as checkpoints,
+        interrupt.Interrupt() as stop,
+    ):
+        restored = checkpoints.restore_latest(abstract)
+        first = restored.step if restored else 0
+        state = (
+            restored.state if restored else train_step.place(params, optimizer, abstract)
+        )
+        with run_folder.RunFolder(
+            workdir,
+            config,
+            resume_step=restored and first,
+            may_change=MAY_CHANGE,
+            devices=cli.devices(),
+        ) as run:
+            steps = tqdm.trange(
+                first + 1,
+                config.num_steps + 1,
+                initial=first,
+                total=config.num_steps,
+                desc="sft",
+                dynamic_ncols=True,
+            )
+            for step in steps:
+                index = prompts.take(
+                    len(train.rewards),
+                    config.seed,
+                    (step - 1) * options.batch_rows,
+                    options.batch_rows,
+                )
+                rows = _put(train, index, learner)
+                state, metrics = learner.update(state, rows, jnp.int32(0))
+                last = step == config.num_steps or stop.requested
+                if last or step % config.log.every_steps == 0:
+                    cli.stop_if_diverged(state, step, options.max_skipped)
+                    metrics = {k: float(metrics[k]) for k in _METRICS}
+                    if step == config.num_steps or step % config.eval.every_steps == 0:
+                        metrics["eval/loss"] = held_out_loss(
+                            learner, state.params, test, options.batch_rows
+                        )
+                    run.log(step, metrics)
+                    steps.set_postfix(loss=f"{metrics['loss/policy']:.4f}")
+                if last or step % config.checkpoint.every_steps == 0:
+                    checkpoints.save(step, state)
+                if stop.requested:
+                    break
+        checkpoints.wait()
+    if stop.requested:
+        cli.say_stopped(stop, step, workdir)
+        return
+    huggingface.save_params(
+        folder / "hf",
+        state.params,
+        policy.config,
+        dtype=jnp.float32,
+        tokenizer=policy.tokenizer,
+        source=config.model.path or None,
+    )
+    print(f"wrote {folder / 'hf'}")
+
+
+_METRICS = ("loss/policy", "grad/norm", "grad/skipped")
+
+
+def tokenise(
+    demonstrations: Sequence[Demonstration],
+    config: ConfigDict,
+    policy: policy_lib.Policy,
+) -> train_step.Rows:
+    """Demonstrations as learner rows on the host; [n, ...] each.
+
+    Raises:
+      ValueError: a prompt or completion is longer than the config allows, or a
+        completion contains a word that the tokenizer does not know.
+    """
+    tokenizer = policy.tokenizer
+    P, T = config.max_prompt_tokens, config.max_completion_tokens
+    n = len(demonstrations)
+    prompt_tokens = np.full((n, P), tokenizer.pad_id, np.int32)
+    completion_tokens = np.full((n, T), tokenizer.pad_id, np.int32)
+    prompt_lengths, lengths = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    for i, example in enumerate(demonstrations):
+        prompt = tokenizer.encode_prompt(
+            example.prompt, chat_template=config.task.chat_template
+        )
+        completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
+        if len(prompt) > P or len(completion) > T:
+            raise ValueError(
+                f"demonstration {i} has {len(prompt)} prompt and {len(completion)} "
+                f"completion tokens, and max_prompt_tokens={P}, "
+                f"max_completion_tokens={T}; raise them or shorten the data."
+            )
+        prompt_lengths[i], lengths[i] = len(prompt), len(completion)
+        prompt_tokens[i, P - len(prompt) :] = prompt
+        completion_tokens[i, : len(completion)] = completion
+    unknown = tokenizer.backend.unk_token_id
+    if unknown is not None and (completion_tokens == unknown).any():
+        i = int((completion_tokens == unknown).any(1).argmax())
+        raise ValueError(
+            f"demonstration {i} has a word outside the vocabulary: "
+            f"{demonstrations[i].completion!r}; add it to the tokenizer (task.words)."
+        )
+    zeros = np.zeros((n, T), np.float32)
+    return train_step.Rows(
+        prompt_tokens=prompt_tokens,
+        prompt_lengths=prompt_lengths,
+        completion_tokens=completion_tokens,
+        completion_mask=np.arange(T)[None] < lengths[:, None],
+        behavior_logprobs=zeros,
+        rewards=np.zeros(n, np.float32),
+        group_ids=np.zeros(n, np.int32),
+        old_logprobs=zeros,
+        old_entropy=zeros,
+        advantages=zeros,
+    )
+
+
+def held_out_loss(
+    learner: train_step.Learner, params, rows: train_step.Rows, batch_rows: int
+) -> float:
+    """Mean negative log-prob per token, nats, over the full batches of `rows`."""
+    total = count = 0.0
+    for start in range(0, len(rows.rewards) - batch_rows + 1, batch_rows):
+        batch = _put(rows, np.arange(start, start + batch_rows), learner)
+        logprobs = np.asarray(learner.score(params, batch).logprobs)
+        mask = np.asarray(batch.completion_mask)
+        total -= logprobs[mask].sum()
+        count += mask.sum()
+    return total / count
+
+
+def _put(rows: train_step.Rows, index, learner: train_step.Learner) -> train_step.Rows:
+    """The chosen rows on the devices, as one mini-batch."""
+    return jax.tree.map(
+        lambda x: jax.device_put(x[index][None], learner.sharding), rows
+    )
+
+
+def _start(
+    config: ConfigDict, folder: pathlib.Path
+) -> tuple[policy_lib.Policy, nnx.State]:
+    """The policy to fine-tune: of `model.path`, or a new one."""
+    mesh = policy_lib.make_mesh(config)
+    if config.model.path:
+        policy = policy_lib.describe(config, mesh)
+        return policy, policy.load()
+    words = tasks.get(config.task.name).words(**config.task.words.to_dict())
+    word_tokenizer.write(folder / "tokenizer", words)
+    tokenizer = tokenizer_lib.load(folder / "tokenizer")
+    model_config = ModelConfig.from_hf(
+        {"vocab_size": tokenizer.vocab_size, **config.model.init.to_dict()}
+    )
+    policy = policy_lib.make(model_config, tokenizer, "", config.model.dtype, mesh)
+
+    def init(key):
+        model = transformer.Transformer(model_config, rngs=nnx.Rngs(key))
+        return nnx.state(model, nnx.Param)
+
+    init = jax.jit(init, out_shardings=policy.train_shardings)
+    return policy, init(jax.random.key(config.seed))
+
+
+def run() -> None:
+    """The program `hapo-sft`."""
+    cli.run(sft)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,269 @@
+"""The main job, start reading here: one command trains a policy with HAPO.
+
+    hapo-train --config=configs/countdown.py --workdir=runs/demo
+
+A step is collect → update → log → evaluate → save. The method (HAPO, DAPO, GRPO, …) is
+a choice of functions made once, from the config, in `objective.make_objective`.
+"""
+
+import functools
+import pathlib
+import time
+
+import jax
+import tqdm
+from ml_collections import ConfigDict
+
+from hapo_jax import (
+    builders,
+    check,
+    cli,
+    evaluate,
+    interrupt,
+    records,
+    report,
+    run_folder,
+    run_records,
+)
+from hapo_jax import config as config_lib
+from hapo_jax import policy as policy_lib
+from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import learn as learn_lib
+from hapo_jax.learner import train_step
+from hapo_jax.learner.checkpoint import Checkpoints
+from hapo_jax.model import huggingface
+from hapo_jax.rollout import collect as collect_lib
+from hapo_jax.rollout import prompts as prompts_lib
+from hapo_jax.rollout.generate import generate
+from hapo_jax.rollout.sampler import Truncation
+
+# A resumed run may set these anew: they do not change what its numbers mean.
+MAY_CHANGE = (
+    "num_steps",
+    "mesh",
+    "log",
+    "checkpoint",
+    "eval",
+    "grading",
+    "learner.micro_rows",
+    "learner.chunk_tokens",
+    "model.remat",
+    "rollout.chunk_tokens",
+)
+
+
+def train(config: ConfigDict, workdir: str) -> None:
+    """Trains `config.model.path` on `config.task`; resumes if `workdir` has a checkpoint.
+
+    Raises:
+      ValueError: config, model or data cannot be used; nothing has been compiled yet.
+      FloatingPointError: gradients were not finite `learner.max_skipped` times in a row.
+    """
+    # Check: everything that can be refused is refused here.
+    folder = pathlib.Path(workdir)
+    check.check(config, num_devices=jax.device_count())
+    run_folder.check_config(folder, config, may_change=MAY_CHANGE)
+    objective = objective_lib.make_objective(**config_lib.flat(config.algo))
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    prompts = builders.make_prompts(config, policy, config.task.train)
+
+    # Build.
+    r, options = config.rollout, config.learner
+    minibatch_rows = options.minibatch_prompts * r.group_size
+    optimizer = builders.make_optimizer(options)
+    abstract = policy.abstract_state(optimizer)
+    learner = train_step.make_learner(
+        policy.graphdef,
+        objective,
+        optimizer,
+        policy.mesh,
+        jax.tree.map(lambda x: x.sharding, abstract),
+        base_temperature=r.base_temperature,
+        micro_rows=options.micro_rows or minibatch_rows,
+        chunk_tokens=options.chunk_tokens,
+        remat=config.model.remat,
+    )
+    to_sampler = policy.to_sampler()
+    reference_params = policy.load() if objective.needs_reference else None
+    take = functools.partial(prompts_lib.take, len(prompts), config.seed)
+
+    with (
+        jax.set_mesh(policy.mesh),
+        builders.make_pool(config) as pool,
+        Checkpoints(
+            str(folder / "checkpoints"),
+            keep_latest=config.checkpoint.keep_latest,
+            keep_best=config.checkpoint.keep_best,
+            best_metric=f"eval/avg@{config.eval.k}",
+        ) as checkpoints,
+        interrupt.Interrupt() as stop,
+    ):
+        generator = builders.make_generator(
+            config,
+            policy,
+            prompts,
+            builders.make_grade(config, pool),
+            num_prompts=r.round_prompts,
+            group_size=r.group_size,
+            truncation=Truncation(r.top_k, r.top_p, r.min_p),
+            temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
+                objective, entropy, stats, base_temperature=base
+            ),
+        )
+        evaluator = evaluate.make_evaluator(config, policy, pool)
+
+        # Restore.
+        restored = checkpoints.restore_latest(abstract)
+        if restored is None:
+            first, stream = 0, collect_lib.StreamState()
+            state = train_step.place(policy.load(), optimizer, abstract)
+        else:
+            first, state = restored.step, restored.state
+            stream = collect_lib.StreamState.from_plain(restored.extra)
+
+        with run_folder.RunFolder(
+            workdir,
+            config,
+            resume_step=restored and first,
+            may_change=MAY_CHANGE,
+            devices=cli.devices(),
+        ) as run:
+            if first == 0 and config.eval.at_start:
+                _evaluate(evaluator, to_sampler(state.params), run, 0)
+            steps = tqdm.trange(
+                first + 1,
+                config.num_steps + 1,
+                initial=first,
+                total=config.num_steps,
+                desc=config.method,
+                dynamic_ncols=True,
+            )
+            for step in steps:
+                started = time.perf_counter()
+                batch, stream, metrics = collect_lib.collect(
+                    stream,
+                    functools.partial(
+                        _generate,
+                        generator,
+                        to_sampler(state.params),
+                        state.stats,
+                        r.base_temperature,
+                        step,
+                    ),
+                    take,
+                    batch_prompts=r.batch_prompts,
+                    round_prompts=r.round_prompts,
+                    group_size=r.group_size,
+                    dynamic_sampling=r.dynamic_sampling,
+                    max_rounds=r.max_rounds,
+                )
+                collected = time.perf_counter()
+                state, rows, learnt = learn_lib.learn(
+                    learner,
+                    state,
+                    batch,
+                    minibatch_rows=minibatch_rows,
+                    passes=options.passes,
+                    reference_params=reference_params,
+                )
+                metrics |= learnt | pool.counters()
+                metrics["time/update"] = time.perf_counter() - collected
+                metrics["time/step"] = time.perf_counter() - started
+
+                run.log(step, metrics)
+                _show(steps, metrics)
+                cli.stop_if_diverged(state, step, options.max_skipped)
+                last = step == config.num_steps or stop.requested is not None
+                if last or step % config.log.record_every_steps == 0:
+                    records.save(
+                        run,
+                        step,
+                        batch,
+                        *learn_lib.look_back(learner, state, rows),
+                        generator=generator,
+                        pieces=policy.tokenizer.pieces,
+                        num_rows=config.log.record_groups * r.group_size,
+                    )
+                scores = None
+                every = config.eval.every_steps
+                if step == config.num_steps or (every and step % every == 0):
+                    scores = _evaluate(evaluator, to_sampler(state.params), run, step)
+                if last or scores or step % config.checkpoint.every_steps == 0:
+                    checkpoints.save(
+                        step, state, extra=stream.to_plain(), metrics=scores
+                    )
+                if last:
+                    break
+        checkpoints.wait()
+
+    if stop.requested:
+        cli.say_stopped(stop, step, workdir)
+        return
+    if config.checkpoint.export_hf:
+        huggingface.save_params(
+            folder / "hf",
+            state.params,
+            policy.config,
+            dtype=policy.dtype,
+            tokenizer=policy.tokenizer,
+            source=config.model.path,
+        )
+    _summarise(folder, config)
+
+
+def _generate(
+    generator, params, stats, base_temperature, step, prompt_ids, first_sample
+):
+    """One round of a step, for `collect`."""
+    return generate(
+        generator,
+        params,
+        stats,
+        base_temperature=base_temperature,
+        step=step,
+        prompt_ids=prompt_ids,
+        first_sample=first_sample,
+    )
+
+
+def _evaluate(evaluator, params, run, step: int) -> dict[str, float]:
+    """Evaluates and keeps the results under `step`."""
+    results, summary = evaluate.evaluate(evaluator, params)
+    run.save_eval(step, results)
+    run.log(step, summary)
+    return summary
+
+
+def _show(bar: tqdm.tqdm, metrics: dict[str, float]) -> None:
+    """The numbers behind the progress bar."""
+    names = {
+        "reward": "rollout/reward",
+        "entropy": "entropy/mean",
+        "length": "length/mean",
+        "s/step": "time/step",
+    }
+    shown = {k: f"{metrics[v]:.2f}" for k, v in names.items() if v in metrics}
+    bar.set_postfix(shown)
+
+
+def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
+    """Prints the table before and after, and draws the curves."""
+    evaluated = [m for m in run_records.read_metrics(folder) if "eval/length" in m]
+    rows = {}
+    if evaluated and evaluated[0]["step"] == 0:
+        rows["before"] = evaluated[0]
+    if evaluated:
+        rows[f"after {evaluated[-1]['step']} steps"] = evaluated[-1]
+        print(report.table(rows))
+    print(f"curves: {report.plot_curves(folder)}")
+    if config.checkpoint.export_hf:
+        print(f"model:  {folder / 'hf'}")
+
+
+def run() -> None:
+    """The program `hapo-train`."""
+    cli.run(train)
+
+
+if __name__ == "__main__":
+    run()

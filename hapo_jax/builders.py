@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 from hapo_jax import tasks
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.policy import Policy
+from hapo_jax.rollout import grading
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.generate import Generator, GradeFn, Rewards
-from hapo_jax.rollout.grading import GradingPool
 
 
 def make_prompts(
@@ -30,19 +30,22 @@ def make_prompts(
     )
 
 
-def make_pool(config: ConfigDict) -> GradingPool:
-    return GradingPool(
+def make_pool(config: ConfigDict) -> grading.GradingPool:
+    return grading.GradingPool(
         num_workers=config.grading.workers,
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
+        start_timeout_s=config.grading.start_timeout_s,
     )
 
 
-def make_grade(config: ConfigDict, pool: GradingPool) -> GradeFn:
+def make_grade(config: ConfigDict, pool: grading.GradingPool) -> GradeFn:
     """The verifier of the config's task, in the pool's processes."""
 
-    def grade(pairs: list[tuple[str, str]]) -> np.ndarray:
-        return np.array([r.score for r in pool.grade(config.task.name, pairs)])
+    def grade(pairs: list[tuple[str, str]]):
+        results = pool.grade(config.task.name, pairs)
+        scores = np.array([result.score for result in results], np.float32)
+        return scores, grading.count(results)
 
     return grade
 

@@ -206,6 +206,7 @@ _POSITIVE = (
     "grading.workers",
     "grading.timeout_s",
     "grading.memory_gib",
+    "grading.start_timeout_s",
     "learner.minibatch_prompts",
     "learner.passes",
     "learner.chunk_tokens",

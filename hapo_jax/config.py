@@ -59,6 +59,7 @@ def default() -> ConfigDict:
     c.grading.workers = 2  # processes
     c.grading.timeout_s = 10.0  # wall clock per completion
     c.grading.memory_gib = 4.0  # per process
+    c.grading.start_timeout_s = 120.0  # for a process to start and import its grader
 
     c.algo = _algo()
 

@@ -6,7 +6,6 @@
 problem and the sample alone, so two policies are compared on equal draws.
 """
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ import tqdm
 from absl import flags
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, cli, report, run_folder, run_records
+from hapo_jax import builders, check, cli, report, run_records
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import temperature as temperature_lib
@@ -198,8 +197,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str | None) -> None:
         if not is_run:
             config.model.path = str(source)
         elif not config.model.path:
-            saved = json.loads((source / run_folder.CONFIG).read_text())
-            config.model.path = saved["config"]["model"]["path"]
+            config.model.path = run_records.read_config(source)["model"]["path"]
     check.check(config, num_devices=jax.device_count())
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
@@ -212,8 +210,7 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str | None) -> None:
     folder = pathlib.Path(workdir) if workdir else source
     if workdir or is_run:
         path = folder / "eval" / f"{config.task.name}_step_{step}.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        run_records.replace(path, run_records.lines_to_bytes(records))
+        run_records.write_lines(path, records)
         print(f"wrote {path}")
 
 

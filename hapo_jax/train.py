@@ -166,7 +166,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                     passes=options.passes,
                     reference_params=reference_params,
                 )
-                metrics |= learnt | pool.counters()
+                metrics |= learnt
                 metrics["time/update"] = time.perf_counter() - collected
                 metrics["time/step"] = time.perf_counter() - started
 

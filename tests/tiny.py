@@ -9,8 +9,10 @@ from flax import nnx
 
 from hapo_jax import config as config_lib
 from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import scoring
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import batch as batch_lib
 
 MODEL = ModelConfig(
     model_type="qwen3",
@@ -36,8 +38,8 @@ def model(seed: int = 0) -> tuple[nnx.GraphDef, nnx.State]:
 
 
 def params(seed: int = 0) -> nnx.State:
-    """A fresh copy, for functions that donate."""
-    return jax.tree.map(jnp.copy, model(seed)[1])
+    """A fresh copy on the host, for functions that donate."""
+    return jax.tree.map(np.array, model(seed)[1])
 
 
 def prompts(lengths, columns: int, seed: int = 0):
@@ -54,3 +56,59 @@ def objective(method: str = "hapo", **changes) -> objective_lib.Objective:
     config = config_lib.apply_method(config_lib.default(), method)
     settings = config_lib.flat(config.algo)
     return objective_lib.make_objective(**settings | changes)
+
+
+def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):
+    """A random RolloutBatch whose log-probs are those of `model(seed=1)`.
+
+    Ragged, with an empty row at the end and a group of equal rewards at the start.
+    """
+    rng = np.random.default_rng(seed)
+    B, P = num_prompts * group_size, 6
+    tokens, lengths = prompts(rng.integers(2, P + 1, num_prompts), P, seed)
+    completion_lengths = rng.integers(1, T + 1, B)
+    completion_lengths[-1] = 0
+    mask = np.arange(T)[None] < completion_lengths[:, None]
+    rewards = rng.integers(0, 2, B).astype(np.float32)
+    rewards[:group_size] = 1.0
+    rows = batch_lib.RolloutBatch(
+        prompt_tokens=np.repeat(tokens, group_size, 0),
+        prompt_lengths=np.repeat(lengths, group_size),
+        completion_tokens=rng.integers(3, MODEL.vocab_size, (B, T)).astype(np.int32)
+        * mask,
+        completion_mask=mask,
+        entropy=np.zeros((B, T), np.float32),
+        temperature=mask.astype(np.float32),
+        behavior_logprobs=np.zeros((B, T), np.float32),
+        base_logprobs=np.zeros((B, T), np.float32),
+        group_ids=np.repeat(np.arange(num_prompts) * group_size, group_size).astype(
+            np.int32
+        ),
+        prompt_ids=np.repeat(np.arange(num_prompts), group_size),
+        sample_ids=np.tile(np.arange(group_size), num_prompts).astype(np.int32),
+        scores=rewards,
+        rewards=rewards,
+        truncated=np.zeros(B, bool),
+    )
+    graphdef, params = model(seed=1)
+    scores = scoring.score_rows(
+        nnx.merge(graphdef, params),
+        *map(
+            jnp.asarray,
+            (
+                rows.prompt_tokens,
+                rows.prompt_lengths,
+                rows.completion_tokens,
+                rows.completion_mask,
+            ),
+        ),
+        base_temperature=1.0,
+        chunk_tokens=1024,
+        with_entropy=True,
+    )
+    logprobs = np.where(mask, scores.logprobs, 0)
+    return rows._replace(
+        behavior_logprobs=logprobs,
+        base_logprobs=logprobs,
+        entropy=np.where(mask, scores.entropy, 0),
+    )

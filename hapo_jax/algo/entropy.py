@@ -157,7 +157,8 @@ def score(
     low = _scale(h, -stats.min_score)
     if low_sign == "public":
         low = -low
-    return jnp.clip(jnp.where(h > 0, _scale(h, stats.max_score), low), -1, 1)
+    scaled = jnp.where(h > 0, _scale(h, stats.max_score), low)
+    return jax.lax.stop_gradient(jnp.clip(scaled, -1, 1))
 
 
 def _scale(h: Array, extreme: Array) -> Array:

@@ -44,7 +44,8 @@ def estimate(
     if name == "k1":
         value = difference
     elif name == "abs":
-        value = jnp.abs(difference)
+        # Not jnp.abs, whose gradient at 0 is 1: equal policies must not be pulled.
+        value = difference * jnp.sign(difference)
     elif name == "k2":
         value = jnp.square(difference) / 2
     else:

@@ -1,7 +1,8 @@
 """Sums, means, extremes and order statistics under a mask.
 
 Every function selects with `where` before it multiplies or adds, so that NaN or inf
-in padding reaches neither a value nor a gradient. An empty mask gives 0, never NaN.
+in the padding of `x` reaches neither a value nor the gradient in `x`. An empty mask
+gives 0, never NaN.
 Reductions are plain sums and extremes: over a sharded batch each is one scalar
 all-reduce, and nothing is gathered or sorted.
 """
@@ -18,7 +19,8 @@ Array = jax.Array
 # own (a group's standard deviation, say) take theirs as an argument.
 EPSILON = 1e-8
 
-_QUANTILE_RESOLUTION = 10_000
+# Of a quantile: its square stays below 2**31.
+_MAX_DENOMINATOR = 10_000
 
 
 def sum(x: Array, mask: Array, axis: int | None = None) -> Array:
@@ -85,14 +87,15 @@ def quantile(x: Array, mask: Array, q: float) -> Array:
     Args:
       x: float32 of any shape, finite where masked.
       mask: bool, the shape of x.
-      q: in [0, 1], a Python float with at most four decimals, so that q * (N - 1) is
-        rounded exactly however large N is (float32 would be off from 2**24 on).
+      q: in [0, 1], a Python float that stands for a fraction with a denominator of at
+        most 10 000 (any number of four decimals does), so that q * (N - 1) is rounded
+        exactly however large N is; float32 would be off from 2**24 on.
 
     Returns:
       float32 scalar, bit for bit an element of x; 0 for an empty mask.
 
     Raises:
-      ValueError: q is outside [0, 1] or has more than four decimals.
+      ValueError: q is outside [0, 1] or no such fraction.
     """
     chex.assert_equal_shape([x, mask])
     chex.assert_type(x, jnp.float32)
@@ -110,10 +113,13 @@ def quantile(x: Array, mask: Array, q: float) -> Array:
 
 def _order_index(size: Array, q: float) -> Array:
     """round_half_even(q * (size - 1)) in int32 arithmetic; size is int32, traced."""
-    share = fractions.Fraction(q).limit_denominator(_QUANTILE_RESOLUTION)
-    if not 0 <= q <= 1 or abs(float(share) - q) > 1e-9:
+    if not 0 <= q <= 1:
+        raise ValueError(f"{q=} must be in [0, 1].")
+    share = fractions.Fraction(q).limit_denominator(_MAX_DENOMINATOR)
+    if float(share) != q:
         raise ValueError(
-            f"{q=} must be in [0, 1] with at most four decimals; round the quantile."
+            f"{q=} must be a fraction whose denominator is at most "
+            f"{_MAX_DENOMINATOR}; round it to four decimals."
         )
     numerator, denominator = share.numerator, share.denominator
     # size - 1 = whole * denominator + part keeps every product below 2**31.

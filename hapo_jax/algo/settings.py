@@ -92,22 +92,34 @@ def _check_entropy(settings: Mapping[str, Any]) -> None:
     """Statistics and temperature."""
     floor, quantile = settings["entropy_floor"], settings["entropy_quantile"]
     require(
-        settings, "entropy_floor", floor > 0, "be above 0 nats",
+        settings,
+        "entropy_floor",
+        floor > 0,
+        "be above 0 nats",
         "the score takes its logarithm, 1e-8 is usual",
-    )  # fmt: skip
+    )
     require(
-        settings, "entropy_quantile", round(quantile, 4) == quantile,
-        "have at most four decimals", "round it",
-    )  # fmt: skip
+        settings,
+        "entropy_quantile",
+        round(quantile, 4) == quantile,
+        "have at most four decimals",
+        "round it",
+    )
     low, high = settings["temperature_min_factor"], settings["temperature_max_factor"]
     require(
-        settings, "temperature_min_factor", 0 < low <= 1, "be in (0, 1]",
+        settings,
+        "temperature_min_factor",
+        0 < low <= 1,
+        "be in (0, 1]",
         "it multiplies the base temperature",
-    )  # fmt: skip
+    )
     require(
-        settings, "temperature_max_factor", high >= 1, "be at least 1",
+        settings,
+        "temperature_max_factor",
+        high >= 1,
+        "be at least 1",
         "it multiplies the base temperature",
-    )  # fmt: skip
+    )
 
 
 def _check_clip(settings: Mapping[str, Any]) -> None:
@@ -116,43 +128,53 @@ def _check_clip(settings: Mapping[str, Any]) -> None:
     widest = 1 + settings["clip_strength"]
     dual, limit = settings["clip_dual"], settings["clip_log_ratio"]
     require(
-        settings, "clip_low", 0 < low * widest <= 1,
+        settings,
+        "clip_low",
+        0 < low * widest <= 1,
         "be above 0 and, times (1 + algo.clip.strength), at most 1",
         "the lower bound of a ratio must stay at 0 or above, so lower either",
-    )  # fmt: skip
+    )
     require(settings, "clip_high", high > 0, "be above 0", "0.2 to 0.28 is usual")
     require(
-        settings, "clip_dual", dual == 0 or dual > 1, "be above 1, or 0 for none",
+        settings,
+        "clip_dual",
+        dual == 0 or dual > 1,
+        "be above 1, or 0 for none",
         "3 to 10 is usual",
-    )  # fmt: skip
+    )
     largest = max(1 + high * widest, dual)
     require(
-        settings, "clip_log_ratio", limit == 0 or limit > math.log(largest),
+        settings,
+        "clip_log_ratio",
+        limit == 0 or limit > math.log(largest),
         f"be above {math.log(largest):.3g} nats, the log of the largest bound on a "
         "ratio, or 0 for none",
         "20 is usual",
-    )  # fmt: skip
+    )
 
 
 def _check_rest(settings: Mapping[str, Any]) -> None:
     """Aggregation, KL term and importance weights."""
     require(
-        settings, "aggregation_scale_tokens",
+        settings,
+        "aggregation_scale_tokens",
         settings["aggregation"] != "seq_mean_token_sum_norm"
         or settings["aggregation_scale_tokens"] > 0,
         "be above 0 for algo.aggregation='seq_mean_token_sum_norm'",
         "set it to the longest completion in tokens",
-    )  # fmt: skip
+    )
     require(
-        settings, "kl_estimator",
+        settings,
+        "kl_estimator",
         settings["kl_strength"] == 0 or settings["kl_estimator"] != "k1",
         "not be k1 in a loss, where its expected gradient is 0",
         "use k1+, k2 or k3, or set algo.kl.strength to 0",
-    )  # fmt: skip
+    )
     floor, cap = settings["importance_floor"], settings["importance_cap"]
     require(
-        settings, "importance_cap",
+        settings,
+        "importance_cap",
         settings["importance_mode"] == "none" or floor < 1 <= cap,
         f"be at least 1, and algo.importance.floor={floor!r} below 1",
         "a weight of 1 means that sampler and learner agree and must be allowed",
-    )  # fmt: skip
+    )

@@ -285,34 +285,41 @@ class Checkpoints:
 
     def _read(self, step: int, abstract_state: Any, *, partial: bool) -> Restored:
         """Reads and verifies one checkpoint; raises `_Broken` or ValueError."""
+        self.wait()
         record = self._read_record(step)
         abstract = _named_leaves(abstract_state)
         _check_match(record["arrays"], abstract, step=step, partial=partial)
-        items = self._read_items(
+        arrays = self._read_item(
             step,
-            state=ocp.args.PyTreeRestore(
+            "state",
+            ocp.PyTreeCheckpointHandler(),
+            ocp.args.PyTreeRestore(
                 abstract,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(abstract),
                 partial_restore=True,
             ),
-            extra=ocp.args.PyTreeRestore(),
         )
         wrong = [
             name
-            for name, value in _fingerprints(items["state"]).items()
+            for name, value in _fingerprints(arrays).items()
             if value != record["fingerprints"][name]
         ]
         if wrong:
             raise _Broken(f"the values of {', '.join(wrong)} are not those saved")
-        packed = np.asarray(items["extra"]["packed"])
+        extra = self._read_item(
+            step, "extra", ocp.PyTreeCheckpointHandler(), ocp.args.PyTreeRestore()
+        )
+        packed = np.asarray(extra["packed"])
         if zlib.crc32(packed) != record["extra_crc32"]:
             raise _Broken("what the host carried (extra) is not what was saved")
-        leaves = [items["state"][name] for name in abstract]
+        leaves = [arrays[name] for name in abstract]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
         return Restored(step, state, host_tree.unpack(packed))
 
     def _read_record(self, step: int) -> dict[str, Any]:
-        record = self._read_items(step, record=ocp.args.JsonRestore())["record"]
+        record = self._read_item(
+            step, "record", ocp.JsonCheckpointHandler(), ocp.args.JsonRestore()
+        )
         content = record.get("content") if isinstance(record, dict) else None
         if content is None or record.get("crc32") != _crc(content):
             raise _Broken("its record is damaged")
@@ -323,21 +330,28 @@ class Checkpoints:
             )
         return content
 
-    def _read_items(self, step: int, **items: Any) -> Mapping[str, Any]:
-        """Reads items through orbax; any way a file can disappoint is `_Broken`."""
+    def _read_item(self, step: int, name: str, handler: Any, args: Any) -> Any:
+        """Reads one item with orbax's handler; any way it can fail is `_Broken`.
+
+        Not through the manager: its `restore` ends at a barrier, and a process that
+        alone met the damage would leave the others waiting there.
+        """
         found, reason = None, None
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(**items))
+            found = handler.restore(self.directory / str(step) / name, args=args)
         except (MemoryError, jax.errors.JaxRuntimeError):
             raise  # About this machine, not about the files.
         # tensorstore and orbax raise OSError, ValueError, KeyError and plain Exception
         # for damaged files.
         except Exception as error:
             reason = error
-        # One process alone may meet the damage: they must all go back, or none.
+        # All processes go back to an older checkpoint, or none.
         if not _on_all_processes(reason is None):
-            text = str(reason).strip() or "unreadable on another process"
-            raise _Broken(f"{type(reason).__name__}: {text}") from reason
+            if reason is None:
+                raise _Broken(f"another process cannot read its {name}")
+            # The first line says what is wrong; tensorstore adds pages about where.
+            line = str(reason).partition("\n")[0]
+            raise _Broken(f"{name}: {type(reason).__name__}: {line}") from reason
         return found
 
     def _set_aside(self, steps: list[int]) -> None:

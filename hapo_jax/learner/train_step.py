@@ -272,7 +272,7 @@ def _update(
     divisor = jnp.where(denominator == 0, 1.0, denominator)
     loss = value / divisor
     grads = jax.tree.map(lambda g: g / divisor, grads)
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     num_tokens = rows.completion_mask.sum()
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     # A mini-batch of empty rows has nothing to say: not even weight decay applies.

@@ -143,6 +143,7 @@ def save_params(
     staging = path.with_name(f".{path.name}.partial")
     if writes:
         _make_staging(path, staging)
+        _write_json(staging / CONFIG, hf_config)
     tensors = layouts.file_tensors(params)
     shards = _split_into_shards(tensors, dtype.itemsize, max_shard_bytes)
     for file, names in shards.items():
@@ -154,11 +155,12 @@ def save_params(
         if writes:
             # transformers asks for the format, though torch plays no part here.
             safetensors.numpy.save_file(arrays, staging / file, {"format": "pt"})
+            # safetensors makes files that only their owner may read.
+            shutil.copymode(staging / CONFIG, staging / file)
     if not writes:
         return
     if len(shards) > 1:
         _write_json(staging / INDEX_FILE, _index(shards, tensors, dtype.itemsize))
-    _write_json(staging / CONFIG, hf_config)
     if generation:
         _write_json(staging / GENERATION_CONFIG, generation)
     if tokenizer is not None:
@@ -326,6 +328,8 @@ def _generation_config(source, tokenizer: Tokenizer | None) -> dict[str, Any]:
     if source is not None and (pathlib.Path(source) / GENERATION_CONFIG).is_file():
         generation = _read_json(pathlib.Path(source) / GENERATION_CONFIG)
     if tokenizer is not None:
+        # The flag says that the file only repeats config.json, which now it does not.
+        generation.pop("_from_model_config", None)
         generation |= {
             "eos_token_id": list(tokenizer.stop_ids),
             "pad_token_id": tokenizer.pad_id,

@@ -56,11 +56,14 @@ def rows(batch: RolloutBatch, index) -> RolloutBatch:
 
 
 def concatenate(batches: list[RolloutBatch]) -> RolloutBatch:
-    """Rows of several batches one after another; group ids are numbered anew."""
-    joined = RolloutBatch(*(np.concatenate(fields) for fields in zip(*batches)))
-    starts = np.cumsum([0, *(len(b.group_ids) for b in batches[:-1])])
-    shifted = [b.group_ids + start for b, start in zip(batches, starts)]
-    return joined._replace(group_ids=np.concatenate(shifted).astype(np.int32))
+    """Rows of several batches one after another; number the groups anew afterwards."""
+    return RolloutBatch(*(np.concatenate(fields) for fields in zip(*batches)))
+
+
+def number_groups(batch: RolloutBatch, group_size: int) -> RolloutBatch:
+    """Sets `group_ids` to the index of each group's first row."""
+    row = np.arange(len(batch.rewards), dtype=np.int32)
+    return batch._replace(group_ids=row // group_size * group_size)
 
 
 def pad_rows(batch: RolloutBatch, num_rows: int) -> RolloutBatch:
@@ -69,17 +72,13 @@ def pad_rows(batch: RolloutBatch, num_rows: int) -> RolloutBatch:
     An empty row carries no loss and counts in no denominator. It keeps shapes fixed
     when dynamic sampling finds too few useful groups.
     """
-    missing = num_rows - len(batch.rewards)
-    fields = [
-        np.pad(field, [(0, missing)] + [(0, 0)] * (field.ndim - 1)) for field in batch
-    ]
-    padded = RolloutBatch(*fields)
-    filler = np.arange(num_rows) >= num_rows - missing
-    return padded._replace(
-        group_ids=np.where(filler, np.arange(num_rows), padded.group_ids).astype(
-            np.int32
-        ),
-        prompt_ids=np.where(filler, -1, padded.prompt_ids),
-        # A row of nothing but padding would attend to nothing; one token avoids it.
-        prompt_lengths=np.where(filler, 1, padded.prompt_lengths).astype(np.int32),
+    present = len(batch.rewards)
+    padded = RolloutBatch(
+        *(
+            np.pad(x, [(0, num_rows - present)] + [(0, 0)] * (x.ndim - 1))
+            for x in batch
+        )
     )
+    padded.prompt_ids[present:] = -1
+    padded.prompt_lengths[present:] = 1  # a sequence has at least one token
+    return padded

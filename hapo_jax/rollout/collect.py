@@ -40,7 +40,7 @@ class StreamState(NamedTuple):
         )
 
 
-# (prompt_ids [N], first_sample [N]) -> graded completions and timings
+# (prompt_ids [N], first_sample [N]) -> graded completions, and metrics to be summed
 GenerateFn = Callable[
     [np.ndarray, np.ndarray], tuple[RolloutBatch, dict[str, float]]
 ]
@@ -73,11 +73,11 @@ def collect(
     Returns:
       RolloutBatch of batch_prompts·G rows, the new state, and metrics: of everything
       sampled in this step (`rollout/…`), so that dynamic sampling does not hide how
-      good the policy is, and `time/…` in seconds.
+      good the policy is, and the sums of what `generate` counted.
     """
     kept = [] if state.carried is None else [state.carried]
     num_groups = num_carried = sum(len(b.rewards) for b in kept) // group_size
-    cursor, sampled, times, drawn = state.cursor, [], Counter(), Counter()
+    cursor, sampled, sums, drawn = state.cursor, [], Counter(), Counter()
     while num_groups < batch_prompts and len(sampled) < max_rounds:
         prompt_ids = take(cursor, round_prompts)
         cursor += round_prompts
@@ -87,8 +87,8 @@ def collect(
         for prompt in prompt_ids:
             first_sample.append(drawn[prompt] * group_size)
             drawn[prompt] += 1
-        fresh, spent = generate(prompt_ids, np.array(first_sample))
-        times.update(spent)
+        fresh, counted = generate(prompt_ids, np.array(first_sample))
+        sums.update(counted)
         sampled.append(fresh)
         keep = _useful(fresh, group_size) if dynamic_sampling else slice(None)
         kept.append(batch_lib.rows(fresh, keep))
@@ -96,22 +96,20 @@ def collect(
 
     pool = batch_lib.concatenate(kept)
     rows = batch_prompts * group_size
-    batch = batch_lib.rows(pool, slice(rows))
-    carried = batch_lib.rows(pool, slice(rows, None))
-    if len(carried.rewards):
-        carried = carried._replace(group_ids=carried.group_ids - rows)
-    else:
-        carried = None
+    batch = batch_lib.pad_rows(batch_lib.rows(pool, slice(rows)), rows)
+    batch = batch_lib.number_groups(batch, group_size)
+    surplus = batch_lib.rows(pool, slice(rows, None))
+    carried = surplus if len(surplus.rewards) else None
     metrics = {
         "rollout/rounds": len(sampled),
         "rollout/groups_trained": min(num_groups, batch_prompts),
         "rollout/groups_from_last_step": min(num_carried, batch_prompts),
         "rollout/groups_carried": max(num_groups - batch_prompts, 0),
-        **dict(times),
+        **sums,
     }
     if sampled:
         metrics |= _describe(batch_lib.concatenate(sampled), group_size)
-    return batch_lib.pad_rows(batch, rows), StreamState(cursor, carried), metrics
+    return batch, StreamState(cursor, carried), metrics
 
 
 def _useful(batch: RolloutBatch, group_size: int) -> np.ndarray:

@@ -10,12 +10,13 @@ import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import rewards as rewards_lib
+from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.prompts import PromptSet
 
-# (completions and gold answers) -> one score in [0, 1] per pair
-GradeFn = Callable[[list[tuple[str, str]]], np.ndarray]
+# (completion, gold answer) pairs -> scores in [0, 1], and counts of what went wrong
+GradeFn = Callable[[list[tuple[str, str]]], tuple[np.ndarray, dict[str, int]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +103,8 @@ def generate(
       first_sample: [n] int, id of each prompt's first completion in this step.
 
     Returns:
-      RolloutBatch of n·G rows, and seconds spent as `time/sample`, `time/grade`.
+      RolloutBatch of n·G rows; and seconds spent (`time/sample`, `time/grade`) with the
+      verifier's counts.
     """
     g, n = generator, len(prompt_ids)
     started = time.perf_counter()
@@ -126,9 +128,9 @@ def generate(
     texts = [g.decode(row[:k]) for row, k in zip(samples.tokens, lengths)]
     row_prompts = row_prompts[: n * g.group_size]
     answers = [g.prompts.problems[i].answer for i in row_prompts]
-    scores = np.asarray(g.grade(list(zip(texts, answers))), np.float32)
-    group = np.arange(n * g.group_size) // g.group_size * g.group_size
-    return RolloutBatch(
+    scores, counts = g.grade(list(zip(texts, answers)))
+    last = samples.tokens[:, -1]
+    batch = RolloutBatch(
         prompt_tokens=np.repeat(prompt_tokens[:n], g.group_size, 0),
         prompt_lengths=np.repeat(prompt_lengths[:n], g.group_size),
         completion_tokens=samples.tokens,
@@ -137,13 +139,15 @@ def generate(
         temperature=samples.temperature,
         behavior_logprobs=samples.behavior_logprobs,
         base_logprobs=samples.base_logprobs,
-        group_ids=group.astype(np.int32),
+        group_ids=np.zeros(len(scores), np.int32),
         prompt_ids=row_prompts,
         sample_ids=sample_ids[: n * g.group_size].astype(np.int32),
         scores=scores,
         rewards=g.rewards(scores, lengths),
-        truncated=samples.mask[:, -1] & ~np.isin(samples.tokens[:, -1], g.stop_ids),
-    ), {
+        truncated=samples.mask[:, -1] & ~np.isin(last, g.stop_ids),
+    )
+    times = {
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
     }
+    return batch_lib.number_groups(batch, g.group_size), times | counts

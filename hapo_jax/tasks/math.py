@@ -187,13 +187,16 @@ _CLEANING = tuple(
         (r"(?i)\.?\s*I hope it is correct\b.*$", ""),  # Minerva's prompt asks for it
         (r"\*\*", "^"),  # Python's power; bold marks around the answer are gone by now
         (r"\\\\\[[^\]]*\]", r"\\\\"),  # \\[2pt] between the rows of a matrix
-        (r"\\!|\\left\b|\\right\b|\\displaystyle\b", ""),
-        (r"\\\$|\$|(?<!\\)\\[()\[\],;: ]|\\q?quad\b|~|\s", " "),  # math on, off, space
+        (r"\\!|\\(?:left|right|displaystyle)(?![a-zA-Z])", ""),
+        (
+            r"\\\$|\$|(?<!\\)\\[()\[\],;: ]|\\q?quad(?![a-zA-Z])|~|\s",
+            " ",
+        ),  # math on, off, space
         (r"[−–]", "-"),
         (r"\\%", "%"),
-        (r"\\[dt]frac\b", r"\\frac"),
+        (r"\\[dt]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}", r" \1 "),
-        (r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree\b|°", " "),
+        (r"\^\s*(?:\\circ\b|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])|°", " "),
         (
             r"(?i)^\s*(?:(?:so|thus|hence|therefore),?\s+)?(?:the\s+)?(?:final\s+)?"
             r"answer\s*(?:is|:|=)?\s+",

@@ -1,0 +1,415 @@
+"""A pool of processes that grade completions, whatever the completions do to them.
+
+The rules of grading are in `tasks/`; here is the safety around them. Each item has a
+wall-clock limit, kept by killing its process; a process that dies takes only the item
+it was at with it; both score 0 and are counted. Processes import no jax, hold to a
+memory limit and end with this one, even if that is killed (see `tasks/worker.py`).
+
+One thread owns the processes and does all the talking. `submit` hands it work and
+returns a future, `grade` waits for it.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import selectors
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from multiprocessing import connection
+from typing import Any, NamedTuple
+
+import hapo_jax
+from hapo_jax import tasks
+
+OUTCOMES = ("graded", "timed_out", "crashed")
+
+# Large chunks spare round trips, several chunks per process share out slow items.
+_CHUNK_ITEMS = 64
+_CHUNKS_PER_WORKER = 4
+# Processes that fail to start so often in a row mean that none ever will.
+_FAILED_STARTS = 3
+_STDERR_BYTES = 4_000
+
+
+class GradeResult(NamedTuple):
+    """What became of one item.
+
+    Attributes:
+      score: the grader's score, 0.0 unless `outcome` is "graded".
+      extracted: what the grader read as the answer, or None.
+      outcome: "graded", "timed_out", or "crashed" (the process died or the grader
+        raised).
+      detail: why it was not graded; empty if it was.
+    """
+
+    score: float
+    extracted: str | None
+    outcome: str
+    detail: str
+
+
+def count(results: Iterable[GradeResult]) -> dict[str, int]:
+    """Items by outcome: {"grading/graded": ..., "grading/timed_out": ..., ...}."""
+    found = collections.Counter(result.outcome for result in results)
+    return {f"grading/{outcome}": found[outcome] for outcome in OUTCOMES}
+
+
+class GradingPool:
+    """Grades (completion, answer) pairs in processes that it starts and replaces.
+
+    A context manager. Safe to use from several threads. After `close`, or when its
+    processes cannot be started any more, every call raises RuntimeError.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_workers: int,
+        timeout_s: float,
+        memory_gib: float,
+        start_timeout_s: float,
+    ):
+        """Starts the processes, all at once, and returns when they are ready.
+
+        Args:
+          num_workers: processes, >= 1.
+          timeout_s: wall-clock seconds that one item may take, > 0.
+          memory_gib: address space of a process in GiB, > 0; Python and math-verify
+            need about a quarter of one.
+          start_timeout_s: seconds that a process may take to start, and to import a
+            task's grader, > 0.
+
+        Raises:
+          ValueError: an argument is out of its range.
+          RuntimeError: processes do not start; carries what they said.
+        """
+        if num_workers < 1:
+            raise ValueError(f"{num_workers=} must be at least 1.")
+        limits = {
+            "timeout_s": timeout_s,
+            "memory_gib": memory_gib,
+            "start_timeout_s": start_timeout_s,
+        }
+        for name, value in limits.items():
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name}={value} must be positive and finite.")
+        self._num_workers = num_workers
+        self._timeout_s = timeout_s
+        self._memory_gib = memory_gib
+        self._start_timeout_s = start_timeout_s
+        self._lock = threading.Lock()  # guards the four fields below
+        self._submitted: list[_Job] = []
+        self._counters = count(())
+        self._closing = False
+        self._failure: RuntimeError | None = None
+        self._chunks: collections.deque[_Chunk] = collections.deque()
+        self._workers: list[_Worker] = []
+        self._failed_starts = 0
+        self._selector = selectors.DefaultSelector()
+        self._bell_out, self._bell_in = connection.Pipe(duplex=False)
+        self._selector.register(self._bell_out, selectors.EVENT_READ, None)
+        self._ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        # A daemon, so that a program that forgets `close` can end. The processes end
+        # with their parent *thread*, so this one also starts them.
+        self._thread = threading.Thread(target=self._run, name="grading", daemon=True)
+        self._thread.start()
+        self._ready.result()
+
+    def __enter__(self) -> "GradingPool":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """Items by outcome since the start; `count` gives those of one call."""
+        with self._lock:
+            return dict(self._counters)
+
+    def grade(self, task: str, items: Sequence[tuple[str, str]]) -> list[GradeResult]:
+        """Grades (completion, answer) pairs; results in their order. See `submit`."""
+        return self.submit(task, items).result()
+
+    def submit(
+        self, task: str, items: Sequence[tuple[str, str]]
+    ) -> "concurrent.futures.Future[list[GradeResult]]":
+        """Starts grading (completion, answer) pairs; the future holds their results.
+
+        Raises:
+          ValueError: there is no such task, or an item is no pair of texts.
+          RuntimeError: the pool is closed or broken. The future raises it too if that
+            happens while it waits.
+        """
+        tasks.check(task)
+        for place, item in enumerate(items):
+            if len(item) != 2 or not all(isinstance(text, str) for text in item):
+                raise ValueError(
+                    f"items[{place}] must be a pair of texts, completion and answer."
+                )
+        job = _Job(task, list(items), [None] * len(items), len(items))
+        if not items:
+            job.future.set_result([])
+            return job.future
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            if self._closing:
+                raise RuntimeError("The grading pool is closed; make a new one.")
+            self._submitted.append(job)
+        self._bell_in.send_bytes(b"!")
+        return job.future
+
+    def close(self) -> None:
+        """Ends the processes; unfinished futures raise RuntimeError. Idempotent."""
+        with self._lock:
+            first, self._closing = not self._closing, True
+        if first and self._thread.is_alive():
+            self._bell_in.send_bytes(b"!")
+        self._thread.join()
+
+    # ---- everything below runs in the pool's thread ---------------------------------
+
+    def _run(self) -> None:
+        """Starts, feeds, hears and replaces processes until the pool closes."""
+        failure = RuntimeError("The grading pool was closed while this was waiting.")
+        try:
+            while not self._closing:
+                self._start_missing()
+                self._feed()
+                for key, _ in self._selector.select(self._patience()):
+                    if key.data is None:
+                        self._take_submitted()
+                    else:
+                        self._hear(key.data)
+                self._end_overdue()
+        except BaseException as error:  # nobody may wait for ever, whatever went wrong
+            failure = RuntimeError(f"The grading pool broke: {error}")
+            failure.__cause__ = error
+            with self._lock:
+                self._failure = failure
+        finally:
+            self._end(failure)
+
+    def _end(self, failure: RuntimeError) -> None:
+        for worker in list(self._workers):
+            self._drop(worker)
+        with self._lock:
+            self._closing = True
+            waiting = {id(job): job for job in self._submitted}
+        waiting |= {id(chunk.job): chunk.job for chunk in self._chunks}
+        for job in waiting.values():
+            job.future.set_exception(failure)
+        if not self._ready.done():
+            self._ready.set_exception(failure)
+        self._selector.close()
+
+    def _start_missing(self) -> None:
+        while len(self._workers) < self._num_workers:
+            worker = _start(self._memory_gib, self._start_timeout_s)
+            self._workers.append(worker)
+            self._selector.register(worker.socket, selectors.EVENT_READ, worker)
+
+    def _take_submitted(self) -> None:
+        self._bell_out.recv_bytes()
+        with self._lock:
+            jobs, self._submitted = self._submitted, []
+        for job in jobs:
+            share = -(-len(job.items) // (_CHUNKS_PER_WORKER * self._num_workers))
+            size = min(_CHUNK_ITEMS, share)
+            for start in range(0, len(job.items), size):
+                stop = min(start + size, len(job.items))
+                self._chunks.append(_Chunk(job, start, stop))
+
+    def _feed(self) -> None:
+        """Gives each idle process a chunk."""
+        for worker in [w for w in self._workers if w.state == "idle"]:
+            if not self._chunks:
+                return
+            worker.chunk = chunk = self._chunks.popleft()
+            worker.state = "loading"
+            worker.deadline = time.monotonic() + self._start_timeout_s
+            items = chunk.job.items[chunk.next : chunk.stop]
+            message = {"task": chunk.job.task, "items": items}
+            try:
+                worker.socket.send_bytes(json.dumps(message).encode("ascii"))
+            except OSError:  # it died while idle; nobody's fault
+                self._drop(worker)
+
+    def _hear(self, worker: "_Worker") -> None:
+        """Takes one message, or notices that the process has died."""
+        try:
+            message = json.loads(worker.socket.recv_bytes())
+        except (EOFError, OSError):
+            self._bury(worker)
+            return
+        if "failed" in message:
+            self._failed_start(worker, message["failed"])
+        elif "score" in message or "error" in message:
+            self._settle(worker, _result(message))
+            if message.get("leaving"):
+                self._drop(worker)
+        else:  # ready, or loaded
+            if "loaded" in message:
+                self._failed_starts = 0
+            worker.state = "grading" if worker.chunk else "idle"
+            worker.deadline = time.monotonic() + self._timeout_s
+            if not self._ready.done() and all(
+                other.state != "starting" for other in self._workers
+            ):
+                self._ready.set_result(None)
+
+    def _settle(self, worker: "_Worker", result: GradeResult) -> None:
+        """Notes the result of the item that the process is at."""
+        chunk = worker.chunk
+        job = chunk.job
+        job.results[chunk.next] = result
+        job.left -= 1
+        chunk.next += 1
+        worker.deadline = time.monotonic() + self._timeout_s
+        if chunk.next == chunk.stop:
+            worker.chunk, worker.state = None, "idle"
+        with self._lock:
+            self._counters[f"grading/{result.outcome}"] += 1
+        if job.left == 0:
+            job.future.set_result(job.results)
+
+    def _bury(self, worker: "_Worker") -> None:
+        """A process died: of the item it was at, or before it could start."""
+        code = worker.process.wait()
+        if worker.state in ("starting", "loading"):
+            self._failed_start(worker, f"exit code {code}")
+            return
+        if worker.state == "grading":
+            detail = f"the grader's process ended with exit code {code}"
+            self._settle(worker, GradeResult(0.0, None, "crashed", detail))
+        self._drop(worker)
+
+    def _end_overdue(self) -> None:
+        now = time.monotonic()
+        for worker in [w for w in self._workers if w.overdue(now)]:
+            if worker.state == "grading":
+                detail = f"took longer than {self._timeout_s} s"
+                self._settle(worker, GradeResult(0.0, None, "timed_out", detail))
+                self._drop(worker)
+            else:
+                self._failed_start(worker, f"no word in {self._start_timeout_s} s")
+
+    def _failed_start(self, worker: "_Worker", why: str) -> None:
+        said = worker.stderr_tail()
+        self._drop(worker)
+        self._failed_starts += 1
+        if self._failed_starts >= _FAILED_STARTS:
+            raise RuntimeError(
+                f"{self._failed_starts} grading processes in a row failed to start "
+                f"(start_timeout_s={self._start_timeout_s}, "
+                f"memory_gib={self._memory_gib}): {why}\n{said}"
+            )
+
+    def _drop(self, worker: "_Worker") -> None:
+        """Ends a process; the items it has not been at go back to the queue."""
+        self._workers.remove(worker)
+        self._selector.unregister(worker.socket)
+        worker.socket.close()
+        worker.process.kill()
+        worker.process.wait()
+        worker.stderr.close()
+        if worker.chunk is not None:
+            self._chunks.appendleft(worker.chunk)
+
+    def _patience(self) -> float | None:
+        """Seconds until the next deadline; None if nothing is under way."""
+        deadlines = [w.deadline for w in self._workers if w.state != "idle"]
+        return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
+
+
+@dataclasses.dataclass
+class _Job:
+    """What one `submit` asked for; `left` counts the items without a result."""
+
+    task: str
+    items: list[tuple[str, str]]
+    results: list[GradeResult | None]
+    left: int
+    future: concurrent.futures.Future = dataclasses.field(
+        default_factory=concurrent.futures.Future
+    )
+
+    def __post_init__(self):
+        self.future.set_running_or_notify_cancel()  # there is no way to cancel one
+
+
+@dataclasses.dataclass
+class _Chunk:
+    """Items `next` to `stop` of a job; `next` is the one being graded."""
+
+    job: _Job
+    next: int
+    stop: int
+
+
+@dataclasses.dataclass(eq=False)
+class _Worker:
+    """One process. `state`: starting -> idle -> loading -> grading -> idle -> ..."""
+
+    process: subprocess.Popen
+    socket: connection.Connection
+    stderr: Any  # what it says before it is ready; a file, which cannot fill up
+    deadline: float
+    state: str = "starting"
+    chunk: _Chunk | None = None
+
+    def overdue(self, now: float) -> bool:
+        return self.state != "idle" and now > self.deadline
+
+    def stderr_tail(self) -> str:
+        self.stderr.seek(0)
+        return self.stderr.read()[-_STDERR_BYTES:].decode(errors="replace")
+
+
+def _start(memory_gib: float, start_timeout_s: float) -> _Worker:
+    """Starts one process and does not wait for it."""
+    ours, theirs = connection.Pipe()
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
+    descriptor = theirs.fileno()
+    command = [sys.executable, "-P", "-m", "hapo_jax.tasks.worker"]
+    process = subprocess.Popen(
+        [*command, str(descriptor), str(memory_gib), str(os.getpid())],
+        stdin=subprocess.DEVNULL,
+        stdout=stderr,
+        stderr=stderr,
+        pass_fds=[descriptor],
+        env=_environment(),
+        # A signal to the terminal's or the job's process group is for the parent alone.
+        start_new_session=True,
+    )
+    theirs.close()
+    deadline = time.monotonic() + start_timeout_s
+    return _Worker(process, ours, stderr, deadline)
+
+
+def _environment() -> dict[str, str]:
+    """The parent's environment, with this very package first on the path.
+
+    `-P` above keeps the working directory off it: a `math.py` or `sympy.py` there must
+    not be imported. One thread per library: graders run side by side already, and each
+    thread of OpenBLAS would reserve address space under the limit.
+    """
+    root = str(pathlib.Path(hapo_jax.__file__).resolve().parents[1])
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _result(message: dict) -> GradeResult:
+    if "error" in message:
+        return GradeResult(0.0, None, "crashed", message["error"])
+    return GradeResult(message["score"], message["extracted"], "graded", "")

@@ -1,0 +1,135 @@
+"""The process that grades: `python -m hapo_jax.tasks.worker FD MEMORY_GIB PARENT`.
+
+Started by `rollout/grading.py`, never by hand. It is a program of its own, not a
+`multiprocessing` child: a spawned child imports the parent's `__main__` again, and with
+it jax and whatever a script without an `if __name__ == "__main__"` does.
+
+Messages are JSON over one socket, so that nothing a grader returns is unpickled:
+
+    -> {"task": name, "items": [[completion, answer], ...]}
+    <- {"ready": true}                      once, after the start
+    <- {"loaded": name} | {"failed": text}  once per chunk; the clock starts here
+    <- {"score": 1.0, "extracted": text}    once per item, in order
+     | {"error": text, "leaving": bool}     the same, when the grader raised
+
+The end of the socket ends the process, and so does the death of the parent.
+"""
+
+import ctypes
+import importlib
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from multiprocessing import connection
+from types import ModuleType
+
+from hapo_jax import tasks
+
+_GIB = 2**30
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_ERROR_CHARACTERS = 300
+
+
+def main(argv: list[str]) -> None:
+    """Grades until the socket closes.
+
+    Args:
+      argv: number of the socket's descriptor; limit of the address space in GiB;
+        process id of the parent.
+    """
+    descriptor, memory_gib, parent = int(argv[0]), float(argv[1]), int(argv[2])
+    _end_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent decides
+    _limit(resource.RLIMIT_AS, int(memory_gib * _GIB))
+    _limit(resource.RLIMIT_CORE, 0)  # a crash must not write gigabytes
+    with connection.Connection(descriptor) as socket:
+        _send(socket, {"ready": True})
+        _silence()
+        while (request := _receive(socket)) is not None:
+            if not _answer(socket, request["task"], request["items"]):
+                return
+
+
+def _answer(socket: connection.Connection, task: str, items: list) -> bool:
+    """Grades one chunk; False if the process should end."""
+    try:
+        module = _load(task)
+    except Exception:
+        _send(socket, {"failed": traceback.format_exc()})
+        return False
+    _send(socket, {"loaded": task})
+    for completion, answer in items:
+        reply = _grade(module, completion, answer)
+        _send(socket, reply)
+        if reply.get("leaving"):
+            return False
+    return True
+
+
+def _load(task: str) -> ModuleType:
+    """The task's module, its late imports done."""
+    module = tasks.get(task)
+    for library in tasks.GRADER_LIBRARIES[task]:
+        importlib.import_module(library)
+    return module
+
+
+def _grade(module: ModuleType, completion: str, answer: str) -> dict:
+    """One reply."""
+    try:
+        score, extracted = module.grade(completion, answer)
+        return {"score": float(score), "extracted": extracted}
+    # Graders run foreign code: whatever it raises, sys.exit included, is about this
+    # item alone. After a lack of memory the process leaves, for the memory may be lost.
+    except BaseException as error:
+        text = f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]
+        return {"error": text, "leaving": isinstance(error, MemoryError)}
+
+
+def _send(socket: connection.Connection, message: dict) -> None:
+    # ASCII escapes carry lone surrogates, which UTF-8 cannot.
+    socket.send_bytes(json.dumps(message).encode("ascii"))
+
+
+def _receive(socket: connection.Connection) -> dict | None:
+    try:
+        return json.loads(socket.recv_bytes())
+    except (EOFError, ConnectionResetError):
+        return None
+
+
+def _end_with_parent(parent: int) -> None:
+    """Has the kernel kill this process when the parent dies, even in mid-computation.
+
+    Elsewhere than on Linux the end of the socket does it, after the current item.
+    """
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:  # it died before the line above
+        sys.exit(1)
+
+
+def _limit(kind: int, value: int) -> None:
+    """Lowers a limit; never above the hard limit that the process already has."""
+    _, hard = resource.getrlimit(kind)
+    if hard != resource.RLIM_INFINITY:
+        value = min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _silence() -> None:
+    """Sends what libraries print about malformed answers to nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,415 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hapo_jax import config as config_lib
+from hapo_jax.algo import entropy, losses, masked, objective
+
+B, T = 6, 5
+STRENGTHS = (
+    *("temperature_strength", "token_group_strength"),
+    *("redistribution_strength", "clip_strength"),
+)
+
+
+def _settings(method, **changes):
+    config = config_lib.apply_method(config_lib.default(), method)
+    return {**config_lib.flat(config.algo), **changes}
+
+
+def _make(method, **changes):
+    return objective.make_objective(**_settings(method, **changes))
+
+
+def _batch(seed=0):
+    """(tokens, rewards, mask, group_ids) with ratios on both sides of every range."""
+    rng = np.random.default_rng(seed)
+    mask = np.arange(T)[None, :] < rng.integers(1, T + 1, B)[:, None]
+    old = -rng.uniform(0.05, 3, (B, T))
+    rewards = jnp.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
+    group_ids = jnp.array([0, 0, 0, 1, 1, 1], jnp.int32)
+    float32 = functools.partial(jnp.asarray, dtype=jnp.float32)
+    tokens = objective.Tokens(
+        logprobs=float32(old + rng.normal(scale=0.4, size=(B, T))),
+        entropy=float32(rng.uniform(1e-3, 3, (B, T))),
+        old_logprobs=float32(old),
+        old_entropy=float32(rng.uniform(1e-3, 3, (B, T))),
+        behavior_logprobs=float32(old + rng.normal(scale=0.2, size=(B, T))),
+        reference_logprobs=float32(old + rng.normal(scale=0.2, size=(B, T))),
+        advantages=jnp.zeros((B, T)),
+        mask=jnp.asarray(mask),
+        rewards=rewards,
+        group_ids=group_ids,
+    )
+    return tokens, rewards, tokens.mask, group_ids
+
+
+def _run(made, seed=0, jit=True):
+    """(advantages, stats, temperature, loss, gradient) of a batch."""
+    tokens, rewards, mask, group_ids = _batch(seed)
+
+    def run(tokens):
+        adapted = objective.compute_advantages(made, rewards, mask, group_ids)
+        previous = entropy.initial_stats()
+        stats = objective.fit_stats(made, tokens.old_entropy, mask, previous)
+        tokens = tokens._replace(advantages=adapted)
+        value, grad = jax.value_and_grad(_mean(made, tokens, stats))(tokens.logprobs)
+        sampled = objective.temperature(
+            made, tokens.old_entropy, stats, base_temperature=0.9
+        )
+        return adapted, stats, sampled, value, grad
+
+    return (jax.jit(run) if jit else run)(tokens)
+
+
+def _mean(made, tokens, stats):
+    def mean(logprobs):
+        numerator, denominator, _ = objective.loss(
+            made, tokens._replace(logprobs=logprobs), stats
+        )
+        return numerator / denominator
+
+    return mean
+
+
+def _assert_equal(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+# --- the methods are one method -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"entropy_low_sign": "public", "entropy_spread": "quantile_rms"},
+        {"entropy_source": "current", "entropy_scope": "micro"},
+        {"redistribution_zone": "base", "temperature_score": "scaled"},
+    ],
+    ids=["paper", "public_sign", "micro", "base_zone"],
+)
+def test_hapo_with_all_strengths_zero_is_dapo_exactly(variant):
+    off = dict.fromkeys(STRENGTHS, 0.0)
+    actual, expected = _run(_make("hapo", **off, **variant)), _run(_make("dapo"))
+    for i in (0, 2, 3, 4):  # all but the statistics, which nothing then reads
+        _assert_equal(actual[i], expected[i])
+
+
+def test_dapo_parts_off_is_grpo_exactly():
+    off = {"clip_high": 0.2, "aggregation": "seq_mean_token_mean"}
+    grpo = _run(_make("grpo", kl_strength=0.0))
+    _assert_equal(_run(_make("dapo", **off)), grpo)
+    off_too = dict.fromkeys(STRENGTHS, 0.0)
+    _assert_equal(_run(_make("hapo", **off, **off_too)), grpo)
+
+
+def test_zero_is_the_limit_of_small_strengths():
+    """The stages that a strength of 0 leaves out would have changed nothing."""
+    tiny = dict.fromkeys(STRENGTHS, 1e-30)
+    _assert_equal(_run(_make("hapo", **tiny)), _run(_make("dapo")))
+
+
+@pytest.mark.parametrize("strength", STRENGTHS)
+def test_every_strength_changes_its_own_stage(strength):
+    changed = _run(_make("dapo", **{strength: 1.0}))
+    dapo = _run(_make("dapo"))
+    same = [np.array_equal(changed[i], dapo[i]) for i in (0, 2, 3)]
+    expected = {
+        "token_group_strength": [False, True, False],
+        "temperature_strength": [True, False, True],
+    }
+    assert same == expected.get(strength, [True, True, False])
+
+
+def test_token_group_strength_blends():
+    base, full = (_run(_make("dapo", token_group_strength=s))[0] for s in (0.0, 1.0))
+    half = _run(_make("dapo", token_group_strength=0.5))[0]
+    np.testing.assert_allclose(half, (base + full) / 2, rtol=1e-6)
+
+
+# --- against slow loops ---------------------------------------------------------------
+
+
+def _slow_hapo(tokens, adapted, strength):
+    """Loss and its gradient in log-probs, token by token in float64; HAPO and DAPO."""
+    mask = np.asarray(tokens.mask)
+    x = np.log(np.maximum(np.asarray(tokens.old_entropy, np.float64), 1e-8))
+    valid = np.sort(x[mask])
+    pivot = valid[round(0.8 * (len(valid) - 1))]
+    ends = valid.max() - pivot, pivot - valid.min()
+    loss, grad = 0.0, np.zeros(mask.shape)
+    for i, t in zip(*np.nonzero(mask), strict=True):
+        deviation = x[i, t] - pivot
+        score = strength * deviation / (ends[0] if deviation > 0 else ends[1])
+        low, high = 0.2 * (1 - min(score, 0)), 0.28 * (1 + max(score, 0))
+        ratio = float(np.exp(tokens.logprobs[i, t] - tokens.old_logprobs[i, t]))
+        inside = 1 - low / 2 < ratio < 1 + high / 2
+        advantage = float(adapted[i, t])
+        if (score > 0) != inside:
+            advantage *= 1 + score
+        clipped = min(max(ratio, 1 - low), 1 + high)
+        loss += max(-advantage * ratio, -advantage * clipped)
+        if advantage * ratio <= advantage * clipped:
+            grad[i, t] = -advantage * ratio
+    return loss / mask.sum(), grad / mask.sum()
+
+
+@pytest.mark.parametrize(("seed", "jit"), [(0, True), (1, True), (2, True), (0, False)])
+@pytest.mark.parametrize(("method", "strength"), [("hapo", 1.0), ("dapo", 0.0)])
+def test_slow_loop_agrees(method, strength, seed, jit):
+    adapted, _, _, value, grad = _run(_make(method), seed, jit)
+    expected, expected_grad = _slow_hapo(_batch(seed)[0], adapted, strength)
+    assert np.count_nonzero(expected_grad) < _batch(seed)[2].sum()  # some are clipped
+    # float32 against float64 on some thirty tokens.
+    np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grad, expected_grad, rtol=1e-5, atol=1e-7)
+
+
+# --- stages ---------------------------------------------------------------------------
+
+
+def _terms(made, seed=0):
+    adapted, stats, *_ = _run(made, seed)
+    tokens = _batch(seed)[0]._replace(advantages=adapted)
+    return tokens, objective.token_terms(made, tokens, stats), stats
+
+
+def test_kl_term_is_added_per_token():
+    tokens, terms, _ = _terms(_make("grpo", kl_strength=0.25))
+    _, plain, _ = _terms(_make("grpo", kl_strength=0.0))
+    difference = np.asarray(tokens.reference_logprobs - tokens.logprobs)
+    k3 = np.exp(difference) - difference - 1
+    expected = np.where(tokens.mask, plain.loss + 0.25 * k3, 0)
+    np.testing.assert_allclose(terms.loss, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["token", "icepop", "sequence"])
+def test_importance_weights_multiply_the_loss_after_clipping(mode):
+    bounds = {"importance_floor": 0.8, "importance_cap": 1.25}
+    tokens, terms, _ = _terms(_make("dapo", importance_mode=mode, **bounds))
+    _, plain, _ = _terms(_make("dapo"))
+    log_ratio = np.where(tokens.mask, tokens.old_logprobs - tokens.behavior_logprobs, 0)
+    if mode == "sequence":
+        log_ratio = np.broadcast_to(log_ratio.sum(1, keepdims=True), (B, T))
+    weights = np.exp(log_ratio)
+    outside = (weights < 0.8) | (weights > 1.25)
+    assert outside.any() and not outside.all()
+    bounded = np.clip(weights, 0.8, 1.25)
+    weights = np.where(outside, 0, weights) if mode == "icepop" else bounded
+    np.testing.assert_allclose(terms.loss, plain.loss * weights, rtol=1e-5, atol=1e-7)
+    _assert_equal(terms.mask, plain.mask)  # denominators do not change
+
+
+def test_zone_may_follow_the_base_range():
+    """A ratio between the edges of the two zones is treated differently."""
+    adapted, base = (
+        _make("hapo", redistribution_zone=zone) for zone in ("adapted", "base")
+    )
+    tokens, terms, stats = _terms(adapted)
+    between = 1 + terms.clip_high / 2 * 0.99  # the base zone ends at 1.14
+    wide = tokens.mask & (terms.score > 0.5)
+    assert wide.any()
+    logprobs = jnp.where(wide, tokens.old_logprobs + jnp.log(between), tokens.logprobs)
+    tokens = tokens._replace(logprobs=logprobs)
+    inside = objective.token_terms(adapted, tokens, stats).advantages
+    outside = objective.token_terms(base, tokens, stats).advantages
+    np.testing.assert_array_equal(inside[wide], tokens.advantages[wide])
+    grown = tokens.advantages * (1 + terms.score)
+    np.testing.assert_allclose(outside[wide], grown[wide], rtol=1e-6)
+
+
+def test_entropy_source_and_scope():
+    """Current entropies, and statistics of the tokens at hand, where asked for."""
+    tokens, terms, stats = _terms(_make("hapo", entropy_source="current"))
+    expected = entropy.score(tokens.entropy, stats, floor=1e-8)
+    _assert_equal(terms.score, jnp.where(tokens.mask, expected, 0))
+    made = _make("hapo", entropy_scope="micro")
+    micro = jax.tree.map(lambda x: x[:2], tokens)
+    own = objective.fit_stats(made, micro.old_entropy, micro.mask, stats)
+    expected = entropy.score(micro.old_entropy, own, floor=1e-8)
+    actual = objective.token_terms(made, micro, stats).score
+    _assert_equal(actual, jnp.where(micro.mask, expected, 0))
+    np.testing.assert_allclose((jnp.min(actual), jnp.max(actual)), (-1, 1), rtol=1e-6)
+
+
+def test_a_current_entropy_that_is_missing_is_a_bug():
+    tokens, _, stats = _terms(_make("hapo"))
+    made = _make("hapo", entropy_source="current")
+    assert made.needs_current_entropy
+    with pytest.raises(AssertionError, match=r"reads Tokens\.entropy"):
+        objective.loss(made, tokens._replace(entropy=None), stats)
+
+
+def test_gradient_flows_through_logprobs_only():
+    made = _make(
+        "hapo", entropy_source="current", kl_strength=0.1, importance_mode="token"
+    )
+    tokens, _, stats = _terms(made)
+
+    def mean(floats, stats):
+        numerator, denominator, _ = objective.loss(
+            made, tokens._replace(**floats), stats
+        )
+        return numerator / denominator
+
+    floats = {
+        name: value
+        for name, value in tokens._asdict().items()
+        if value.dtype == jnp.float32
+    }
+    grads, of_stats = jax.grad(mean, argnums=(0, 1))(floats, stats)
+    assert np.any(grads.pop("logprobs") != 0)
+    for name, grad in {**grads, **of_stats._asdict()}.items():
+        np.testing.assert_array_equal(grad, np.zeros_like(grad), err_msg=name)
+
+
+# --- what the learner relies on -------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("method", config_lib.METHODS)
+def test_loss_does_not_depend_on_the_micro_batches(method, rows):
+    """Except in the public code, which is made to."""
+    made = _make(method)
+    tokens, _, stats = _terms(made)
+    whole = objective.loss(made, tokens, stats)
+    parts = [
+        objective.loss(made, jax.tree.map(lambda x: x[i : i + rows], tokens), stats)
+        for i in range(0, B, rows)
+    ]
+    total = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
+    if method == "hapo_public":
+        assert not np.allclose(total[0] / total[1], whole[0] / whole[1], rtol=1e-3)
+    else:
+        # The same terms in another order of addition.
+        jax.tree.map(
+            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+            total,
+            whole,
+        )
+
+
+def test_sharded_loss_and_gradient_equal_one_device(mesh8):
+    made = _make("hapo")
+    tokens, _, stats = _terms(made)
+    tokens = jax.tree.map(lambda x: jnp.concatenate([x, x[:2]]), tokens)
+    rows = jax.sharding.PartitionSpec(("data", "fsdp"))
+    placed = jax.device_put(tokens, jax.sharding.NamedSharding(mesh8((4, 2, 1)), rows))
+
+    @jax.jit
+    def run(tokens):
+        fitted = objective.fit_stats(made, tokens.old_entropy, tokens.mask, stats)
+        mean = _mean(made, tokens, fitted)
+        return fitted, jax.value_and_grad(mean)(tokens.logprobs)
+
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        run(placed),
+        run(tokens),
+    )
+
+
+def test_sums_by_hand():
+    """Ratios 0.5, 1 and 2 with A = -1, 1, 1: one bound below, one above."""
+    made = _make("dapo")
+    ratio = jnp.array([[0.5, 1.0, 2.0, 1.0]])
+    mask = jnp.array([[True, True, True, False]])
+    zeros, ones = jnp.zeros((1, 4)), jnp.ones((1, 4))
+    tokens = objective.Tokens(
+        logprobs=jnp.log(ratio),
+        entropy=None,
+        old_logprobs=zeros,
+        old_entropy=ones,
+        behavior_logprobs=zeros,
+        reference_logprobs=None,
+        advantages=jnp.array([[-1.0, 1.0, 1.0, 1.0]]),
+        mask=mask,
+        rewards=jnp.ones(1),
+        group_ids=jnp.zeros(1, jnp.int32),
+    )
+    numerator, denominator, sums = objective.loss(made, tokens, entropy.initial_stats())
+    np.testing.assert_allclose(numerator, 0.8 - 1.0 - 1.28, rtol=1e-6)
+    assert denominator == 3
+    expected = {
+        "clip/frac_low": 1,
+        "clip/frac_high": 1,
+        "clip/frac_dual": 0,
+        "clip/width_low": 0.6,
+        "clip/width_high": 0.84,
+        "ratio/mean": 3.5,
+        "ratio/deviation": 1.5,
+        "kl/old_policy": 0,  # log 2 - log 2
+        "kl/old_policy_k3": 0.5,  # (0.5 + log 2 - 1) + (2 - log 2 - 1)
+        "kl/behavior_policy_k3": 0,
+        "advantages/mean": 1,
+        "advantages/abs": 3,
+        "advantages/frac_nonzero": 3,
+        "advantages/frac_reshaped": 0,
+        "loss/token": 0.8 - 1.0 - 1.28,
+        "loss/frac_counted": 3,
+    }
+    assert sums.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(
+            sums[name], value, rtol=1e-6, atol=1e-6, err_msg=name
+        )
+
+
+# --- room for other methods -----------------------------------------------------------
+
+
+def test_a_token_mask_is_one_function():
+    """Only tokens of high entropy are kept, and only those counted."""
+
+    def forking(tokens, surrogate):
+        del surrogate
+        threshold = masked.quantile(tokens.old_entropy, tokens.mask, 0.8)
+        selected = tokens.mask & (tokens.old_entropy >= threshold)
+        return selected, selected
+
+    made = dataclasses.replace(_make("dapo"), token_mask=forking)
+    tokens, terms, stats = _terms(made)
+    _, plain, _ = _terms(_make("dapo"))
+    selected = np.asarray(terms.mask)
+    assert 0 < selected.sum() < np.asarray(tokens.mask).sum()
+    _, denominator, _ = objective.loss(made, tokens, stats)
+    assert denominator == selected.sum()
+    _assert_equal(terms.loss, np.where(selected, plain.loss, 0))
+
+
+def test_a_sequence_ratio_is_one_function():
+    """exp of the mean log-ratio of the row: one ratio per row, gradient 1/length."""
+
+    def sequence(tokens):
+        log_ratio = tokens.logprobs - tokens.old_logprobs
+        mean = masked.mean(log_ratio, tokens.mask, axis=1)
+        return jnp.broadcast_to(jnp.exp(mean)[:, None], log_ratio.shape)
+
+    made = dataclasses.replace(
+        _make("dapo", aggregation="seq_mean_token_mean"), ratio=sequence
+    )
+    tokens, terms, _ = _terms(made)
+    mask = np.asarray(tokens.mask)
+    log_ratio = np.asarray(tokens.logprobs - tokens.old_logprobs)
+    expected = np.exp((log_ratio * mask).sum(1) / mask.sum(1))
+    np.testing.assert_allclose(terms.ratio[:, 0], expected, rtol=1e-5)
+
+
+def test_a_surrogate_is_one_function():
+    """A detached, bounded weight on the log-prob: all tokens keep a gradient."""
+
+    def weighted(tokens, ratio, advantages, low, high):
+        bounded = jax.lax.stop_gradient(jnp.clip(ratio, 1 - low, 1 + high))
+        never = jnp.zeros_like(tokens.mask)
+        loss = -bounded * advantages * tokens.logprobs
+        return losses.Surrogate(loss, never, never, never)
+
+    made = dataclasses.replace(_make("dapo"), surrogate=weighted)
+    adapted, _, _, _, grad = _run(made)
+    mask = np.asarray(_batch()[2])
+    assert np.all((np.asarray(grad) != 0) == (mask & (np.asarray(adapted) != 0)))

@@ -1,0 +1,627 @@
+"""Model folders: parity with transformers, sharded reading, exports, clear errors.
+
+Tests with `hf_torch` need torch (the extra `parity`) and skip without it. The stored
+logits stand for torch elsewhere: they are those of transformers for the same weights.
+"""
+
+import copy
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+import tokenizers
+import transformers
+from flax import nnx
+
+from hapo_jax.algo import entropy
+from hapo_jax.model import huggingface, layouts, sharding, transformer
+from hapo_jax.model import tokenizer as tokenizer_lib
+from hapo_jax.model.config import ModelConfig
+
+ROOT = pathlib.Path(__file__).parents[2]
+MODELS = (
+    pathlib.Path(os.environ.get("HAPO_DATA_DIR", ROOT / "../shared/data")) / "models"
+)
+
+# float32 through two layers, summed in another order than torch's.
+TOLERANCE = 1e-4
+
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    # So small that the 24 positions of the tests span all three regimes.
+    "original_max_position_embeddings": 16,
+}
+COMMON = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+FAMILIES = {
+    "llama": COMMON
+    | {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "rope_theta": 1000.0,
+        "rope_scaling": LLAMA3_ROPE,
+        "tie_word_embeddings": False,
+    },
+    "qwen2": COMMON
+    | {
+        "model_type": "qwen2",
+        "architectures": ["Qwen2ForCausalLM"],
+        "rope_theta": 10000.0,
+        "tie_word_embeddings": True,
+    },
+    "qwen3": COMMON
+    | {
+        "model_type": "qwen3",
+        "architectures": ["Qwen3ForCausalLM"],
+        "rope_theta": 1000000.0,
+        "head_dim": 16,  # not hidden_size / num_attention_heads
+        "tie_word_embeddings": True,
+    },
+}
+every_family = pytest.mark.parametrize("family", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def hf_torch():
+    """torch, for the tests that run transformers' models."""
+    return pytest.importorskip("torch", reason="parity needs torch: extra 'parity'")
+
+
+def file_shapes(hf):
+    """Every tensor of a checkpoint, written out by hand: name → shape."""
+    width, hidden = hf["hidden_size"], hf["intermediate_size"]
+    channels = hf.get("head_dim", width // hf["num_attention_heads"])
+    queries = hf["num_attention_heads"] * channels
+    keys = hf["num_key_value_heads"] * channels
+    shapes = {
+        "model.embed_tokens.weight": [hf["vocab_size"], width],
+        "model.norm.weight": [width],
+    }
+    if not hf["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = [hf["vocab_size"], width]
+    for i in range(hf["num_hidden_layers"]):
+        layer = {
+            "input_layernorm.weight": [width],
+            "self_attn.q_proj.weight": [queries, width],
+            "self_attn.k_proj.weight": [keys, width],
+            "self_attn.v_proj.weight": [keys, width],
+            "self_attn.o_proj.weight": [width, queries],
+            "post_attention_layernorm.weight": [width],
+            "mlp.gate_proj.weight": [hidden, width],
+            "mlp.up_proj.weight": [hidden, width],
+            "mlp.down_proj.weight": [width, hidden],
+        }
+        if hf["model_type"] == "qwen2":
+            layer["self_attn.q_proj.bias"] = [queries]
+            layer["self_attn.k_proj.bias"] = [keys]
+            layer["self_attn.v_proj.bias"] = [keys]
+        if hf["model_type"] == "qwen3":
+            layer["self_attn.q_norm.weight"] = [channels]
+            layer["self_attn.k_norm.weight"] = [channels]
+        shapes |= {f"model.layers.{i}.{name}": s for name, s in layer.items()}
+    return shapes
+
+
+def formula_tensors(hf):
+    """Weights that any language can make again: a rising tone per tensor."""
+    tensors = {}
+    for number, (name, shape) in enumerate(file_shapes(hf).items()):
+        wave = np.cos(0.01 * np.arange(np.prod(shape)) ** 2 + number)
+        wave = 1 + 0.2 * wave if "norm" in name else 0.3 * wave
+        tensors[name] = wave.reshape(shape).astype(np.float32)
+    return tensors
+
+
+def write_folder(folder, hf, tensors=None):
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(hf))
+    safetensors.numpy.save_file(
+        formula_tensors(hf) if tensors is None else tensors,
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    return folder
+
+
+def write_by_transformers(torch, folder, hf, **options):
+    """A random model, norms and biases included, as `save_pretrained` writes it."""
+    torch.manual_seed(0)
+    # transformers empties the nested dicts that it is given.
+    config = transformers.AutoConfig.for_model(**copy.deepcopy(hf))
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.normal_(1.0 if "norm" in name else 0.0, 0.2)
+    model.save_pretrained(folder, **options)
+    return model.eval()
+
+
+def ragged_batch():
+    """Three left-padded rows of 24 columns: tokens, positions, and a bool mask."""
+    lengths = np.array([24, 17, 5])
+    columns = np.arange(24)[None]
+    mask = columns >= 24 - lengths[:, None]
+    tokens = np.random.default_rng(0).integers(0, 96, mask.shape)
+    return tokens * mask, np.maximum(np.cumsum(mask, 1) - 1, 0), mask
+
+
+def torch_logits(torch, model):
+    tokens, positions, mask = map(torch.tensor, ragged_batch())
+    with torch.no_grad():
+        out = model(tokens, attention_mask=mask.long(), position_ids=positions)
+    return out.logits.numpy()
+
+
+def our_logits(params, config):
+    graphdef = nnx.graphdef(
+        nnx.eval_shape(lambda: transformer.Transformer(config, rngs=nnx.Rngs(0)))
+    )
+
+    @jax.jit
+    def run(params, tokens, positions, segment_ids):
+        model = nnx.merge(graphdef, params)
+        return model.logits(model(tokens, positions, segment_ids))
+
+    return np.asarray(run(params, *(x.astype(np.int32) for x in ragged_batch())))
+
+
+def load(folder, dtype=jnp.float32):
+    config = huggingface.load_config(folder)
+    return huggingface.load_params(folder, config, dtype=dtype), config
+
+
+def assert_same_params(actual, expected):
+    flat = nnx.to_flat_state(expected)
+    assert [path for path, _ in nnx.to_flat_state(actual)] == [p for p, _ in flat]
+    for (path, a), (_, b) in zip(nnx.to_flat_state(actual), flat):
+        np.testing.assert_array_equal(a.get_value(), b.get_value(), err_msg=str(path))
+
+
+# --- parity -------------------------------------------------------------------------
+
+
+@every_family
+@pytest.mark.parametrize("shard", ["50GB", "20KB"])
+def test_equals_transformers(hf_torch, tmp_path, family, shard):
+    model = write_by_transformers(
+        hf_torch, tmp_path, FAMILIES[family], max_shard_size=shard
+    )
+    assert (tmp_path / "model.safetensors.index.json").exists() == (shard == "20KB")
+    _, _, mask = ragged_batch()
+    theirs = hf_torch.tensor(torch_logits(hf_torch, model)[mask])
+    ours = jnp.asarray(our_logits(*load(tmp_path))[mask])
+    their_logprobs = hf_torch.log_softmax(theirs, -1)
+    their_entropy = hf_torch.distributions.Categorical(logits=theirs).entropy()
+    assert 0.5 < float(their_entropy.mean()) < 4.4  # neither certain nor uniform
+    for name, a, b in (
+        ("logits", ours, theirs),
+        ("logprobs", jax.nn.log_softmax(ours), their_logprobs),
+        ("entropy", entropy.of_logits(ours), their_entropy),
+    ):
+        np.testing.assert_allclose(
+            a, b.numpy(), rtol=0, atol=TOLERANCE, err_msg=f"{family} {name}"
+        )
+
+
+@every_family
+@pytest.mark.parametrize("from_source", [True, False])
+def test_transformers_loads_what_we_write(hf_torch, tmp_path, family, from_source):
+    source, out = tmp_path / "in", tmp_path / "out"
+    model = write_by_transformers(hf_torch, source, FAMILIES[family])
+    params, config = load(source)
+    huggingface.save_params(
+        out,
+        params,
+        config,
+        dtype=jnp.float32,
+        source=source if from_source else None,
+        max_shard_bytes=20_000,
+    )
+    again, report = transformers.AutoModelForCausalLM.from_pretrained(
+        out, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    assert again.dtype == hf_torch.float32
+    _, _, mask = ragged_batch()
+    np.testing.assert_allclose(
+        torch_logits(hf_torch, again.eval())[mask],
+        torch_logits(hf_torch, model)[mask],
+        rtol=0,
+        atol=TOLERANCE,
+    )
+
+
+# Logits of transformers 5.23 (torch 2.13, float32) for `formula_tensors`: row 1, last
+# column, tokens 0 to 5. They may change only if `formula_tensors`, `FAMILIES` or
+# `ragged_batch` does; then take them from a run of `test_golden_is_transformers`.
+GOLDEN = {
+    "llama": [-0.661243, -1.668564, -0.928969, -0.054703, -0.530387, -0.4107],
+    "qwen2": [0.10891, 0.885135, 0.244134, 3.068348, -0.844135, -0.139958],
+    "qwen3": [0.276645, 1.358758, -0.448609, -0.253452, 1.252716, -1.534305],
+}
+
+
+@every_family
+def test_equals_golden(tmp_path, family):
+    folder = write_folder(tmp_path, FAMILIES[family])
+    logits = our_logits(*load(folder))
+    np.testing.assert_allclose(logits[1, -1, :6], GOLDEN[family], rtol=0, atol=1e-4)
+
+
+@every_family
+def test_golden_is_transformers(hf_torch, tmp_path, family):
+    folder = write_folder(tmp_path, FAMILIES[family])
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, output_loading_info=True
+    )
+    assert not any(report.values()), report
+    logits = torch_logits(hf_torch, model.eval())
+    np.testing.assert_allclose(logits[1, -1, :6], GOLDEN[family], rtol=0, atol=1e-4)
+
+
+# --- reading ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
+@every_family
+def test_sharded_load_equals_whole(tmp_path, mesh8, family, shape):
+    folder = write_folder(tmp_path, FAMILIES[family])
+    whole, config = load(folder)
+    shardings = sharding.param_shardings(
+        huggingface.abstract_params(config), mesh8(shape), sharding.TRAIN_RULES
+    )
+    split = huggingface.load_params(
+        folder, config, dtype=jnp.float32, shardings=shardings
+    )
+    assert_same_params(split, whole)
+    for (path, array), (_, wanted) in zip(
+        nnx.to_flat_state(split), nnx.to_flat_state(shardings)
+    ):
+        assert array.get_value().sharding == wanted.get_value(), path
+
+
+class Recorder:
+    """A stored tensor that counts the elements read from it."""
+
+    def __init__(self, array):
+        self.array, self.elements = array, 0
+
+    def __getitem__(self, window):
+        self.elements += self.array[window].size
+        return self.array[window]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "bounds"),
+    [
+        ("embedding", (6, 4), ((2, 4), (0, 2))),
+        ("final_norm.scale", (6,), ((3, 6),)),
+        ("layers.attention.query", (6, 4, 3), ((3, 6), (1, 2), (0, 3))),
+        ("layers.attention.out", (4, 3, 6), ((2, 4), (0, 3), (0, 2))),
+        ("layers.attention.query_bias", (4, 3), ((1, 3), (0, 3))),
+        ("layers.mlp.down", (6, 4), ((0, 3), (2, 4))),
+    ],
+)
+def test_reads_its_own_part_and_no_more(name, shape, bounds):
+    layout = layouts.LAYOUTS[name]
+    ours = np.arange(np.prod(shape)).reshape(shape)
+    stored = Recorder(layout.to_file(ours))
+    part = layout.read(stored, shape, bounds)
+    expected = ours[tuple(slice(*b) for b in bounds)]
+    np.testing.assert_array_equal(part, expected)
+    assert stored.elements == expected.size
+
+
+def test_split_channels_are_read_right():
+    layout, shape = layouts.LAYOUTS["layers.attention.query"], (6, 4, 8)
+    ours = np.arange(np.prod(shape)).reshape(shape)
+    part = layout.read(layout.to_file(ours), shape, ((0, 6), (1, 3), (2, 4)))
+    np.testing.assert_array_equal(part, ours[:, 1:3, 2:4])
+
+
+@pytest.mark.parametrize("stored", [ml_dtypes.bfloat16, np.float16, np.float64])
+def test_reads_other_float_types(tmp_path, stored):
+    hf = FAMILIES["qwen3"]
+    tensors = {k: v.astype(stored) for k, v in formula_tensors(hf).items()}
+    params, _ = load(write_folder(tmp_path / "stored", hf, tensors))
+    rounded = {k: v.astype(np.float32) for k, v in tensors.items()}
+    expected, _ = load(write_folder(tmp_path / "rounded", hf, rounded))
+    assert_same_params(params, expected)
+
+
+def test_loads_in_the_dtype_asked_for(tmp_path):
+    params, _ = load(write_folder(tmp_path, FAMILIES["qwen2"]), dtype=jnp.bfloat16)
+    assert {x.dtype.name for x in jax.tree.leaves(params)} == {"bfloat16"}
+
+
+def test_tied_checkpoint_may_hold_the_head(tmp_path):
+    hf = FAMILIES["qwen2"]
+    tensors = formula_tensors(hf)
+    expected, _ = load(write_folder(tmp_path / "without", hf))
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].copy()
+    params, _ = load(write_folder(tmp_path / "with", hf, tensors))
+    assert_same_params(params, expected)
+    tensors["lm_head.weight"][-1, -1] += 1
+    with pytest.raises(ValueError, match="lm_head.weight differs .* set it to false"):
+        load(write_folder(tmp_path / "other", hf, tensors))
+
+
+def test_old_rotary_buffers_are_skipped(tmp_path):
+    hf = FAMILIES["llama"]
+    tensors = formula_tensors(hf)
+    tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = np.ones(4, np.float32)
+    params, _ = load(write_folder(tmp_path / "old", hf, tensors))
+    expected, _ = load(write_folder(tmp_path / "new", hf))
+    assert_same_params(params, expected)
+
+
+# --- errors of reading --------------------------------------------------------------
+
+
+def test_all_wrong_tensors_are_listed_before_any_is_read(tmp_path, monkeypatch):
+    hf = FAMILIES["qwen2"]
+    tensors = formula_tensors(hf)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    tensors["model.layers.0.self_attn.k_proj.weight"] = np.zeros((8, 32), np.float32)
+    tensors["model.layers.2.mlp.up_proj.weight"] = np.zeros((48, 32), np.float32)
+    tensors["model.norm.weight"] = np.zeros(32, np.int32)
+    folder = write_folder(tmp_path, hf, tensors)
+    monkeypatch.setattr(layouts.Layout, "read", lambda *_: pytest.fail("was read"))
+    with pytest.raises(ValueError) as error:
+        load(folder)
+    lines = {line.strip() for line in str(error.value).splitlines()[1:]}
+    assert lines == {
+        "missing model.layers.1.mlp.up_proj.weight [48, 32]",
+        "model.layers.0.self_attn.k_proj.weight is [8, 32], expected [16, 32]",
+        "unexpected model.layers.2.mlp.up_proj.weight [48, 32]",
+        "model.norm.weight is I32, expected a float type",
+    }
+
+
+def test_only_torch_weights(tmp_path):
+    folder = write_folder(tmp_path, FAMILIES["llama"])
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(
+        ValueError, match="pytorch_model.bin: convert with transformers"
+    ):
+        load(folder)
+    (folder / "pytorch_model.bin").unlink()
+    with pytest.raises(ValueError, match="no model.safetensors or .*index.json"):
+        load(folder)
+
+
+def test_missing_and_broken_shards(tmp_path):
+    folder = write_folder(tmp_path / "in", FAMILIES["llama"])
+    params, config = load(folder)
+    out = tmp_path / "out"
+    huggingface.save_params(
+        out, params, config, dtype=jnp.float32, max_shard_bytes=20_000
+    )
+    shards = sorted(out.glob("*.safetensors"))
+    shards[0].write_bytes(shards[0].read_bytes()[:-5])
+    with pytest.raises(ValueError, match=f"{shards[0].name} is not readable"):
+        load(out)
+    shards[0].unlink()
+    with pytest.raises(ValueError, match=f"lacks {shards[0].name}, which .*index"):
+        load(out)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gemma3"}, "model_type='gemma3'.*llama, qwen2, qwen3"),
+        ({"hidden_size": None}, "lacks hidden_size"),
+        ({"use_sliding_window": True}, "use_sliding_window=true"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type='yarn'.*'llama3'"),
+        ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, "lacks low_freq_factor"),
+        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"attention_bias": True}, "attention_bias=true"),
+        ({"num_key_value_heads": 3}, "multiple of num_key_value_heads=3"),
+    ],
+)
+def test_unsupported_configs_are_named(tmp_path, change, message):
+    (tmp_path / "config.json").write_text(json.dumps(FAMILIES["llama"] | change))
+    with pytest.raises(ValueError, match=message) as error:
+        huggingface.load_config(tmp_path)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_no_config(tmp_path):
+    with pytest.raises(ValueError, match="config.json does not exist"):
+        huggingface.load_config(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="config.json is not JSON"):
+        huggingface.load_config(tmp_path)
+
+
+@every_family
+def test_both_spellings_of_the_rotary_settings(family):
+    old = dict(FAMILIES[family])
+    new = {k: v for k, v in old.items() if k not in ("rope_theta", "rope_scaling")}
+    scaling = old.get("rope_scaling") or {"rope_type": "default"}
+    new["rope_parameters"] = {"rope_theta": old["rope_theta"], **scaling}
+    assert ModelConfig.from_hf(new) == ModelConfig.from_hf(old)
+
+
+# Computed from the shapes that the models' authors publish.
+REAL_SIZES = {
+    "Llama-3.1-8B": 8_030_261_248,
+    "Llama-3.2-1B-Instruct": 1_235_814_400,
+    "Llama-3.2-3B": 3_212_749_824,
+    "Qwen2.5-0.5B": 494_032_768,
+    "Qwen2.5-Math-1.5B": 1_543_714_304,
+    "Qwen2.5-7B": 7_615_616_512,
+    "Qwen3-0.6B": 596_049_920,
+    "Qwen3-8B": 8_190_735_360,
+}
+
+
+@pytest.mark.parametrize("name", REAL_SIZES)
+def test_real_configs_give_the_real_number_of_parameters(name):
+    folder = MODELS / name
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}; set HAPO_DATA_DIR")
+    params = huggingface.abstract_params(huggingface.load_config(folder))
+    assert sum(x.size for x in jax.tree.leaves(params)) == REAL_SIZES[name]
+
+
+# --- writing ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_tokenizer(tmp_path):
+    """One token per word, with two end tokens and a chat template."""
+    words = ["<pad>", "<|im_end|>", "<eos>", "a", "b"]
+    model = tokenizers.models.WordLevel({w: i for i, w in enumerate(words)}, "<pad>")
+    backend = tokenizers.Tokenizer(model)
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="<eos>", pad_token="<pad>"
+    ).save_pretrained(tmp_path / "tokenizer")
+    return tokenizer_lib.load(tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("max_shard_bytes", [10**9, 20_000, 1])
+@every_family
+def test_round_trip(tmp_path, mesh8, family, max_shard_bytes):
+    folder = write_folder(tmp_path / "in", FAMILIES[family])
+    whole, config = load(folder)
+    shardings = sharding.param_shardings(
+        huggingface.abstract_params(config), mesh8((2, 2, 2)), sharding.TRAIN_RULES
+    )
+    huggingface.save_params(
+        tmp_path / "out",
+        huggingface.load_params(folder, config, dtype=jnp.float32, shardings=shardings),
+        config,
+        dtype=jnp.float32,
+        max_shard_bytes=max_shard_bytes,
+    )
+    again, config_again = load(tmp_path / "out")
+    assert config_again == config
+    assert_same_params(again, whole)
+    tensors = formula_tensors(FAMILIES[family])
+    largest = max(v.nbytes for v in tensors.values())
+    files = list((tmp_path / "out").glob("*.safetensors"))
+    written = {}
+    for file in files:
+        part = safetensors.numpy.load_file(file)
+        assert sum(v.nbytes for v in part.values()) <= max(max_shard_bytes, largest)
+        written |= part
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(written[name], tensor, err_msg=name)
+    expected_files = {10**9: 1, 1: len(tensors)}
+    assert len(files) == expected_files.get(max_shard_bytes, len(files))
+
+
+def test_export_keeps_the_source_and_states_dtype_and_stops(tmp_path, small_tokenizer):
+    hf = FAMILIES["llama"] | {"pretraining_tp": 1, "unknown_key": {"x": [1]}}
+    folder = write_folder(tmp_path / "in", hf)
+    (folder / "generation_config.json").write_text(
+        '{"_from_model_config": true, "top_k": 20, "eos_token_id": 0}'
+    )
+    params, config = load(folder)
+    out = tmp_path / "out"
+    huggingface.save_params(
+        out,
+        params,
+        config,
+        dtype=jnp.bfloat16,
+        source=folder,
+        tokenizer=small_tokenizer,
+    )
+    written = json.loads((out / "config.json").read_text())
+    assert written == hf | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation == {"top_k": 20, "eos_token_id": [2, 1], "pad_token_id": 0}
+    assert tokenizer_lib.load(out).encode("b a") == [4, 3]
+    rounded, _ = load(out)
+    for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(params)):
+        np.testing.assert_array_equal(a, b.astype(jnp.bfloat16).astype(jnp.float32))
+    with safetensors.safe_open(out / "model.safetensors", "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert file.get_slice("lm_head.weight").get_dtype() == "BF16"
+
+
+def test_export_without_source_names_the_tokens(tmp_path, small_tokenizer):
+    params, config = load(write_folder(tmp_path / "in", FAMILIES["qwen3"]))
+    out = tmp_path / "out"
+    huggingface.save_params(
+        out, params, config, dtype=jnp.float32, tokenizer=small_tokenizer
+    )
+    written = json.loads((out / "config.json").read_text())
+    assert (written["eos_token_id"], written["pad_token_id"]) == (2, 0)
+    assert written["architectures"] == ["Qwen3ForCausalLM"]
+    assert tokenizer_lib.load(out).stop_ids == (2, 1)
+
+
+def test_new_rotary_spelling_gains_the_old_one(tmp_path):
+    hf = {k: v for k, v in FAMILIES["llama"].items() if not k.startswith("rope_")}
+    hf["rope_parameters"] = {"rope_theta": 1000.0, **LLAMA3_ROPE}
+    folder = write_folder(tmp_path / "in", hf)
+    params, config = load(folder)
+    out = tmp_path / "out"
+    huggingface.save_params(out, params, config, dtype=jnp.float32, source=folder)
+    written = json.loads((out / "config.json").read_text())
+    assert written["rope_parameters"] == hf["rope_parameters"]
+    assert (written["rope_theta"], written["rope_scaling"]) == (1000.0, LLAMA3_ROPE)
+
+
+def test_a_failed_save_leaves_the_old_folder(tmp_path, monkeypatch):
+    params, config = load(write_folder(tmp_path / "in", FAMILIES["qwen2"]))
+    out = tmp_path / "out"
+    huggingface.save_params(out, params, config, dtype=jnp.float32)
+    before = {file.name: file.read_bytes() for file in out.iterdir()}
+    assert {file.stat().st_mode for file in out.iterdir()} == {
+        (out / "config.json").stat().st_mode
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copymode", lambda *_: 1 / 0)  # after the first tensors
+        with pytest.raises(ZeroDivisionError):
+            huggingface.save_params(out, params, config, dtype=jnp.bfloat16)
+    assert {file.name: file.read_bytes() for file in out.iterdir()} == before
+    huggingface.save_params(out, params, config, dtype=jnp.bfloat16)
+    rounded, _ = load(out, dtype=jnp.bfloat16)
+    for a, b in zip(jax.tree.leaves(rounded), jax.tree.leaves(params)):
+        np.testing.assert_array_equal(a, b.astype(jnp.bfloat16))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_will_not_replace_something_else(tmp_path):
+    params, config = load(write_folder(tmp_path / "in", FAMILIES["qwen2"]))
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("x")
+    with pytest.raises(ValueError, match="not a model folder"):
+        huggingface.save_params(tmp_path / "thesis", params, config, dtype=jnp.float32)
+    assert (tmp_path / "thesis" / "chapter.tex").read_text() == "x"
+
+
+def test_export_of_another_model_than_the_source(tmp_path):
+    other = write_folder(tmp_path / "other", FAMILIES["qwen3"] | {"rms_norm_eps": 1e-5})
+    params, config = load(write_folder(tmp_path / "in", FAMILIES["qwen3"]))
+    with pytest.raises(ValueError, match="'rms_eps': 1e-05.*'rms_eps': 1e-06"):
+        huggingface.save_params(
+            tmp_path / "out", params, config, dtype=jnp.float32, source=other
+        )
+    assert not (tmp_path / "out").exists()

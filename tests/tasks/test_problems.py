@@ -1,0 +1,177 @@
+"""Reading problem files: both schemas, all kinds of files, and broken ones."""
+
+import gzip
+import json
+import logging
+
+import pytest
+
+from hapo_jax.tasks import problems
+
+pyarrow = pytest.importorskip("pyarrow")
+from pyarrow import parquet  # noqa: E402, behind the skip
+
+OURS = [
+    {"id": "a", "problem": "What is {1} + 1?", "answer": "2", "source": "sums"},
+    {"id": "b", "problem": "Ünïcödé ∑", "answer": "\\frac{1}{2}", "level": 3},
+]
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1 + 1?"},
+]
+VERL = [
+    {
+        "prompt": MESSAGES,
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+        "data_source": "math_dapo",
+        "extra_info": {"index": "7", "split": "train"},
+    },
+    {
+        "prompt": MESSAGES[1:],
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+        "data_source": "aime",
+        "extra_info": {"index": None, "split": "test"},
+    },
+]
+
+
+def write(folder, suffix, rows):
+    path = folder / f"file.{suffix}"
+    if suffix == "parquet":
+        parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+        return path
+    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    return path
+
+
+suffixes = pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz", "parquet"])
+
+
+@suffixes
+def test_our_schema(tmp_path, suffix):
+    path = write(tmp_path, suffix, OURS)
+    got = problems.read_problems(path, prompt_template="Q: {problem}\nA: {")
+    assert got == [
+        problems.Problem("a", "Q: What is {1} + 1?\nA: {", "2", "sums"),
+        problems.Problem("b", "Q: Ünïcödé ∑\nA: {", "\\frac{1}{2}", "file"),
+    ]
+
+
+@suffixes
+def test_verl_schema(tmp_path, suffix):
+    first, second = problems.read_problems(
+        write(tmp_path, suffix, VERL), prompt_template=None
+    )
+    assert first == problems.Problem("math_dapo-7", MESSAGES, "2", "math_dapo")
+    assert (second.prompt, second.answer, second.source) == (MESSAGES[1:], "2", "aime")
+    assert second.id.startswith("aime-")
+    # The hash depends on the content alone, not on the place in the file.
+    again = problems.read_problems(
+        write(tmp_path, suffix, VERL[::-1]), prompt_template=None
+    )
+    assert again[0].id == second.id
+
+
+def test_no_template_leaves_the_problem(tmp_path):
+    path = write(tmp_path, "jsonl", OURS)
+    assert problems.read_problems(path, prompt_template=None)[0].prompt == (
+        "What is {1} + 1?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [(18, "18"), (0.5, "0.5"), ({"n": [1]}, '{"n": [1]}')]
+)
+def test_answers_that_are_no_text(tmp_path, given, read):
+    path = write(tmp_path, "jsonl", [{**OURS[0], "answer": given}])
+    assert problems.read_problems(path, prompt_template=None)[0].answer == read
+
+
+@suffixes
+def test_repeated_rows_are_read_once_and_said(tmp_path, suffix, caplog):
+    path = write(tmp_path, suffix, VERL * 3)
+    with caplog.at_level(logging.WARNING):
+        assert len(problems.read_problems(path, prompt_template=None)) == 2
+    assert "4 repeated rows" in caplog.text
+
+
+def test_one_id_for_two_problems_is_an_error(tmp_path):
+    path = write(tmp_path, "jsonl", [*OURS, {**OURS[0], "answer": "3"}])
+    with pytest.raises(ValueError, match=r"line 3: id 'a' was used before"):
+        problems.read_problems(path, prompt_template=None)
+
+
+def test_blank_lines_are_skipped_but_counted(tmp_path):
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps(OURS[0]) + "\n\n[]\n")
+    with pytest.raises(ValueError, match="line 3: list where an object belongs"):
+        problems.read_problems(path, prompt_template=None)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"id": "c", "problem": "p"}, "line 2: field 'answer'.*got None"),
+        ({"id": "c", "problem": "p", "answer": ""}, "line 2: field 'answer'.*got ''"),
+        ({"id": "c", "problem": "p", "answer": True}, "field 'answer'.*got True"),
+        ({"id": "c", "problem": " ", "answer": "1"}, "line 2: field 'problem'"),
+        ({"id": 3, "problem": "p", "answer": "1"}, "line 2: field 'id'.*got 3"),
+        ({"id": "c", "question": "p"}, "neither field 'problem'.*'question'.*rename"),
+        ({**VERL[0], "prompt": "text"}, "line 2: field 'prompt' must be a list"),
+        ({**VERL[0], "prompt": []}, "line 2: field 'prompt' must be a list"),
+        ({**VERL[0], "prompt": [{"role": "user"}]}, "field 'prompt' must be a list"),
+        ({**VERL[0], "reward_model": None}, "field 'reward_model' must be an object"),
+        ({**VERL[0], "reward_model": {}}, "field 'reward_model.ground_truth'"),
+        ({**VERL[0], "data_source": None}, "line 2: field 'data_source'"),
+    ],
+)
+def test_a_broken_row_names_line_field_and_remedy(tmp_path, row, message):
+    path = write(tmp_path, "jsonl", [OURS[0], row])
+    with pytest.raises(ValueError, match=message) as caught:
+        problems.read_problems(path, prompt_template=None)
+    assert str(path) in str(caught.value)
+
+
+def test_a_broken_parquet_row_is_named(tmp_path):
+    path = write(tmp_path, "parquet", [OURS[0], {**OURS[0], "id": "b", "answer": None}])
+    with pytest.raises(ValueError, match="row 2: field 'answer'"):
+        problems.read_problems(path, prompt_template=None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"id": \n', "line 1 is not JSON"),
+        ("a.jsonl", b'{"id": "\xff"}\n', "line 1 is not JSON.*UTF-8"),
+        ("a.jsonl", b"[" * 100_000 + b"\n", "line 1 is not JSON"),
+        ("a.jsonl", b"", "holds no problems"),
+        ("a.jsonl.gz", b"no gzip", "damaged after line 0"),
+        ("a.jsonl.gz", gzip.compress(b"{}" * 9_999)[:-9], "damaged after line 0"),
+        ("a.parquet", b"no parquet", "is not a parquet file"),
+        ("a.csv", b"", "must end in one of .jsonl"),
+    ],
+)
+def test_a_broken_file(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        problems.read_problems(tmp_path / name, prompt_template=None)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        problems.read_problems(tmp_path / "none.jsonl", prompt_template=None)
+
+
+def test_a_template_must_hold_the_problem(tmp_path):
+    with pytest.raises(ValueError, match="must contain {problem}"):
+        problems.read_problems(
+            write(tmp_path, "jsonl", OURS), prompt_template="Solve {}"
+        )
+
+
+def test_messages_take_no_template(tmp_path):
+    with pytest.raises(ValueError, match="set prompt_template to None"):
+        problems.read_problems(
+            write(tmp_path, "jsonl", VERL), prompt_template="{problem}"
+        )

@@ -1,0 +1,151 @@
+"""Figures against hand-worked numbers; the picture is drawn from whatever there is."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from hapo_jax import report
+
+
+@pytest.mark.parametrize(
+    ("n", "c", "k", "expected"),
+    [
+        (1, 0, 1, 0.0),
+        (1, 1, 1, 1.0),
+        (4, 1, 2, 1 / 2),  # 1 - C(3,2)/C(4,2) = 1 - 3/6
+        (5, 2, 3, 9 / 10),  # 1 - C(3,3)/C(5,3) = 1 - 1/10
+        (8, 0, 8, 0.0),
+        (8, 1, 8, 1.0),
+    ],
+)
+def test_pass_at_k_by_hand(n, c, k, expected):
+    np.testing.assert_allclose(report.pass_at_k(n, c, k), expected, atol=1e-15)
+
+
+def test_pass_at_k_counts_subsets():
+    for n, k in [(6, 1), (6, 3), (7, 5)]:
+        for c in range(n + 1):
+            correct = np.arange(n) < c
+            subsets = list(itertools.combinations(correct, k))
+            expected = np.mean([any(s) for s in subsets])
+            np.testing.assert_allclose(report.pass_at_k(n, c, k), expected, atol=1e-12)
+    # Large counts must not overflow; shapes follow c.
+    found = report.pass_at_k(10_000, np.array([[0, 1], [5_000, 10_000]]), 100)
+    np.testing.assert_allclose(found, [[0, 0.01], [1, 1]], atol=1e-9)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 5), (4, 5, 2), (4, -1, 2), (4, 1, 0)])
+def test_pass_at_k_refuses_what_cannot_be(n, c, k):
+    with pytest.raises(ValueError, match=f"k={k} must be in"):
+        report.pass_at_k(n, c, k)
+
+
+def test_bootstrap_interval_agrees_with_the_normal_interval():
+    values = np.random.default_rng(1).random(400) < 0.3
+    low, high = report.bootstrap_interval(values, seed=0)
+    mean, error = values.mean(), values.std() / np.sqrt(values.size)
+    # 10,000 resamples put the 2.5 % quantile within about 0.03 standard errors; the
+    # steps of 1/400 are 0.1 standard errors wide.
+    np.testing.assert_allclose(
+        [low, high], mean + 1.96 * error * np.array([-1, 1]), atol=0.15 * error
+    )
+    assert report.bootstrap_interval(values, seed=0) == (low, high)
+    assert report.bootstrap_interval(np.ones(5), seed=0) == (1.0, 1.0)
+    with pytest.raises(ValueError, match=r"shape \(0,\)"):
+        report.bootstrap_interval(np.zeros(0), seed=0)
+
+
+def test_bootstrap_interval_covers_the_truth():
+    rng = np.random.default_rng(2)
+    hits = [
+        low <= 0.4 <= high
+        for low, high in (
+            report.bootstrap_interval(rng.random(64) < 0.4, seed=i) for i in range(200)
+        )
+    ]
+    # The percentile bootstrap of 64 problems covers slightly less than 95 %; three
+    # standard errors of 200 trials are 5 points.
+    assert 0.87 <= np.mean(hits) <= 1.0
+
+
+BEFORE = {
+    "eval/avg@8": 0.30,
+    "eval/avg@8_low": 0.256,
+    "eval/avg@8_high": 0.34,
+    "eval/greedy": 0.4,
+    "eval/length": 12.34,
+    "eval/entropy": 0.5,
+    "loss/policy": 1.0,
+}
+
+
+def test_table_shows_intervals_and_the_change():
+    after = BEFORE | {"eval/avg@8": 0.625, "eval/entropy": 0.25, "eval/pass@8": 0.9}
+    lines = report.table({"warm start": BEFORE, "trained": after}).splitlines()
+    # pass@8 is left out: the first policy does not have it.
+    assert lines[0].split() == ["greedy", "avg@8", "length", "entropy"]
+    assert lines[1].split() == ["%", "%", "tokens", "nats/token"]
+    assert lines[3].split("  ")[0] == "warm start"
+    assert lines[3].split()[2:] == "40.0 30.0 [25.6, 34.0] 12.3 0.500".split()
+    assert lines[5].split() == ["change", "+0.0", "+32.5", "+0.0", "-0.250"]
+    assert lines[-1] == "[ ] 95 % interval over problems"
+    assert len({len(line) for line in lines[:-1]}) == 1
+    assert "change" not in report.table({"one": BEFORE})
+    for rows in ({}, {"none": {"loss/policy": 1.0}}):
+        with pytest.raises(ValueError, match="no metric of an evaluation"):
+            report.table(rows)
+
+
+def write_metrics(path, rows):
+    path.joinpath("metrics.jsonl").write_text(
+        "".join(json.dumps(r) + "\n" for r in rows)
+    )
+
+
+def test_curves_are_drawn_from_what_there_is(tmp_path):
+    rows = [{"step": 0, "eval/avg@8": 0.3, "eval/greedy": 0.35}]
+    for step in range(1, 61):
+        row = {"step": step, "rollout/reward": 0.01 * step, "time/step": 1.5}
+        row |= {
+            f"temperature/{k}": v for k, v in [("min", 0.8), ("mean", 1), ("max", 1.2)]
+        }
+        rows.append(row)
+    rows.append({"step": 60, "eval/avg@8": 0.6, "eval/greedy": None})
+    write_metrics(tmp_path, rows)
+    path = report.plot_curves(tmp_path)
+    assert path == tmp_path / "curves.png"
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert path.stat().st_size > 10_000
+
+
+def test_every_panel_shows_its_data_and_cuts_only_the_peak():
+    rows = [
+        {"step": i, "length/mean": 20.0 + i, "time/step": 90.0 if i == 0 else 1.0}
+        for i in range(50)
+    ]
+    for panel in report.PANELS:
+        keys = report._matching(panel.keys, {"length/mean", "time/step"})
+        if keys:
+            axis = Figure().subplots()
+            report._draw(axis, panel, keys, rows)
+            low, high = axis.get_ylim()
+            assert low == 0
+            assert high == 3.0 if panel.robust else 69 < high < 80
+
+
+def test_a_run_without_metrics_has_no_curves(tmp_path):
+    write_metrics(tmp_path, [{"step": 1, "grad/norm": 1.0}])
+    with pytest.raises(ValueError, match="no metrics to draw"):
+        report.plot_curves(tmp_path)
+
+
+def test_running_mean_keeps_straight_lines_straight():
+    line = np.arange(100.0)
+    found = report._running(np.mean, line)
+    np.testing.assert_allclose(found[10:-10], line[10:-10])
+    assert 0 < found[0] < 5
+    peak = np.where(line == 50, 1e3, 1.0)
+    np.testing.assert_array_equal(report._running(np.median, peak), 1.0)

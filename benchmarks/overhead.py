@@ -129,7 +129,9 @@ def make_step(method: str, args, mesh):
     )
     to_sampler = policy.to_sampler()
     init = jax.jit(
-        lambda key: nnx.state(transformer.Transformer(MODEL, rngs=nnx.Rngs(key)), nnx.Param),
+        lambda key: nnx.state(
+            transformer.Transformer(MODEL, rngs=nnx.Rngs(key)), nnx.Param
+        ),
         out_shardings=policy.train_shardings,
     )
     state = train_step.place(init(jax.random.key(0)), optimizer, abstract)

@@ -1,7 +1,7 @@
 """The demo: HAPO on Countdown by trial, from a small warm-started policy.
 
-    hapo-train --config=configs/countdown.py --workdir=runs/demo
-    hapo-train --config=configs/countdown.py:method=dapo --workdir=runs/dapo
+hapo-train --config=configs/countdown.py --workdir=runs/demo
+hapo-train --config=configs/countdown.py:method=dapo --workdir=runs/dapo
 """
 
 import pathlib

@@ -31,6 +31,7 @@ def make_prompts(
 
 
 def make_pool(config: ConfigDict) -> grading.GradingPool:
+    """The processes that grade; close it, or use `with`."""
     return grading.GradingPool(
         num_workers=config.grading.workers,
         timeout_s=config.grading.timeout_s,

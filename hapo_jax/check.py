@@ -132,7 +132,7 @@ def check_sft(config: ConfigDict, *, num_devices: int) -> None:
     shards *= _resolve(sizes["fsdp"], fixed, num_devices)
     if micro_rows % shards:
         problems.append(
-            f"learner.micro_rows={micro_rows} (0 means the batch) must be a multiple of "
+            f"learner.micro_rows={micro_rows} (0: the batch) must be a multiple of "
             f"mesh.data × mesh.fsdp = {shards}."
         )
     if bool(c.model.path) == bool(c.model.init):

@@ -16,7 +16,9 @@ from hapo_jax.learner import train_step
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Experiment file, such as configs/countdown.py:method=dapo."
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; resumed if it exists.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "The run's folder; resumed if it exists."
+)
 
 
 def run(main: Callable[[ConfigDict, str], None], *, required=("config", "workdir")):
@@ -71,12 +73,13 @@ def stop_if_diverged(state: train_step.TrainState, step: int, max_skipped: int) 
     if skipped >= max_skipped:
         raise FloatingPointError(
             f"step {step}: the gradients of {skipped} updates in a row were not finite "
-            f"(learner.max_skipped={max_skipped}). The checkpoint before is kept; lower "
+            f"(learner.max_skipped={max_skipped}). The last checkpoint is kept; lower "
             "learner.learning_rate, or look at rollouts/ of the last steps."
         )
 
 
 def say_stopped(stop: interrupt.Interrupt, step: int, workdir: str) -> None:
+    """Tells which step was saved where, and how to go on."""
     print(
         f"{stop.requested}: saved step {step} in {workdir}. Run the same command again "
         "to go on.",

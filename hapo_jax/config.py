@@ -139,7 +139,7 @@ def default_sft() -> ConfigDict:
 def _algo() -> ConfigDict:
     """HAPO as in the paper (arXiv 2509.16591)."""
     a = ConfigDict()
-    # Base of the advantage: grpo | dr_grpo | rloo | reinforce_pp | reinforce_pp_baseline
+    # Base: grpo | dr_grpo | rloo | opo | reinforce_pp | reinforce_pp_baseline
     a.advantage = "grpo"
     a.singleton = "zero"  # group of one: zero | verl (raw reward)
     a.advantage_fallback = 0.0  # hapo_public: 5.0, |A| that falls back to GRPO; 0: off
@@ -179,7 +179,7 @@ def _algo() -> ConfigDict:
 
     a.kl = ConfigDict()  # to the reference, the policy that the run started from
     a.kl.strength = 0.0  # 0: off, and no reference is kept
-    a.kl.estimator = "k3"  # k1 | abs | k2 | k3; with + the gradient of k2
+    a.kl.estimator = "k3"  # abs | k2 | k3, or k1+ | abs+ | k3+: the gradient of k2
 
     a.importance = ConfigDict()  # correction from behavior to old policy
     a.importance.mode = "none"  # none | token | sequence | icepop

@@ -130,6 +130,7 @@ def compute_dtype(name: str):
 
 
 def make_mesh(config: ConfigDict) -> jax.sharding.Mesh:
+    """The mesh of the config's section `mesh`, over all devices."""
     return sharding.make_mesh(
         data=config.mesh.data, fsdp=config.mesh.fsdp, tensor=config.mesh.tensor
     )

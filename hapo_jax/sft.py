@@ -70,7 +70,9 @@ def sft(config: ConfigDict, workdir: str) -> None:
         restored = checkpoints.restore_latest(abstract)
         first = restored.step if restored else 0
         state = (
-            restored.state if restored else train_step.place(params, optimizer, abstract)
+            restored.state
+            if restored
+            else train_step.place(params, optimizer, abstract)
         )
         with run_folder.RunFolder(
             workdir,

@@ -53,11 +53,11 @@ MAY_CHANGE = (
 
 
 def train(config: ConfigDict, workdir: str) -> None:
-    """Trains `config.model.path` on `config.task`; resumes if `workdir` has a checkpoint.
+    """Trains `model.path` on the config's task; resumes if `workdir` has a checkpoint.
 
     Raises:
       ValueError: config, model or data cannot be used; nothing has been compiled yet.
-      FloatingPointError: gradients were not finite `learner.max_skipped` times in a row.
+      FloatingPointError: gradients were not finite too many times in a row.
     """
     # Check: everything that can be refused is refused here.
     folder = pathlib.Path(workdir)

@@ -37,9 +37,7 @@ TRAIN_RULES: Rules = {
 SAMPLE_RULES: Rules = {**TRAIN_RULES, "embed": None}
 
 
-def make_mesh(
-    *, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None
-) -> Mesh:
+def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -> Mesh:
     """A `data × fsdp × tensor` mesh over `devices` (default: all).
 
     Args:
@@ -61,7 +59,7 @@ def make_mesh(
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
         raise ValueError(
-            f"mesh={sizes} needs {abs(math.prod(sizes.values()))} devices and there are "
+            f"mesh={sizes} needs {abs(math.prod(sizes.values()))} devices, not "
             f"{len(devices)}; set one of mesh.data, mesh.fsdp, mesh.tensor to -1."
         )
     grid = np.asarray(devices).reshape([sizes[a] for a in AXES])
@@ -69,16 +67,13 @@ def make_mesh(
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
+    """The whole array on every device."""
     return NamedSharding(mesh, P())
 
 
 def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     """Rows split over data and fsdp, behind `leading` unsplit axes."""
     return NamedSharding(mesh, P(*(None,) * leading, BATCH))
-
-
-def num_batch_shards(mesh: Mesh) -> int:
-    return math.prod(mesh.shape[a] for a in BATCH)
 
 
 def constrain_batch(x: jax.Array) -> jax.Array:

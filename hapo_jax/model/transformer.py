@@ -42,9 +42,7 @@ class KVCache(NamedTuple):
             return jnp.pad(x, widths)
 
         keys, values = self
-        return KVCache(
-            tuple(pad(k, 3) for k in keys), tuple(pad(v, 2) for v in values)
-        )
+        return KVCache(tuple(pad(k, 3) for k in keys), tuple(pad(v, 2) for v in values))
 
 
 class RMSNorm(nnx.Module):

@@ -74,10 +74,7 @@ def pad_rows(batch: RolloutBatch, num_rows: int) -> RolloutBatch:
     """
     present = len(batch.rewards)
     padded = RolloutBatch(
-        *(
-            np.pad(x, [(0, num_rows - present)] + [(0, 0)] * (x.ndim - 1))
-            for x in batch
-        )
+        *(np.pad(x, [(0, num_rows - present)] + [(0, 0)] * (x.ndim - 1)) for x in batch)
     )
     padded.prompt_ids[present:] = -1
     padded.prompt_lengths[present:] = 1  # a sequence has at least one token

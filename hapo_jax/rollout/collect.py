@@ -41,9 +41,7 @@ class StreamState(NamedTuple):
 
 
 # (prompt_ids [N], first_sample [N]) -> graded completions, and metrics to be summed
-GenerateFn = Callable[
-    [np.ndarray, np.ndarray], tuple[RolloutBatch, dict[str, float]]
-]
+GenerateFn = Callable[[np.ndarray, np.ndarray], tuple[RolloutBatch, dict[str, float]]]
 
 
 def collect(

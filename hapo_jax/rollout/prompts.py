@@ -59,7 +59,9 @@ def tokenise(
     for problem in problems:
         ids = np.asarray(encode(problem.prompt), np.int32)
         if not len(ids):
-            raise ValueError(f"problem {problem.id!r} of {problem.source} has no prompt.")
+            raise ValueError(
+                f"problem {problem.id!r} of {problem.source} has no prompt."
+            )
         if len(ids) > max_prompt_tokens:
             num_overlong += 1
             if overlong == "drop":

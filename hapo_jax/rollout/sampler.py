@@ -173,9 +173,9 @@ def sample(
 
     def position(carry, t):
         hidden, cache, alive = carry
-        uniforms = jax.vmap(
-            lambda key: jax.random.uniform(jax.random.fold_in(key, t))
-        )(keys)
+        uniforms = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t)))(
+            keys
+        )
         token, record = draw(
             model.logits(hidden),
             uniforms,
@@ -186,9 +186,7 @@ def sample(
         )
         token = jnp.where(alive, token, pad_id)
         visible = in_prompt & (jnp.arange(P + T) <= P + t)[None]
-        hidden, cache = model.decode(
-            layers, token, lengths + t, cache, P + t, visible
-        )
+        hidden, cache = model.decode(layers, token, lengths + t, cache, P + t, visible)
         stopped = (token[:, None] == stops[None]).any(-1)
         return (hidden, cache, alive & ~stopped), (token, alive, *record)
 

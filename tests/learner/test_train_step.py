@@ -1,4 +1,4 @@
-"""One update is the same however the work is cut, and stops at nothing it should not."""
+"""One update is the same however the work is cut, and survives bad numbers."""
 
 import functools
 

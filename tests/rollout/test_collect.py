@@ -1,4 +1,4 @@
-"""Dynamic sampling: which groups are trained on, which wait, and what is kept of them."""
+"""Dynamic sampling: which groups are trained on, and which wait."""
 
 import numpy as np
 import pytest

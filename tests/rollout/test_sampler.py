@@ -18,6 +18,7 @@ from tests import tiny
 V = tiny.MODEL.vocab_size
 STOPS = (1, 2)
 PAD = 0
+ALL = Truncation()
 STATS = entropy_lib.EntropyStats(*map(jnp.float32, (0.4, 0.7, 1.5, -3.0)))
 
 
@@ -38,7 +39,7 @@ def draw_samples(
     group_size=4,
     *,
     seed=0,
-    truncation=Truncation(),
+    truncation=ALL,
     base_temperature=1.0,
     max_tokens=13,
     chunk_tokens=4,
@@ -71,7 +72,12 @@ def draw_samples(
         )
     )
     samples = fn(
-        params, prompt_tokens, prompt_lengths, keys, STATS, jnp.float32(base_temperature)
+        params,
+        prompt_tokens,
+        prompt_lengths,
+        keys,
+        STATS,
+        jnp.float32(base_temperature),
     )
     return jax.device_get(samples), prompt_tokens, prompt_lengths
 

@@ -4,20 +4,29 @@
         --config.model.path=/models/Qwen2.5-Math-1.5B --workdir=runs/gsm8k
 
 `data` is a folder with gsm8k_train.jsonl.gz and gsm8k_test.jsonl (lines of
-`id, problem, answer`). Sizes are for one accelerator of 80 GB and a model of 1.5B.
+`id, problem, answer`). For a checkpoint of gsm8k_sft.py add `,prompt=hashes`, which
+asks as that did. Sizes are for one accelerator of 80 GB and a model of 1.5B.
 """
 
 import pathlib
 
 from hapo_jax import config as config_lib
 
-PROMPT = (
-    "{problem}\nPlease reason step by step, and put your final answer within \\boxed{}."
-)
+PROMPTS = {
+    "boxed": "{problem}\nPlease reason step by step, and put your final answer within "
+    "\\boxed{}.",
+    # The data set's own form of an answer; the same text as in gsm8k_sft.py.
+    "hashes": "{problem}\nPlease reason step by step, and write your final answer "
+    "behind #### on the last line.",
+}
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data")
+    args = config_lib.parse_arg(
+        arg, method="hapo", seed=0, data="data", prompt="boxed"
+    )
+    if args.prompt not in PROMPTS:
+        raise ValueError(f"prompt={args.prompt!r} must be one of {', '.join(PROMPTS)}.")
     c = config_lib.default()
     c.seed = args.seed
     c.num_steps = 200
@@ -27,10 +36,12 @@ def get_config(arg=None):
     c.task.train = dict(
         split="train",
         path=str(data / "gsm8k_train.jsonl.gz"),
-        prompt_template=PROMPT,
+        prompt_template=PROMPTS[args.prompt],
     )
     c.task.test = dict(
-        split="test", path=str(data / "gsm8k_test.jsonl"), prompt_template=PROMPT
+        split="test",
+        path=str(data / "gsm8k_test.jsonl"),
+        prompt_template=PROMPTS[args.prompt],
     )
 
     c.model.remat = True

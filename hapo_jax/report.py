@@ -21,7 +21,7 @@ _RESAMPLES = 10_000
 _RESAMPLE_VALUES = 1 << 20  # drawn at a time: 8 MiB of indices
 
 # Colours that stay apart in grey and for colour-blind readers (Okabe and Ito).
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _PANEL_INCHES = (4.0, 2.6)
 _COLUMNS = 3
 _DPI = 150
@@ -185,20 +185,27 @@ def _percent(metrics: Mapping[str, float], key: str) -> str:
 
 
 def plot_curves(workdir: str | pathlib.Path) -> pathlib.Path:
-    """Draws the panels of `PANELS` over the steps of a run into `curves.png`.
+    """Draws `curves` into the run's `curves.png`; returns the path of the picture.
+
+    Raises:
+      ValueError: the run has none of the metrics.
+    """
+    path = pathlib.Path(workdir) / "curves.png"
+    curves(workdir).savefig(path, dpi=_DPI)
+    return path
+
+
+def curves(workdir: str | pathlib.Path) -> Figure:
+    """The panels of `PANELS` over the steps of a run, for a file or a notebook.
 
     Metrics that the run does not have leave their panel out.
 
     Args:
       workdir: the run's folder.
 
-    Returns:
-      The path of the picture.
-
     Raises:
       ValueError: the run has none of the metrics.
     """
-    workdir = pathlib.Path(workdir)
     rows = run_records.read_metrics(workdir)
     known = {key for row in rows for key in row}
     panels = [
@@ -218,9 +225,7 @@ def plot_curves(workdir: str | pathlib.Path) -> pathlib.Path:
         axis.set_visible(False)
     for axis in axes[: len(panels)][-columns:]:
         axis.set_xlabel("step")
-    path = workdir / "curves.png"
-    figure.savefig(path, dpi=_DPI)
-    return path
+    return figure
 
 
 def _matching(patterns: Sequence[str], known: set[str]) -> list[str]:
@@ -236,7 +241,7 @@ def _matching(patterns: Sequence[str], known: set[str]) -> list[str]:
 def _draw(axis: Axes, panel: Panel, keys: list[str], rows: list[dict]) -> None:
     """Draws one panel: raw values pale, their running mean on top, bounds shaded."""
     axis.set_title(panel.title, fontsize=10, loc="left")
-    for key, color in zip(keys, _COLORS):
+    for key, color in zip(keys, COLORS):
         _shade(axis, rows, *(panel.band or (f"{key}_low", f"{key}_high")), color)
         steps, values = _series(rows, key)
         label = _name(key) if len(keys) > 1 else None

@@ -52,7 +52,7 @@ def refuse(program, config, workdir, changes):
         ({"task.train.operators": "+/"}, ["task.operators='+/'"]),
         ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
         ({"mesh.data": -1, "mesh.fsdp": -1}, ["at most one may be -1"]),
-        ({"mesh.data": 1, "mesh.tensor": 8}, ["heads=4", "mesh.tensor=8"]),
+        ({"mesh.data": 1, "mesh.tensor": 8}, ["kv_heads=2", "mesh.tensor=8"]),
         ({"num_steps": 0}, ["num_steps=0", "positive"]),
         ({"grading.workers": 0}, ["grading.workers=0", "positive"]),
     ],

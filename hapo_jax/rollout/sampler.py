@@ -113,7 +113,9 @@ def row_keys(seed: int, step: int, prompt_ids: np.ndarray, sample_ids: np.ndarra
 def _row_keys(key, step, prompt_ids, sample_ids):
     key = jax.random.fold_in(key, step)
     fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    return jax.vmap(jax.random.fold_in)(fold(key, prompt_ids), sample_ids)
+    keys = jax.vmap(jax.random.fold_in)(fold(key, prompt_ids), sample_ids)
+    # The sampler takes them split by rows and refuses another layout.
+    return sharding.constrain_batch(keys)
 
 
 def sample(

@@ -22,7 +22,13 @@ import pathlib
 import re
 from typing import Any
 
-from hapo_jax.tasks.problems import Grade, Problem, read_problems
+from hapo_jax.tasks.problems import (
+    Demonstration,
+    Grade,
+    Problem,
+    read_demonstrations,
+    read_problems,
+)
 
 DAPO_TAIL_CHARACTERS = 300
 # The longest gold answers of MATH, OlympiadBench and Minerva have about 200.
@@ -47,27 +53,46 @@ _BOXES = (r"\boxed{", r"\fbox{")
 
 
 def problems(
-    split: str,
-    *,
-    train_path: str | pathlib.Path,
-    test_path: str | pathlib.Path,
-    prompt_template: str | None,
+    split: str, *, path: str | pathlib.Path, prompt_template: str
 ) -> list[Problem]:
-    """The problems of one split, from a file (see `problems.read_problems`).
+    """The problems of a file (see `problems.read_problems`), with answers to grade by.
+
+    Args:
+      split: "train" or "test"; a label, since the config names a file for each.
+      path: file of this split.
+      prompt_template: text around `{problem}`; empty for the bare problem, and for
+        files of verl's kind, whose prompts are whole messages.
+
+    Raises:
+      ValueError: there is no such split, its file is missing or broken, or a gold
+        answer says nothing or is too long.
+    """
+    _check_split(split)
+    found = read_problems(path, prompt_template=prompt_template)
+    for problem in found:
+        try:
+            _gold(problem.answer)
+        except ValueError as error:
+            raise ValueError(f"{path}, problem {problem.id!r}: {error}") from None
+    return found
+
+
+def demonstrations(
+    split: str, *, path: str | pathlib.Path, prompt_template: str, size: int
+) -> list[Demonstration]:
+    """Worked solutions of a file, for supervised fine-tuning.
 
     Args:
       split: "train" or "test".
-      train_path: file of the split "train".
-      test_path: file of the split "test".
-      prompt_template: text around `{problem}`, or None for the bare problem.
+      path: file of this split, whose rows have a `solution` or a `completion`.
+      prompt_template: as in `problems`; use the template of the RL run that follows.
+      size: how many, from the top of the file; 0 for all.
 
     Raises:
-      ValueError: there is no such split, or its file is broken.
+      ValueError: as `problems.read_demonstrations`, or there is no such split.
     """
-    paths = {"train": train_path, "test": test_path}
-    if split not in paths:
-        raise ValueError(f"{split=} must be one of {', '.join(paths)}.")
-    return read_problems(paths[split], prompt_template=prompt_template)
+    _check_split(split)
+    return read_demonstrations(path, prompt_template=prompt_template, size=size)
 
 
 def grade(completion: str, answer: str) -> Grade:
@@ -82,12 +107,7 @@ def grade(completion: str, answer: str) -> Grade:
     Raises:
       ValueError: the gold answer says nothing, or is too long.
     """
-    gold = _unboxed(answer)
-    if gold is None or len(gold) > MAX_ANSWER_CHARACTERS or not _speaks(gold):
-        raise ValueError(
-            f"answer={answer[:80]!r} must hold a letter or a digit and at most "
-            f"{MAX_ANSWER_CHARACTERS} characters; drop the problem."
-        )
+    gold = _gold(answer)
     extracted = extract(completion)
     if extracted is None:
         return Grade(0.0, None)
@@ -129,6 +149,26 @@ def equal(gold: str, pred: str) -> bool:
     if any(_MISREAD.search(text) or _explosive(text) for text in (gold, pred)):
         return False
     return _same_value(gold, pred)
+
+
+def _check_split(split: str) -> None:
+    if split not in ("train", "test"):
+        raise ValueError(f"{split=} must be one of train, test.")
+
+
+def _gold(answer: str) -> str:
+    """The gold answer without its box.
+
+    Raises:
+      ValueError: it says nothing, or is too long.
+    """
+    gold = _unboxed(answer)
+    if gold is None or len(gold) > MAX_ANSWER_CHARACTERS or not _speaks(gold):
+        raise ValueError(
+            f"answer={answer[:80]!r} must hold a letter or a digit and at most "
+            f"{MAX_ANSWER_CHARACTERS} characters; drop the problem."
+        )
+    return gold
 
 
 # ---- finding ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Problems, grades, and the one reader of problem files.
+"""Problems, grades, demonstrations, and the one reader of their files.
 
 Two kinds of rows are understood, in JSONL, gzipped JSONL and parquet files:
 
@@ -8,12 +8,16 @@ Two kinds of rows are understood, in JSONL, gzipped JSONL and parquet files:
            "reward_model": {"ground_truth": "18"}, "extra_info": {"index": 7}}
           (`extra_info` may be absent)
 
+Demonstrations are rows with a `problem` or a `prompt` as above, and a `completion` or a
+`solution`, which is what the policy shall write.
+
 Chat templates are the tokenizer's business: here a prompt stays text or messages.
 """
 
 import dataclasses
 import gzip
 import hashlib
+import itertools
 import json
 import logging
 import pathlib
@@ -27,6 +31,8 @@ PLACEHOLDER = "{problem}"
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _OUR_FIELDS = ("id", "problem", "answer", "source")
 _VERL_FIELDS = ("prompt", "reward_model", "data_source", "extra_info")
+# What a demonstration completes its prompt with; the first that a row has.
+_COMPLETION_FIELDS = ("completion", "solution")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,9 +76,7 @@ class Grade(NamedTuple):
     extracted: str | None
 
 
-def read_problems(
-    path: str | pathlib.Path, *, prompt_template: str | None
-) -> list[Problem]:
+def read_problems(path: str | pathlib.Path, *, prompt_template: str) -> list[Problem]:
     """Reads all problems of a file, in its order.
 
     Ids are unique in what is returned. Rows repeated word for word are read once (the
@@ -82,29 +86,19 @@ def read_problems(
 
     Args:
       path: a file ending in .jsonl, .jsonl.gz or .parquet.
-      prompt_template: text around `{problem}`, for rows of our kind; None leaves the
-        problem as it is. Rows of verl's kind carry complete messages and refuse one.
+      prompt_template: text around `{problem}`, for rows of our kind; empty for the bare
+        problem. Rows of verl's kind carry complete messages and refuse a template.
 
     Raises:
-      ValueError: the kind of file is unknown, it holds no rows, the template lacks
-        `{problem}`, or a row is broken; names file, line, field and remedy.
-      FileNotFoundError: there is no such file.
+      ValueError: there is no such file, its kind is unknown, it holds no rows, the
+        template lacks `{problem}`, or a row is broken; names file, line, field and
+        remedy.
     """
     path = pathlib.Path(path)
-    if not path.name.endswith(_SUFFIXES):
-        raise ValueError(
-            f"{str(path)!r} must end in one of {', '.join(_SUFFIXES)}; convert or "
-            "rename it."
-        )
-    if prompt_template is not None and PLACEHOLDER not in prompt_template:
-        raise ValueError(
-            f"{prompt_template=} must contain {PLACEHOLDER}, where the problem goes; "
-            "use None for the bare problem."
-        )
-    rows = _parquet_rows if path.suffix == ".parquet" else _jsonl_rows
+    _check_template(prompt_template)
     found: dict[str, Problem] = {}
     repeated = 0
-    for where, row in rows(path):
+    for where, row in _rows(path, (*_OUR_FIELDS, *_VERL_FIELDS)):
         problem = _problem(row, where, _stem(path), prompt_template)
         known = found.setdefault(problem.id, problem)
         if known is problem:
@@ -122,10 +116,74 @@ def read_problems(
     return list(found.values())
 
 
+def read_demonstrations(
+    path: str | pathlib.Path, *, prompt_template: str, size: int
+) -> list[Demonstration]:
+    """Reads worked examples, in the file's order; ids and answers may be absent.
+
+    Args:
+      path: a file ending in .jsonl, .jsonl.gz or .parquet.
+      prompt_template: as in `read_problems`.
+      size: how many, from the top of the file; 0 for all.
+
+    Raises:
+      ValueError: as `read_problems`; or the file holds fewer than `size`.
+    """
+    path = pathlib.Path(path)
+    _check_template(prompt_template)
+    if size < 0:
+        raise ValueError(f"{size=} must not be negative; 0 reads all.")
+    rows = _rows(path, ("problem", "prompt", *_COMPLETION_FIELDS))
+    found = [
+        _demonstration(row, where, prompt_template)
+        for where, row in itertools.islice(rows, size or None)
+    ]
+    if not found or len(found) < size:
+        raise ValueError(
+            f"{path} holds {len(found)} demonstrations where {size=} are asked for; "
+            "give a larger file, or size=0 for all that it has."
+        )
+    return found
+
+
+def _check_template(template: str) -> None:
+    if template and PLACEHOLDER not in template:
+        raise ValueError(
+            f"prompt_template={template!r} must contain {PLACEHOLDER}, where the "
+            "problem goes; leave it empty for the bare problem."
+        )
+
+
 def _stem(path: pathlib.Path) -> str:
     """gsm8k_train for data/gsm8k_train.jsonl.gz."""
     suffix = next(suffix for suffix in _SUFFIXES if path.name.endswith(suffix))
     return path.name.removesuffix(suffix)
+
+
+def _rows(
+    path: pathlib.Path, fields: tuple[str, ...]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields (place, row) of each row; of parquet files only the given fields."""
+    if not path.name.endswith(_SUFFIXES):
+        raise ValueError(
+            f"{str(path)!r} must end in one of {', '.join(_SUFFIXES)}; convert or "
+            "rename it."
+        )
+    if not path.is_file():
+        raise ValueError(
+            f"there is no file {str(path)!r}; correct the path, which is relative to "
+            f"the current folder {str(pathlib.Path.cwd())!r} unless it starts with '/'."
+        )
+    rows = (
+        _parquet_rows(path, fields) if path.suffix == ".parquet" else _jsonl_rows(path)
+    )
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise ValueError(
+                f"{where}: {type(row).__name__} where an object belongs; write rows "
+                f"with the fields {', '.join(_OUR_FIELDS[:3])}."
+            )
+        yield where, row
 
 
 def _jsonl_rows(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
@@ -149,8 +207,10 @@ def _jsonl_rows(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
         ) from error
 
 
-def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
-    """Yields (place, row), a batch in memory at a time, only the columns needed."""
+def _parquet_rows(
+    path: pathlib.Path, fields: tuple[str, ...]
+) -> Iterator[tuple[str, dict]]:
+    """Yields (place, row), a batch in memory at a time, only the given fields."""
     # Imported here because graders' processes import this module and read no files.
     import pyarrow
     from pyarrow import parquet
@@ -162,8 +222,7 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
             f"{path} is not a parquet file ({error}); fetch or write it again."
         ) from error
     with file:
-        wanted = [*_OUR_FIELDS, *_VERL_FIELDS]
-        columns = [name for name in file.schema_arrow.names if name in wanted]
+        columns = [name for name in file.schema_arrow.names if name in fields]
         number = 0
         for batch in file.iter_batches(columns=columns):
             for row in batch.to_pylist():
@@ -171,43 +230,17 @@ def _parquet_rows(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
                 yield f"{path}, row {number}", row
 
 
-def _problem(row: Any, where: str, stem: str, template: str | None) -> Problem:
+def _problem(row: dict, where: str, stem: str, template: str) -> Problem:
     """One row of either kind as a Problem."""
-    if not isinstance(row, dict):
-        raise ValueError(
-            f"{where}: {type(row).__name__} where an object belongs; write rows with "
-            f"the fields {', '.join(_OUR_FIELDS[:3])}."
-        )
+    prompt = _prompt(row, where, template)
     if "problem" in row:
-        return _our_problem(row, where, stem, template)
-    if "prompt" in row:
-        return _verl_problem(row, where, template)
-    raise ValueError(
-        f"{where}: neither field 'problem' (with id, answer) nor field 'prompt' (with "
-        f"reward_model.ground_truth, data_source) among {sorted(row)}; rename the "
-        "fields."
-    )
-
-
-def _our_problem(row: dict, where: str, stem: str, template: str | None) -> Problem:
-    text = _text(row, "problem", where)
-    source = row.get("source")
-    return Problem(
-        id=_text(row, "id", where),
-        # `replace`, not `format`: templates and problems are full of LaTeX braces.
-        prompt=text if template is None else template.replace(PLACEHOLDER, text),
-        answer=_answer(row.get("answer"), "answer", where),
-        source=stem if source is None else _text(row, "source", where),
-    )
-
-
-def _verl_problem(row: dict, where: str, template: str | None) -> Problem:
-    if template is not None:
-        raise ValueError(
-            f"{where}: prompt_template is set but field 'prompt' holds messages that "
-            "carry their instructions already; set prompt_template to None."
+        source = row.get("source")
+        return Problem(
+            id=_text(row, "id", where),
+            prompt=prompt,
+            answer=_answer(row.get("answer"), "answer", where),
+            source=stem if source is None else _text(row, "source", where),
         )
-    messages = _messages(row["prompt"], where)
     source = _text(row, "data_source", where)
     reward_model = row.get("reward_model")
     if not isinstance(reward_model, dict):
@@ -221,9 +254,40 @@ def _verl_problem(row: dict, where: str, template: str | None) -> Problem:
     extra = row.get("extra_info")
     index = extra.get("index") if isinstance(extra, dict) else None
     if index is None:
-        content = json.dumps([messages, answer])
+        content = json.dumps([prompt, answer])
         index = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return Problem(f"{source}-{index}", messages, answer, source)
+    return Problem(f"{source}-{index}", prompt, answer, source)
+
+
+def _demonstration(row: dict, where: str, template: str) -> Demonstration:
+    """One row of either kind as a Demonstration."""
+    present = [field for field in _COMPLETION_FIELDS if row.get(field) is not None]
+    if not present:
+        raise ValueError(
+            f"{where}: neither field {' nor '.join(map(repr, _COMPLETION_FIELDS))} "
+            f"among {sorted(row)}; add the text that the policy shall write."
+        )
+    return Demonstration(_prompt(row, where, template), _text(row, present[0], where))
+
+
+def _prompt(row: dict, where: str, template: str) -> str | list[dict[str, str]]:
+    """The prompt of a row: text in its template (ours) or messages (verl's)."""
+    if "problem" in row:
+        text = _text(row, "problem", where)
+        # `replace`, not `format`: templates and problems are full of LaTeX braces.
+        return template.replace(PLACEHOLDER, text) if template else text
+    if "prompt" not in row:
+        raise ValueError(
+            f"{where}: neither field 'problem' (with id, answer) nor field 'prompt' "
+            f"(with reward_model.ground_truth, data_source) among {sorted(row)}; "
+            "rename the fields."
+        )
+    if template:
+        raise ValueError(
+            f"{where}: prompt_template is set but field 'prompt' holds messages that "
+            "carry their instructions already; set prompt_template to the empty text."
+        )
+    return _messages(row["prompt"], where)
 
 
 def _text(row: dict, field: str, where: str) -> str:

@@ -8,6 +8,7 @@ Einsum letters: B rows, T queries, S keys, D width, F feed-forward, H query head
 K key/value heads, R = H/K, C channels per head, V vocabulary.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -33,16 +34,28 @@ class KVCache(NamedTuple):
     keys: tuple[Array, ...]
     values: tuple[Array, ...]
 
-    def grow(self, slots: int) -> "KVCache":
-        """The same cache with empty slots behind, S = `slots` in all."""
+    @classmethod
+    def empty(cls, config: ModelConfig, rows: int, slots: int, dtype) -> "KVCache":
+        """A cache with nothing in it."""
+        L, K, C = config.num_layers, config.num_kv_heads, config.head_dim
+        return cls(
+            tuple(jnp.zeros((rows, K, C, slots), dtype) for _ in range(L)),
+            tuple(jnp.zeros((rows, K, slots, C), dtype) for _ in range(L)),
+        )
 
-        def pad(x: Array, axis: int) -> Array:
-            widths = [(0, 0)] * x.ndim
-            widths[axis] = (0, slots - x.shape[axis])
-            return jnp.pad(x, widths)
 
-        keys, values = self
-        return KVCache(tuple(pad(k, 3) for k in keys), tuple(pad(v, 2) for v in values))
+class Prompts(NamedTuple):
+    """The prompts that decoding rows attend to, each kept once for all its rows.
+
+    Rows b = n·R … n·R + R - 1 continue prompt n: N prompts, R = B/N rows each.
+
+    Attributes:
+      cache: N rows, P slots.
+      visible: [N, P] bool, False on padding; at least one True per prompt.
+    """
+
+    cache: KVCache
+    visible: Array
 
 
 class RMSNorm(nnx.Module):
@@ -145,15 +158,17 @@ class Block(nnx.Module):
         x = sharding.constrain_batch(x + self.mlp(self.mlp_norm(x)))
         return x, (k, v)
 
-    def decode(self, x: Array, rope, keys: Array, values: Array, slot, visible: Array):
-        """One token per row.
+    def decode(self, x: Array, rope, prompt, keys: Array, values: Array, at, visible):
+        """One token per row, which sees its prompt and its own earlier tokens.
 
         Args:
           x: [B, 1, D].
           rope: (cos, sin), each [B, 1, 1, C/2] float32.
-          keys, values: this layer's cache, [B, K, C, S] and [B, K, S, C].
-          slot: scalar int32, the cache slot that this token fills.
-          visible: [B, S] bool, the slots to attend to, `slot` among them.
+          prompt: this layer's prompt keys [N, K, C, P], values [N, K, P, C], and
+            visibility [N, P].
+          keys, values: this layer's cache of completions, [B, K, C, S], [B, K, S, C].
+          at: scalar int32, the slot that this token fills, for all rows.
+          visible: [B, S] bool, the slots to attend to, `at` among them.
 
         Returns:
           x [B, 1, D], and the cache with the new key and value.
@@ -161,22 +176,44 @@ class Block(nnx.Module):
         q, k, v = self.attention.project(self.attention_norm(x), rope)
         new_keys = k.transpose(0, 2, 3, 1).astype(keys.dtype)
         new_values = v.transpose(0, 2, 1, 3).astype(values.dtype)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys, slot, axis=3)
-        values = jax.lax.dynamic_update_slice_in_dim(values, new_values, slot, axis=2)
-        B, _, H, C = q.shape
-        K = keys.shape[1]
-        q = q.reshape(B, K, H // K, C) * C**-0.5
-        scores = jnp.einsum(
-            "BKRC,BKCS->BKRS",
-            q,
-            keys.astype(q.dtype),
-            preferred_element_type=jnp.float32,
-        )
-        scores = jnp.where(visible[:, None, None, :], scores, -1e30)
-        weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-        heads = jnp.einsum("BKRS,BKSC->BKRC", weights, values.astype(q.dtype))
-        x = x + self.attention.project_out(heads.reshape(B, 1, H, C))
+        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys, at, axis=3)
+        values = jax.lax.dynamic_update_slice_in_dim(values, new_values, at, axis=2)
+        heads = _decode_attention(q, prompt, keys, values, visible)
+        x = x + self.attention.project_out(heads)
         return x + self.mlp(self.mlp_norm(x)), keys, values
+
+
+def _decode_attention(q: Array, prompt, keys: Array, values: Array, visible: Array):
+    """Softmax attention over two caches as if they were one: [B, 1, H, C] → same.
+
+    The R rows of a prompt read its keys together, as one matrix product; numerators
+    and denominators of the two parts are added under one common maximum.
+    """
+    prompt_keys, prompt_values, prompt_visible = prompt
+    B, _, H, C = q.shape
+    N, K = prompt_keys.shape[:2]
+    R, J = B // N, H // K
+    q = q.reshape(B, K, J, C) * C**-0.5
+    # [B, K, J, …] ↔ [N, K, R·J, …]: rows of a prompt side by side with their heads.
+    grouped = q.reshape(N, R, K, J, C).swapaxes(1, 2).reshape(N, K, R * J, C)
+
+    def ungroup(x: Array) -> Array:
+        return x.reshape(N, K, R, J, -1).swapaxes(1, 2).reshape(B, K, J, -1)
+
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    old = ungroup(dot("NKQC,NKCP->NKQP", grouped, prompt_keys.astype(q.dtype)))
+    own = dot("BKJC,BKCS->BKJS", q, keys.astype(q.dtype))
+    shown = jnp.repeat(prompt_visible, R, axis=0)[:, None, None]
+    old = jnp.where(shown, old, -jnp.inf)
+    own = jnp.where(visible[:, None, None], own, -jnp.inf)
+    peak = jnp.maximum(old.max(-1, keepdims=True), own.max(-1, keepdims=True))
+    old, own = jnp.exp(old - peak), jnp.exp(own - peak)
+    total = old.sum(-1, keepdims=True) + own.sum(-1, keepdims=True)
+    weights = old.astype(q.dtype).reshape(N, R, K, J, -1).swapaxes(1, 2)
+    weights = weights.reshape(N, K, R * J, -1)
+    heads = ungroup(dot("NKQP,NKPC->NKQC", weights, prompt_values.astype(q.dtype)))
+    heads += dot("BKJS,BKSC->BKJC", own.astype(q.dtype), values.astype(q.dtype))
+    return (heads / total).astype(q.dtype).reshape(B, 1, H, C)
 
 
 class Transformer(nnx.Module):
@@ -253,16 +290,17 @@ class Transformer(nnx.Module):
             for i in range(self.config.num_layers)
         ]
 
-    def decode(self, layers, tokens, positions, cache: KVCache, slot, visible):
+    def decode(self, layers, tokens, positions, prompts: Prompts, cache, at, visible):
         """The hidden state of one new token per row.
 
         Args:
           layers: from `unstack`.
           tokens: [B] int32, the token to feed.
-          positions: [B] int32, its position in its sequence.
-          cache: S slots per row.
-          slot: scalar int32, where the new keys and values go, for all rows.
-          visible: [B, S] bool, the slots to attend to, `slot` among them.
+          positions: [B] int32, its position in its sequence, prompt included.
+          prompts: N prompts of B/N rows each.
+          cache: KVCache of the completions, S slots per row.
+          at: scalar int32, the slot where new keys and values go, for all rows.
+          visible: [B, S] bool, the slots to attend to, `at` among them.
 
         Returns:
           [B, D] in `dtype`, after the final norm, and the cache.
@@ -271,8 +309,9 @@ class Transformer(nnx.Module):
         rope = self._rope(positions[:, None])
         keys, values = list(cache.keys), list(cache.values)
         for i, layer in enumerate(layers):
+            prompt = prompts.cache.keys[i], prompts.cache.values[i], prompts.visible
             x, keys[i], values[i] = layer.decode(
-                x, rope, keys[i], values[i], slot, visible
+                x, rope, prompt, keys[i], values[i], at, visible
             )
         return self.final_norm(x)[:, 0], KVCache(tuple(keys), tuple(values))
 

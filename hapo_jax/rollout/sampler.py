@@ -160,16 +160,13 @@ def sample(
       Samples of N·G rows, the G of a prompt one after another.
     """
     model = nnx.merge(graphdef, params)
-    N, P = prompt_tokens.shape
+    N = len(prompt_tokens)
     B, T = N * group_size, -(-max_tokens // chunk_tokens) * chunk_tokens
 
-    hidden, cache = _prefill(model, prompt_tokens, prompt_lengths)
+    hidden, prompts = prefill(model, prompt_tokens, prompt_lengths, cache_dtype)
     hidden = sharding.constrain_batch(jnp.repeat(hidden, group_size, axis=0))
-    cache = jax.tree.map(
-        lambda x: jnp.repeat(x.astype(cache_dtype), group_size, axis=0), cache
-    ).grow(P + T)
+    cache = transformer.KVCache.empty(model.config, B, T, cache_dtype)
     lengths = jnp.repeat(prompt_lengths, group_size)
-    in_prompt = jnp.arange(P + T)[None] >= (P - lengths)[:, None]
     stops = jnp.asarray(stop_ids, jnp.int32)
     layers = model.unstack()
 
@@ -187,8 +184,10 @@ def sample(
             temperature_fn=temperature_fn,
         )
         token = jnp.where(alive, token, pad_id)
-        visible = in_prompt & (jnp.arange(P + T) <= P + t)[None]
-        hidden, cache = model.decode(layers, token, lengths + t, cache, P + t, visible)
+        visible = jnp.broadcast_to(jnp.arange(T) <= t, (B, T))
+        hidden, cache = model.decode(
+            layers, token, lengths + t, prompts, cache, t, visible
+        )
         stopped = (token[:, None] == stops[None]).any(-1)
         return (hidden, cache, alive & ~stopped), (token, alive, *record)
 
@@ -332,15 +331,30 @@ def _pick(x: Array, index: Array) -> Array:
     return jnp.take_along_axis(x, index[:, None], axis=-1)[:, 0]
 
 
-def _prefill(model: transformer.Transformer, tokens: Array, lengths: Array):
-    """The last position's hidden state [N, D] and the cache of the P prompt slots."""
+def prefill(
+    model: transformer.Transformer, tokens: Array, lengths: Array, cache_dtype
+) -> tuple[Array, transformer.Prompts]:
+    """Reads prompts, padded on the left.
+
+    Args:
+      model: the policy.
+      tokens: [N, P] int32.
+      lengths: [N] int32.
+      cache_dtype: of keys and values.
+
+    Returns:
+      The hidden state of each prompt's last token [N, D], which predicts the first of
+      a completion, and the Prompts to attend to.
+    """
     P = tokens.shape[1]
     column = jnp.arange(P)[None]
     start = (P - lengths)[:, None]
+    visible = column >= start
     hidden, cache = model(
         tokens,
         jnp.maximum(column - start, 0),
-        (column >= start).astype(jnp.int32),
+        visible.astype(jnp.int32),
         with_cache=True,
     )
-    return hidden[:, -1], cache
+    cache = jax.tree.map(lambda x: x.astype(cache_dtype), cache)
+    return hidden[:, -1], transformer.Prompts(cache, visible)

@@ -99,11 +99,8 @@ def test_cached_decoding_equals_the_full_pass(family):
     full = forward(*model, tokens, positions, segments)
     prompt_columns = (x[:, :prompt] for x in (tokens, positions, segments))
     hidden, cache = forward(*model, *prompt_columns, with_cache=True)
-    grown = ((0, 0),) * 3 + ((0, steps),)
-    cache = transformer.KVCache(
-        tuple(jnp.pad(k, grown) for k in cache.keys),
-        tuple(jnp.pad(v, ((0, 0), (0, 0), (0, steps), (0, 0))) for v in cache.values),
-    )
+    prompts = transformer.Prompts(cache, real[:, :prompt])
+    cache = transformer.KVCache.empty(CONFIGS[family], B, steps, jnp.float32)
     # 1e-5: the same float32 sums in another order, through two layers.
     compare = {"rtol": 0, "atol": 1e-5}
     shown = np.asarray(real)[:, :prompt]
@@ -112,13 +109,15 @@ def test_cached_decoding_equals_the_full_pass(family):
     )
 
     @jax.jit
-    def decode(params, cache, token, position, slot, visible):
+    def decode(params, cache, token, position, at):
         model = nnx.merge(graphdef, params)
-        return model.decode(model.unstack(), token, position, cache, slot, visible)
+        visible = jnp.broadcast_to(jnp.arange(steps) <= at, (B, steps))
+        return model.decode(
+            model.unstack(), token, position, prompts, cache, at, visible
+        )
 
     for t in range(prompt, T):
-        visible = real & (jnp.arange(T) <= t)[None]
-        column = tokens[:, t], positions[:, t], t, visible
+        column = tokens[:, t], positions[:, t], t - prompt
         hidden, cache = decode(params, cache, *column)
         np.testing.assert_allclose(hidden, full[:, t], **compare)
 

@@ -58,10 +58,15 @@ def of_logits(logits: Array) -> Array:
       [...] float32, nats, >= 0 up to rounding.
     """
     peak = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
-    shifted = logits - peak
-    weights = jnp.exp(shifted)
+    return of_shifted_logits(logits - peak)[0]
+
+
+def of_shifted_logits(logits: Array) -> tuple[Array, Array]:
+    """`of_logits` for logits whose maximum is 0, and log(sum(exp(l))), [...] each."""
+    weights = jnp.exp(logits)
     total = weights.sum(-1)
-    return jnp.log(total) - (weights * shifted).sum(-1) / total
+    log_total = jnp.log(total)
+    return log_total - (weights * logits).sum(-1) / total, log_total
 
 
 def fit(

@@ -18,7 +18,7 @@ from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import sharding, transformer
 
 Array = jax.Array
-# (entropy [B], stats, base_temperature scalar) -> temperature [B]
+# (entropy [B], stats, base_temperature [B]) -> temperature [B]
 TemperatureFn = Callable[[Array, entropy_lib.EntropyStats, Array], Array]
 
 
@@ -89,11 +89,13 @@ def make_sampler(
     )
 
 
-def row_keys(seed: int, step: int, prompt_ids: np.ndarray, sample_ids: np.ndarray):
-    """One key per row from (seed, step, prompt, sample); `sample` adds the position.
+def row_keys(
+    seed: int | np.ndarray, step: int, prompt_ids: np.ndarray, sample_ids: np.ndarray
+) -> Array:
+    """One key per row from (seed, step, prompt, sample); the position joins in `draw`.
 
     Args:
-      seed: of the run.
+      seed: of the run, or [B] of each row.
       step: optimizer step that the rollout is for.
       prompt_ids: [B] row of each problem in its data set.
       sample_ids: [B] which of the prompt's completions.
@@ -101,21 +103,22 @@ def row_keys(seed: int, step: int, prompt_ids: np.ndarray, sample_ids: np.ndarra
     Returns:
       [B] keys.
     """
+    seeds = np.broadcast_to(seed, prompt_ids.shape)
+    steps = np.broadcast_to(step, prompt_ids.shape)
     return _row_keys(
-        jax.random.key(seed),
-        jnp.uint32(step),
-        jnp.asarray(prompt_ids, jnp.uint32),
-        jnp.asarray(sample_ids, jnp.uint32),
+        *(np.asarray(x, np.uint32) for x in (seeds, steps, prompt_ids, sample_ids))
     )
 
 
 @jax.jit
-def _row_keys(key, step, prompt_ids, sample_ids):
-    key = jax.random.fold_in(key, step)
-    fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
-    keys = jax.vmap(jax.random.fold_in)(fold(key, prompt_ids), sample_ids)
-    # The sampler takes them split by rows and refuses another layout.
-    return sharding.constrain_batch(keys)
+def _row_keys(*columns):
+    # Split by rows, as the sampler takes them: it refuses another layout.
+    return sharding.constrain_batch(jax.vmap(_row_key)(*columns))
+
+
+def _row_key(seed, step, prompt_id, sample_id):
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.random.fold_in(jax.random.fold_in(key, prompt_id), sample_id)
 
 
 def sample(
@@ -167,6 +170,7 @@ def sample(
     hidden = sharding.constrain_batch(jnp.repeat(hidden, group_size, axis=0))
     cache = transformer.KVCache.empty(model.config, B, T, cache_dtype)
     lengths = jnp.repeat(prompt_lengths, group_size)
+    base_temperature = jnp.broadcast_to(base_temperature, (B,))
     stops = jnp.asarray(stop_ids, jnp.int32)
     layers = model.unstack()
 
@@ -245,29 +249,35 @@ def draw(
     Args:
       logits: [B, V] float32, untempered.
       uniforms: [B] float32 in [0, 1), one per row.
-      stats, base_temperature, truncation, temperature_fn: see `sample`.
+      base_temperature: [B] float32; 0 is greedy.
+      stats, truncation, temperature_fn: see `sample`.
 
     Returns:
       [B] int32 tokens, and their Record.
     """
-    entropy = entropy_lib.of_logits(logits)
+    # Everything below is the same for logits shifted to a maximum of 0, and no
+    # exponential needs another maximum then.
+    logits = logits - logits.max(-1, keepdims=True)
+    entropy, log_total = entropy_lib.of_shifted_logits(logits)
     temperature = temperature_fn(entropy, stats, base_temperature)
     greedy = base_temperature <= 0
-    safe = jnp.where(greedy, 1.0, temperature)
-    tempered = truncate(logits / safe[:, None], truncation)
-    peak = tempered.max(-1, keepdims=True)
-    weights = jnp.exp(tempered - peak)
+    tempered = logits / jnp.where(greedy, 1.0, temperature)[:, None]
+    tempered = truncate(tempered, truncation)
+    weights = jnp.exp(tempered)
     token = jnp.where(greedy, logits.argmax(-1), inverse_cdf(weights, uniforms))
     token = token.astype(jnp.int32)
-    log_total = jnp.log(weights.sum(-1)) + peak[:, 0]
-    behavior = _pick(tempered, token) - log_total
-    base = logits / jnp.where(greedy, 1.0, base_temperature)
-    base_logprobs = _pick(base, token) - jax.nn.logsumexp(base, axis=-1)
+    behavior = _pick(tempered, token) - jnp.log(weights.sum(-1))
+    base_temperature = jnp.where(greedy, 1.0, base_temperature)
+    base_log_total = jax.lax.cond(
+        (base_temperature == 1.0).all(),
+        lambda: log_total,
+        lambda: jax.nn.logsumexp(logits / base_temperature[:, None], axis=-1),
+    )
     return token, Record(
         entropy,
         jnp.where(greedy, 0.0, temperature),
         jnp.where(greedy, 0.0, behavior),
-        base_logprobs,
+        _pick(logits, token) / base_temperature - base_log_total,
     )
 
 

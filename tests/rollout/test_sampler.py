@@ -254,7 +254,7 @@ def test_frequencies_match_the_stated_probabilities(truncation):
         jnp.broadcast_to(logits, (n, size)),
         uniforms,
         STATS,
-        jnp.float32(1.0),
+        jnp.ones(n),
         truncation=truncation,
         temperature_fn=adaptive,
     )

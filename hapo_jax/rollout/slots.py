@@ -1,0 +1,229 @@
+"""What the engine keeps on the devices, and the few jitted programs that change it.
+
+B rows decode together. Row b continues prompt b // R, whose keys and values are kept
+once for its R rows. All rows write the same *column* of their own cache at a decode
+step, whenever they began: a row sees the columns since its `start`. So a step writes
+one slice, and forgetting old columns is one shift for all rows.
+
+`engine.py` decides on the host what happens; everything here is arrays in, arrays out.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.model import sharding, transformer
+from hapo_jax.rollout import sampler
+
+Array = jax.Array
+
+
+class Slots(NamedTuple):
+    """B rows in N = B/R lanes of R rows.
+
+    Attributes:
+      hidden: [B, D], predicts each row's next token.
+      drawn: [B] int32, tokens drawn so far.
+      start: [B] int32, column of the row's first token.
+      prompt_lengths: [B] int32.
+      limits: [B] int32, tokens at most.
+      keys: [B] keys, see `sampler.row_keys`.
+      base_temperature: [B] float32; 0 is greedy.
+      alive: [B] bool; a row that is not only takes up its place.
+      column: scalar int32, the next column to fill.
+      prompts: of the N lanes, P slots.
+      cache: of the B rows, S columns.
+    """
+
+    hidden: Array
+    drawn: Array
+    start: Array
+    prompt_lengths: Array
+    limits: Array
+    keys: Array
+    base_temperature: Array
+    alive: Array
+    column: Array
+    prompts: transformer.Prompts
+    cache: transformer.KVCache
+
+
+class Admission(NamedTuple):
+    """Rows to start, as the host decided; [B] each but `lane` and `lane_source` [N].
+
+    Attributes:
+      row: bool, this row starts anew.
+      source: int32, which of the prefilled prompts it continues.
+      lane: bool, this lane takes a new prompt.
+      lane_source: int32, which of the prefilled prompts.
+      prompt_lengths, limits, keys, base_temperature: as in `Slots`.
+    """
+
+    row: Array
+    source: Array
+    lane: Array
+    lane_source: Array
+    prompt_lengths: Array
+    limits: Array
+    keys: Array
+    base_temperature: Array
+
+
+def empty(
+    model: transformer.Transformer,
+    *,
+    rows: int,
+    lanes: int,
+    prompt_columns: int,
+    columns: int,
+    cache_dtype,
+) -> Slots:
+    """Slots in which no row is alive."""
+    config = model.config
+    zeros = jnp.zeros((rows,), jnp.int32)
+    return Slots(
+        hidden=jnp.zeros((rows, config.d_model), model.dtype),
+        drawn=zeros,
+        start=zeros,
+        prompt_lengths=zeros,
+        limits=zeros,
+        keys=jax.random.split(jax.random.key(0), rows),
+        base_temperature=jnp.ones((rows,), jnp.float32),
+        alive=jnp.zeros((rows,), bool),
+        column=jnp.int32(0),
+        prompts=transformer.Prompts(
+            transformer.KVCache.empty(config, lanes, prompt_columns, cache_dtype),
+            jnp.ones((lanes, prompt_columns), bool),
+        ),
+        cache=transformer.KVCache.empty(config, rows, columns, cache_dtype),
+    )
+
+
+def admit(
+    slots: Slots, hidden: Array, prompts: transformer.Prompts, new: Admission
+) -> Slots:
+    """Starts rows on prefilled prompts; hidden [n, D] and prompts are of n of them."""
+
+    def rows(mask: Array, fresh: Array, old: Array) -> Array:
+        mask = mask.reshape(-1, *(1,) * (old.ndim - 1))
+        return jnp.where(mask, fresh, old)
+
+    return slots._replace(
+        hidden=rows(new.row, hidden[new.source], slots.hidden),
+        drawn=jnp.where(new.row, 0, slots.drawn),
+        start=jnp.where(new.row, slots.column, slots.start),
+        prompt_lengths=jnp.where(new.row, new.prompt_lengths, slots.prompt_lengths),
+        limits=jnp.where(new.row, new.limits, slots.limits),
+        keys=jnp.where(new.row, new.keys, slots.keys),
+        base_temperature=jnp.where(
+            new.row, new.base_temperature, slots.base_temperature
+        ),
+        alive=slots.alive | new.row,
+        prompts=jax.tree.map(
+            lambda fresh, old: rows(new.lane, fresh[new.lane_source], old),
+            prompts,
+            slots.prompts,
+        ),
+    )
+
+
+def repack(
+    slots: Slots, row_index: Array, lane_index: Array, shift: Array, columns: int
+) -> Slots:
+    """Moves rows and lanes to new places, and columns to the left.
+
+    Args:
+      slots: B rows in N lanes.
+      row_index: [B'] int32, which row comes where; B or more makes a dead row.
+      lane_index: [N'] int32, which lane comes where.
+      shift: scalar int32, columns to forget; no row alive began before them.
+      columns: S', how many there are then.
+
+    Returns:
+      Slots of B' rows in N' lanes.
+    """
+    B = len(slots.alive)
+    kept = row_index < B
+    row_index = jnp.minimum(row_index, B - 1)
+    rows = jax.tree.map(
+        lambda x: x[row_index],
+        slots._replace(column=(), prompts=(), cache=()),
+    )
+
+    def move(x: Array, axis: int) -> Array:
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (0, columns)
+        x = jnp.pad(x[row_index], widths)
+        return jax.lax.dynamic_slice_in_dim(x, shift, columns, axis)
+
+    return rows._replace(
+        alive=rows.alive & kept,
+        start=rows.start - shift,
+        column=slots.column - shift,
+        prompts=jax.tree.map(lambda x: x[lane_index], slots.prompts),
+        cache=transformer.KVCache(
+            tuple(move(k, 3) for k in slots.cache.keys),
+            tuple(move(v, 2) for v in slots.cache.values),
+        ),
+    )
+
+
+def decode(
+    model: transformer.Transformer,
+    slots: Slots,
+    stats: entropy_lib.EntropyStats,
+    *,
+    steps: int,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
+    truncation: sampler.Truncation,
+    temperature_fn: sampler.TemperatureFn,
+) -> tuple[Slots, sampler.Samples]:
+    """Draws up to `steps` tokens in every row that is alive.
+
+    Returns:
+      The slots, and Samples [B, steps] whose mask says what was drawn.
+    """
+    layers = model.unstack()
+    stops = jnp.asarray(stop_ids, jnp.int32)
+    seen = jnp.arange(slots.cache.values[0].shape[2])[None]
+
+    def position(s: Slots, _):
+        uniforms = jax.vmap(
+            lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))
+        )(s.keys, s.drawn)
+        token, record = sampler.draw(
+            model.logits(s.hidden),
+            uniforms,
+            stats,
+            s.base_temperature,
+            truncation=truncation,
+            temperature_fn=temperature_fn,
+        )
+        token = jnp.where(s.alive, token, pad_id)
+        hidden, cache = model.decode(
+            layers,
+            token,
+            s.prompt_lengths + s.drawn,
+            s.prompts,
+            s.cache,
+            s.column,
+            (seen >= s.start[:, None]) & (seen <= s.column),
+        )
+        stopped = (token[:, None] == stops[None]).any(-1) | (s.drawn + 1 >= s.limits)
+        out = sampler.Samples(
+            token, s.alive, *(jnp.where(s.alive, x, 0.0) for x in record)
+        )
+        s = s._replace(
+            hidden=hidden,
+            drawn=s.drawn + s.alive,
+            alive=s.alive & ~stopped,
+            column=s.column + 1,
+            cache=cache,
+        )
+        return s, out
+
+    slots, out = jax.lax.scan(position, slots, length=steps)
+    return slots, jax.tree.map(lambda x: sharding.constrain_batch(x.T), out)

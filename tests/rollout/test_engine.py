@@ -1,0 +1,251 @@
+"""The engine's completions are those of the plain scan, token for token."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hapo_jax import policy as policy_lib
+from hapo_jax.rollout import engine as engine_lib
+from hapo_jax.rollout import sampler
+from tests import tiny
+from tests.rollout import test_sampler
+
+P, T = 8, 40
+FIELDS = ("tokens", "entropy", "temperature", "behavior_logprobs", "base_logprobs")
+
+
+def one_device_mesh():
+    return jax.sharding.Mesh(
+        np.array(jax.devices()[:1]).reshape(1, 1, 1),
+        ("data", "fsdp", "tensor"),
+        axis_types=(jax.sharding.AxisType.Auto,) * 3,
+    )
+
+
+@functools.cache
+def make_engine(num_slots=8, rows_per_lane=1, chunk_tokens=4, chunks_ahead=0, mesh=None):
+    mesh = mesh or one_device_mesh()
+    policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
+    engine = engine_lib.Engine(
+        policy.graphdef,
+        mesh,
+        policy.sample_shardings,
+        num_slots=num_slots,
+        rows_per_lane=rows_per_lane,
+        max_prompt_tokens=P,
+        max_completion_tokens=T,
+        chunk_tokens=chunk_tokens,
+        stop_ids=test_sampler.STOPS,
+        pad_id=test_sampler.PAD,
+        truncation=sampler.Truncation(),
+        temperature_fn=test_sampler.adaptive,
+        chunks_ahead=chunks_ahead,
+    )
+    return engine, jax.device_put(tiny.params(), policy.sample_shardings), mesh
+
+
+def make_requests(num_prompts, group_size, *, limits=(T,), seed=0):
+    rng = np.random.default_rng(seed)
+    tokens, lengths = tiny.prompts(rng.integers(1, P + 1, num_prompts), P, seed)
+    return [
+        engine_lib.Request(
+            prompt_id=n,
+            prompt_tokens=tokens[n, P - lengths[n] :],
+            sample_id=g,
+            max_tokens=limits[(n * group_size + g) % len(limits)],
+        )
+        for n in range(num_prompts)
+        for g in range(group_size)
+    ]
+
+
+def run(requests, *, base_temperature=1.0, **options):
+    engine, params, mesh = make_engine(**options)
+    with jax.set_mesh(mesh):
+        done = list(
+            engine.run(
+                params,
+                requests,
+                seed=0,
+                step=3,
+                stats=test_sampler.STATS,
+                base_temperature=base_temperature,
+            )
+        )
+    assert sorted(c.request for c in done) == list(range(len(requests)))
+    return {c.request: c for c in done}
+
+
+@functools.cache
+def plain_sampler(num_rows):
+    graphdef, _ = tiny.model()
+    return jax.jit(
+        functools.partial(
+            sampler.sample,
+            graphdef,
+            group_size=1,
+            max_tokens=T,
+            chunk_tokens=8,
+            stop_ids=test_sampler.STOPS,
+            pad_id=test_sampler.PAD,
+            truncation=sampler.Truncation(),
+            temperature_fn=test_sampler.adaptive,
+        )
+    )
+
+
+def plain(requests, base_temperature=1.0):
+    """The same requests by the plain scan, every one in a row of its own."""
+    tokens = np.zeros((len(requests), P), np.int32)
+    for row, r in zip(tokens, requests):
+        row[P - len(r.prompt_tokens) :] = r.prompt_tokens
+    keys = sampler.row_keys(
+        np.array([r.seed or 0 for r in requests]),
+        3,
+        np.array([r.prompt_id for r in requests]),
+        np.array([r.sample_id for r in requests]),
+    )
+    own = [r.base_temperature for r in requests]
+    temperature = [base_temperature if t is None else t for t in own]
+    return jax.device_get(
+        plain_sampler(len(requests))(
+            tiny.params(),
+            tokens,
+            np.array([len(r.prompt_tokens) for r in requests], np.int32),
+            keys,
+            test_sampler.STATS,
+            np.array(temperature, np.float32),
+        )
+    )
+
+
+def assert_equal_to_plain(requests, done, **options):
+    """Tokens are equal; records to 1e-5, as attention adds up in another order."""
+    expected = plain(requests, **options)
+    lengths = expected.mask.sum(1)
+    for i, request in enumerate(requests):
+        n = min(lengths[i], request.max_tokens)
+        np.testing.assert_array_equal(done[i].tokens, expected.tokens[i, :n])
+        for name in FIELDS[1:]:
+            np.testing.assert_allclose(
+                getattr(done[i], name), getattr(expected, name)[i, :n], atol=1e-5
+            )
+        stopped = done[i].tokens[-1] in test_sampler.STOPS
+        assert done[i].truncated == (not stopped)
+
+
+@pytest.mark.parametrize("chunks_ahead", [0, 1])
+@pytest.mark.parametrize("rows_per_lane", [1, 4])
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 16])
+def test_equals_the_plain_scan(rows_per_lane, chunk_tokens, chunks_ahead):
+    """More requests than slots: rows are refilled, and the batch shrinks at the end."""
+    requests = make_requests(7, 4)
+    done = run(
+        requests,
+        num_slots=16,
+        rows_per_lane=rows_per_lane,
+        chunk_tokens=chunk_tokens,
+        chunks_ahead=chunks_ahead,
+    )
+    assert_equal_to_plain(requests, done)
+
+
+@pytest.mark.parametrize("num_slots", [1, 3, 8, 32])
+def test_the_number_of_slots_changes_nothing(num_slots):
+    requests = make_requests(5, 3)
+    done = run(requests, num_slots=num_slots)
+    assert_equal_to_plain(requests, done)
+
+
+def test_requests_have_their_own_limit_temperature_and_seed():
+    requests = make_requests(4, 3, limits=(1, 2, 7, 40, 33))
+    requests = [
+        r._replace(base_temperature=(None, 0.0, 0.7)[i % 3], seed=(None, 5)[i % 2])
+        for i, r in enumerate(requests)
+    ]
+    assert_equal_to_plain(requests, run(requests))
+
+
+def test_completions_come_as_they_finish():
+    requests = make_requests(6, 2, limits=(40, 1, 2))
+    engine, params, mesh = make_engine(num_slots=8)
+    with jax.set_mesh(mesh):
+        order = [
+            c.request
+            for c in engine.run(
+                params,
+                requests,
+                seed=0,
+                step=3,
+                stats=test_sampler.STATS,
+                base_temperature=1.0,
+            )
+        ]
+    assert order != sorted(order)
+    assert order.index(1) < order.index(0) or len(run(requests)[0].tokens) < 4
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+def test_sharded_over_the_mesh(mesh8, shape):
+    requests = make_requests(6, 4)
+    done = run(requests, num_slots=16, rows_per_lane=2, mesh=mesh8(shape))
+    assert_equal_to_plain(requests, done)
+
+
+def test_programs_are_few_and_compiled_once():
+    make_engine.cache_clear()
+    run(make_requests(9, 4), num_slots=16, rows_per_lane=4)
+    engine, *_ = make_engine(num_slots=16, rows_per_lane=4)
+    programs = engine.decode._cache_size()
+    bound = len(engine.row_sizes) * len(engine.column_sizes) * 2
+    assert 1 <= programs <= bound
+    run(make_requests(9, 4), num_slots=16, rows_per_lane=4)
+    assert engine.decode._cache_size() == programs
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6),
+    limits=st.lists(st.integers(1, T), min_size=1, max_size=5),
+    rows_per_lane=st.sampled_from([1, 4]),
+    seed=st.integers(0, 2**31 - 1),
+)
+def test_any_requests(sizes, limits, rows_per_lane, seed):
+    """Random groups, lengths and limits."""
+    requests = [
+        r
+        for n, size in enumerate(sizes)
+        for r in make_requests(n + 1, size, limits=limits, seed=seed % 1000)[-size:]
+    ]
+    padded = requests + requests[:1] * (36 - len(requests))  # one shape for the scan
+    done = run(requests, num_slots=8, rows_per_lane=rows_per_lane)
+    expected = plain(padded)
+    for i, request in enumerate(requests):
+        n = min(expected.mask[i].sum(), request.max_tokens)
+        np.testing.assert_array_equal(done[i].tokens, expected.tokens[i, :n])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"prompt_tokens": np.zeros(P + 1, np.int32)}, "max_prompt_tokens=8"),
+        ({"prompt_tokens": np.zeros(0, np.int32)}, "0 prompt tokens"),
+        ({"max_tokens": T + 1}, "max_completion_tokens=40"),
+        ({"max_tokens": 0}, "max_tokens=0"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused(change, words):
+    requests = make_requests(1, 2)
+    with pytest.raises(ValueError, match=f"request 1.*{words}"):
+        run([requests[0], requests[1]._replace(**change)])
+
+
+def test_slots_that_do_not_fit_the_mesh_are_refused(mesh8):
+    with pytest.raises(ValueError, match="num_slots=12"):
+        make_engine(num_slots=12, rows_per_lane=1, mesh=mesh8((8, 1, 1)))
+    assert jnp.ones(()).item() == 1

@@ -13,7 +13,7 @@ def get_config(arg=None):
     args = config_lib.parse_arg(arg, method="hapo", seed=0)
     c = config_lib.default()
     c.seed = args.seed
-    c.num_steps = 200
+    c.num_steps = 150
 
     c.task.name = "countdown"
     game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
@@ -23,18 +23,18 @@ def get_config(arg=None):
 
     c.rollout.batch_prompts = 32
     c.rollout.round_prompts = 32
-    c.rollout.group_size = 8
+    c.rollout.group_size = 16
     c.rollout.max_prompt_tokens = 7
     c.rollout.max_completion_tokens = 64
     c.rollout.max_rounds = 2
 
     c.learner.minibatch_prompts = 16
-    c.learner.learning_rate = 1e-3
+    c.learner.learning_rate = 2e-4
     c.learner.warmup_steps = 10
+    c.learner.decay_steps = 290  # to zero at the end: 2 updates a step
     c.learner.weight_decay = 0.01
     c.learner.chunk_tokens = 65536
 
     c.eval.every_steps = 0
     c.eval.num_problems = 256
-    c.eval.round_prompts = 128
     return config_lib.apply_method(c, args.method).lock()

@@ -63,7 +63,6 @@ def get_config(arg=None):
 
     c.eval.every_steps = 10
     c.eval.num_problems = 0
-    c.eval.round_prompts = 64
     c.eval.k = 8
     c.eval.temperature = 0.5
     c.eval.top_p = 0.7

@@ -22,9 +22,7 @@ PROMPTS = {
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(
-        arg, method="hapo", seed=0, data="data", prompt="boxed"
-    )
+    args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data", prompt="boxed")
     if args.prompt not in PROMPTS:
         raise ValueError(f"prompt={args.prompt!r} must be one of {', '.join(PROMPTS)}.")
     c = config_lib.default()
@@ -59,6 +57,5 @@ def get_config(arg=None):
 
     c.eval.every_steps = 20
     c.eval.num_problems = 256
-    c.eval.round_prompts = 64
     c.eval.k = 4
     return config_lib.apply_method(c, args.method).lock()

@@ -1,18 +1,20 @@
 """From config to the rollout's parts: problems, verifier, generator."""
 
 import functools
+import math
 
-import numpy as np
 import optax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
 from hapo_jax.learner import optimizer as optimizer_lib
+from hapo_jax.model import sharding
 from hapo_jax.policy import Policy
-from hapo_jax.rollout import grading
+from hapo_jax.rollout import engine as engine_lib
+from hapo_jax.rollout import grading, memory
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import sampler as sampler_lib
-from hapo_jax.rollout.generate import Generator, GradeFn, Rewards
+from hapo_jax.rollout.generate import Generator, Rewards
 
 
 def make_prompts(
@@ -40,17 +42,6 @@ def make_pool(config: ConfigDict) -> grading.GradingPool:
     )
 
 
-def make_grade(config: ConfigDict, pool: grading.GradingPool) -> GradeFn:
-    """The verifier of the config's task, in the pool's processes."""
-
-    def grade(pairs: list[tuple[str, str]]):
-        results = pool.grade(config.task.name, pairs)
-        scores = np.array([result.score for result in results], np.float32)
-        return scores, grading.count(results)
-
-    return grade
-
-
 def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:
     """The optimizer of a config's `learner` section."""
     return optimizer_lib.make_optimizer(
@@ -69,33 +60,63 @@ def make_generator(
     config: ConfigDict,
     policy: Policy,
     prompts: prompts_lib.PromptSet,
-    grade: GradeFn,
+    pool: grading.GradingPool,
     *,
-    num_prompts: int,
+    most_rows: int,
     group_size: int,
     truncation: sampler_lib.Truncation,
     temperature_fn: sampler_lib.TemperatureFn,
 ) -> Generator:
-    """A Generator with a sampler of its own shapes."""
-    r, tokenizer = config.rollout, policy.tokenizer
-    sampler = sampler_lib.make_sampler(
-        policy.graphdef,
-        policy.mesh,
-        policy.sample_shardings,
-        group_size=group_size,
-        max_tokens=r.max_completion_tokens,
-        chunk_tokens=r.chunk_tokens,
-        stop_ids=tokenizer.stop_ids,
-        pad_id=tokenizer.pad_id,
-        truncation=truncation,
-        temperature_fn=temperature_fn,
-        cache_dtype=policy.dtype,
+    """A Generator with an engine of its own.
+
+    Args:
+      config, policy, prompts, pool: what it works with.
+      most_rows: completions that are asked for at a time.
+      group_size: completions of a prompt among them.
+      truncation, temperature_fn: see `sampler.sample`.
+
+    Raises:
+      ValueError: the slots do not fit into memory or onto the mesh.
+    """
+    r, tokenizer, mesh = config.rollout, policy.tokenizer, policy.mesh
+    shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
+    # Rows that share a prompt stay until all have finished. That is worth it where
+    # reading the prompt is a good part of a decode step.
+    rows_per_lane = group_size if r.max_prompt_tokens >= r.share_prompts_from else 1
+    num_slots = memory.plan_slots(
+        r.slots,
+        most=most_rows,
+        multiple=rows_per_lane * shards,
+        slot_bytes=memory.bytes_per_slot(
+            policy.config,
+            prompt_columns=r.max_prompt_tokens,
+            completion_columns=r.max_completion_tokens + r.max_completion_tokens // 4,
+            rows_per_lane=rows_per_lane,
+            itemsize=policy.dtype.itemsize,
+        )
+        // mesh.shape["tensor"],
+        budget_bytes=r.memory_fraction * memory.device_bytes(),
+        shards=shards,
     )
     return Generator(
-        sampler=sampler,
+        engine=engine_lib.Engine(
+            policy.graphdef,
+            mesh,
+            policy.sample_shardings,
+            num_slots=num_slots,
+            rows_per_lane=rows_per_lane,
+            max_prompt_tokens=r.max_prompt_tokens,
+            max_completion_tokens=r.max_completion_tokens,
+            chunk_tokens=r.chunk_tokens,
+            stop_ids=tokenizer.stop_ids,
+            pad_id=tokenizer.pad_id,
+            truncation=truncation,
+            temperature_fn=temperature_fn,
+            cache_dtype=policy.dtype,
+        ),
         prompts=prompts,
         decode=tokenizer.decode,
-        grade=grade,
+        submit=functools.partial(pool.submit, config.task.name),
         rewards=Rewards(
             correct=config.reward.correct,
             wrong=config.reward.wrong,
@@ -103,10 +124,5 @@ def make_generator(
             buffer_tokens=config.reward.overlong_buffer_tokens,
             factor=config.reward.overlong_factor,
         ),
-        num_prompts=num_prompts,
-        group_size=group_size,
-        prompt_columns=r.max_prompt_tokens,
-        pad_id=tokenizer.pad_id,
-        stop_ids=tokenizer.stop_ids,
         seed=config.seed,
     )

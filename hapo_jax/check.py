@@ -74,12 +74,6 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
         f"learner.micro_rows={micro_rows} (0 means the mini-batch) must be a multiple "
         f"of mesh.data × mesh.fsdp = {shards}; raise it, or shrink the mesh.",
     )
-    for key in ("rollout.round_prompts", "eval.round_prompts"):
-        need(
-            _get(c, key) % shards == 0,
-            f"{key}={_get(c, key)} must be a multiple of mesh.data × mesh.fsdp = "
-            f"{shards}; choose the next multiple.",
-        )
     need(
         r.dynamic_sampling or r.batch_prompts % r.round_prompts == 0,
         f"rollout.batch_prompts={r.batch_prompts} must be a multiple of "
@@ -108,6 +102,10 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
     )
     for key in ("rollout.top_p", "eval.top_p"):
         need(0 < _get(c, key) <= 1, f"{key}={_get(c, key)} must be in (0, 1].")
+    need(
+        0 < r.memory_fraction <= 1,
+        f"rollout.memory_fraction={r.memory_fraction} must be in (0, 1].",
+    )
     need(0 <= r.min_p < 1, f"rollout.min_p={r.min_p} must be in [0, 1).")
     if problems:
         raise ValueError(_message(problems))
@@ -213,7 +211,6 @@ _POSITIVE = (
     "learner.learning_rate",
     "learner.max_grad_norm",
     "learner.max_skipped",
-    "eval.round_prompts",
     "eval.k",
     "checkpoint.every_steps",
     "checkpoint.keep_latest",
@@ -221,6 +218,8 @@ _POSITIVE = (
 )
 _NOT_NEGATIVE = (
     "rollout.top_k",
+    "rollout.slots",
+    "rollout.share_prompts_from",
     "reward.overlong_buffer_tokens",
     "reward.overlong_factor",
     "learner.micro_rows",

@@ -49,6 +49,9 @@ def run(main: Callable[[ConfigDict, str], None], *, required=("config", "workdir
 
 def set_up_jax(config: ConfigDict) -> None:
     """Simulated devices and the compilation cache; before the first use of a device."""
+    # Filtered, an error inside JAX looks as if it were raised by the line that called
+    # it, and `run` would take it for bad input.
+    jax.config.update("jax_traceback_filtering", "off")
     if config.mesh.cpu_devices > 1:
         # Of no effect where an accelerator is the default backend.
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)

@@ -41,7 +41,10 @@ def default() -> ConfigDict:
     c.rollout.max_prompt_tokens = 256
     c.rollout.overlong_prompts = "drop"  # drop | truncate (on the left)
     c.rollout.max_completion_tokens = 256  # stop token included
-    c.rollout.chunk_tokens = 16  # tokens between tests whether all rows have stopped
+    c.rollout.chunk_tokens = 16  # decode steps between looks at what has finished
+    c.rollout.slots = 0  # completions that decode together; 0: as many as fit
+    c.rollout.memory_fraction = 0.3  # of a device's memory, for the slots
+    c.rollout.share_prompts_from = 256  # prompt tokens from which a group's rows share
     c.rollout.base_temperature = 1.0
     c.rollout.top_k = 0  # 0: off
     c.rollout.top_p = 1.0  # 1: off
@@ -82,7 +85,6 @@ def default() -> ConfigDict:
     c.eval.every_steps = 50  # 0: only at the end
     c.eval.at_start = True
     c.eval.num_problems = 256  # of the test split; 0: all
-    c.eval.round_prompts = 32  # prompts sampled at a time
     c.eval.k = 8  # completions per problem
     c.eval.temperature = 1.0
     c.eval.top_p = 1.0

@@ -20,7 +20,9 @@ from hapo_jax import policy as policy_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import temperature as temperature_lib
 from hapo_jax.learner.checkpoint import Checkpoints
-from hapo_jax.rollout.generate import Generator, generate
+from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.generate import Generator, generate, texts
 from hapo_jax.rollout.grading import GradingPool
 from hapo_jax.rollout.sampler import Truncation
 
@@ -30,24 +32,26 @@ _EVAL_STEP = 2**32 - 1
 
 class Evaluator(NamedTuple):
     """Attributes:
-    sampled: k completions per problem.
-    greedy: one completion per problem at temperature 0; or None.
-    num_problems: the first so many of the test split.
-    temperature: of the sampled completions.
+    generator: over the test split, at constant temperature.
+    num_problems: the first so many of the split.
+    temperatures: of a problem's completions: k times the config's, and 0 (greedy).
+    k: completions that count for avg@k and pass@k.
     """
 
-    sampled: Generator
-    greedy: Generator | None
+    generator: Generator
     num_problems: int
-    temperature: float
+    temperatures: tuple[float, ...]
+    k: int
 
 
 def make_evaluator(
     config: ConfigDict, policy: policy_lib.Policy, pool: GradingPool
 ) -> Evaluator:
-    """Tokenises the test split and sets up two samplers at constant temperature."""
+    """Tokenises the test split and sets up an engine at constant temperature."""
     options = config.eval
     prompts = builders.make_prompts(config, policy, config.task.test)
+    num_problems = min(options.num_problems or len(prompts), len(prompts))
+    temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
 
     def constant(entropy, stats, base_temperature):
         return temperature_lib.adaptive(
@@ -60,24 +64,20 @@ def make_evaluator(
             floor=1e-8,
         )
 
-    def generator(group_size: int) -> Generator:
-        return builders.make_generator(
-            config,
-            policy,
-            prompts,
-            builders.make_grade(config, pool),
-            num_prompts=options.round_prompts,
-            group_size=group_size,
-            truncation=Truncation(top_p=options.top_p),
-            temperature_fn=constant,
-        )
-
-    return Evaluator(
-        sampled=generator(options.k),
-        greedy=generator(1) if options.greedy else None,
-        num_problems=min(options.num_problems or len(prompts), len(prompts)),
-        temperature=options.temperature,
+    generator = builders.make_generator(
+        config,
+        policy,
+        prompts,
+        pool,
+        most_rows=min(
+            num_problems * len(temperatures),
+            config.rollout.round_prompts * config.rollout.group_size,
+        ),
+        group_size=len(temperatures),
+        truncation=Truncation(top_p=options.top_p),
+        temperature_fn=constant,
     )
+    return Evaluator(generator, num_problems, temperatures, options.k)
 
 
 def evaluate(
@@ -95,58 +95,47 @@ def evaluate(
       `_low` and `_high` (95 % interval over problems), and `eval/length` (tokens),
       `eval/entropy` (nats), `eval/truncated`.
     """
-    records = []
-    g = evaluator.sampled
-    starts = range(0, evaluator.num_problems, g.num_prompts)
+    g, records = evaluator.generator, []
+    # Some problems at a time: for the bar, and so that little is lost on the host.
+    size = max(1, g.engine.num_slots // len(evaluator.temperatures)) * 4
+    starts = range(0, evaluator.num_problems, size)
     for start in tqdm.tqdm(starts, desc="eval", leave=False, dynamic_ncols=True):
-        ids = np.arange(start, min(start + g.num_prompts, evaluator.num_problems))
-        batch = _draw(g, params, ids, evaluator.temperature)
-        greedy = None
-        if evaluator.greedy is not None:
-            greedy = _draw(evaluator.greedy, params, ids, 0.0)
-        for i, problem_id in enumerate(ids):
-            rows = slice(i * g.group_size, (i + 1) * g.group_size)
-            records.append(_record(g, problem_id, batch, rows, greedy, i))
-    return records, _summary(records, g.group_size)
+        ids = np.arange(start, min(start + size, evaluator.num_problems))
+        batch, _ = generate(
+            g,
+            params,
+            entropy_lib.initial_stats(),
+            base_temperatures=evaluator.temperatures,
+            step=_EVAL_STEP,
+            prompt_ids=ids,
+            first_sample=np.zeros(len(ids), np.int64),
+        )
+        width = len(evaluator.temperatures)
+        for i in range(len(ids)):
+            rows = batch_lib.rows(batch, slice(i * width, (i + 1) * width))
+            records.append(_record(evaluator, rows))
+    return records, _summary(records, evaluator.k)
 
 
-def _draw(generator: Generator, params, ids: np.ndarray, temperature: float):
-    batch, _ = generate(
-        generator,
-        params,
-        entropy_lib.initial_stats(),
-        base_temperature=temperature,
-        step=_EVAL_STEP,
-        prompt_ids=ids,
-        first_sample=np.zeros(len(ids), np.int64),
-    )
-    return batch
-
-
-def _record(generator, problem_id, batch, rows, greedy, i) -> dict[str, Any]:
+def _record(evaluator: Evaluator, rows: RolloutBatch) -> dict[str, Any]:
     """One problem's results, as they stand in eval/."""
-    problem = generator.prompts.problems[problem_id]
-    mask = batch.completion_mask[rows]
+    g, k = evaluator.generator, evaluator.k
+    problem = g.prompts.problems[rows.prompt_ids[0]]
+    completions = list(texts(g, rows))
+    entropy = [float(e[m].mean()) for e, m in zip(rows.entropy, rows.completion_mask)]
     record = {
         "id": problem.id,
         "source": problem.source,
-        "scores": batch.scores[rows].tolist(),
-        "lengths": mask.sum(1).tolist(),
-        "truncated": batch.truncated[rows].tolist(),
-        "entropy": [float(e[m].mean()) for e, m in zip(batch.entropy[rows], mask)],
-        "completions": _texts(generator, batch.completion_tokens[rows], mask),
+        "scores": rows.scores[:k].tolist(),
+        "lengths": rows.lengths[:k].tolist(),
+        "truncated": rows.truncated[:k].tolist(),
+        "entropy": entropy[:k],
+        "completions": completions[:k],
     }
-    if greedy is not None:
-        one = slice(i, i + 1)
-        record["greedy_score"] = float(greedy.scores[i])
-        record["greedy_completion"] = _texts(
-            generator, greedy.completion_tokens[one], greedy.completion_mask[one]
-        )[0]
+    if len(completions) > k:
+        record["greedy_score"] = float(rows.scores[k])
+        record["greedy_completion"] = completions[k]
     return record
-
-
-def _texts(generator, tokens, mask) -> list[str]:
-    return [generator.decode(t[m]) for t, m in zip(tokens, mask)]
 
 
 def _summary(records: list[dict[str, Any]], k: int) -> dict[str, float]:

@@ -6,6 +6,7 @@ A step is collect → update → log → evaluate → save. The method (HAPO, DA
 a choice of functions made once, from the config, in `objective.make_objective`.
 """
 
+import contextlib
 import functools
 import pathlib
 import time
@@ -87,23 +88,15 @@ def train(config: ConfigDict, workdir: str) -> None:
     reference_params = policy.load() if objective.needs_reference else None
     take = functools.partial(prompts_lib.take, len(prompts), config.seed)
 
-    with (
-        jax.set_mesh(policy.mesh),
-        builders.make_pool(config) as pool,
-        Checkpoints(
-            str(folder / "checkpoints"),
-            keep_latest=config.checkpoint.keep_latest,
-            keep_best=config.checkpoint.keep_best,
-            best_metric=f"eval/avg@{config.eval.k}",
-        ) as checkpoints,
-        interrupt.Interrupt() as stop,
-    ):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(policy.mesh))
+        pool = stack.enter_context(builders.make_pool(config))
         generator = builders.make_generator(
             config,
             policy,
             prompts,
-            builders.make_grade(config, pool),
-            num_prompts=r.round_prompts,
+            pool,
+            most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
             temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
@@ -112,7 +105,16 @@ def train(config: ConfigDict, workdir: str) -> None:
         )
         evaluator = evaluate.make_evaluator(config, policy, pool)
 
-        # Restore.
+        # Restore. Nothing has been written up to here.
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                str(folder / "checkpoints"),
+                keep_latest=config.checkpoint.keep_latest,
+                keep_best=config.checkpoint.keep_best,
+                best_metric=f"eval/avg@{config.eval.k}",
+            )
+        )
+        stop = stack.enter_context(interrupt.Interrupt())
         restored = checkpoints.restore_latest(abstract)
         if restored is None:
             first, stream = 0, collect_lib.StreamState()
@@ -120,80 +122,80 @@ def train(config: ConfigDict, workdir: str) -> None:
         else:
             first, state = restored.step, restored.state
             stream = collect_lib.StreamState.from_plain(restored.extra)
-
-        with run_folder.RunFolder(
-            workdir,
-            config,
-            resume_step=restored and first,
-            may_change=MAY_CHANGE,
-            devices=cli.devices(),
-        ) as run:
-            if first == 0 and config.eval.at_start:
-                _evaluate(evaluator, to_sampler(state.params), run, 0)
-            steps = tqdm.trange(
-                first + 1,
-                config.num_steps + 1,
-                initial=first,
-                total=config.num_steps,
-                desc=config.method,
-                dynamic_ncols=True,
+        run = stack.enter_context(
+            run_folder.RunFolder(
+                workdir,
+                config,
+                resume_step=restored and first,
+                may_change=MAY_CHANGE,
+                devices=cli.devices(),
             )
-            for step in steps:
-                started = time.perf_counter()
-                batch, stream, metrics = collect_lib.collect(
-                    stream,
-                    functools.partial(
-                        _generate,
-                        generator,
-                        to_sampler(state.params),
-                        state.stats,
-                        r.base_temperature,
-                        step,
-                    ),
-                    take,
-                    batch_prompts=r.batch_prompts,
-                    round_prompts=r.round_prompts,
-                    group_size=r.group_size,
-                    dynamic_sampling=r.dynamic_sampling,
-                    max_rounds=r.max_rounds,
-                )
-                collected = time.perf_counter()
-                state, rows, learnt = learn_lib.learn(
-                    learner,
-                    state,
-                    batch,
-                    minibatch_rows=minibatch_rows,
-                    passes=options.passes,
-                    reference_params=reference_params,
-                )
-                metrics |= learnt
-                metrics["time/update"] = time.perf_counter() - collected
-                metrics["time/step"] = time.perf_counter() - started
+        )
+        if first == 0 and config.eval.at_start:
+            _evaluate(evaluator, to_sampler(state.params), run, 0)
 
-                run.log(step, metrics)
-                _show(steps, metrics)
-                cli.stop_if_diverged(state, step, options.max_skipped)
-                last = step == config.num_steps or stop.requested is not None
-                if last or step % config.log.record_every_steps == 0:
-                    records.save(
-                        run,
-                        step,
-                        batch,
-                        *learn_lib.look_back(learner, state, rows),
-                        generator=generator,
-                        pieces=policy.tokenizer.pieces,
-                        num_rows=config.log.record_groups * r.group_size,
-                    )
-                scores = None
-                every = config.eval.every_steps
-                if step == config.num_steps or (every and step % every == 0):
-                    scores = _evaluate(evaluator, to_sampler(state.params), run, step)
-                if last or scores or step % config.checkpoint.every_steps == 0:
-                    checkpoints.save(
-                        step, state, extra=stream.to_plain(), metrics=scores
-                    )
-                if last:
-                    break
+        steps = tqdm.trange(
+            first + 1,
+            config.num_steps + 1,
+            initial=first,
+            total=config.num_steps,
+            desc=config.method,
+            dynamic_ncols=True,
+        )
+        for step in steps:
+            started = time.perf_counter()
+            batch, stream, metrics = collect_lib.collect(
+                stream,
+                functools.partial(
+                    _generate,
+                    generator,
+                    to_sampler(state.params),
+                    state.stats,
+                    [r.base_temperature] * r.group_size,
+                    step,
+                ),
+                take,
+                batch_prompts=r.batch_prompts,
+                round_prompts=r.round_prompts,
+                group_size=r.group_size,
+                dynamic_sampling=r.dynamic_sampling,
+                max_rounds=r.max_rounds,
+            )
+            collected = time.perf_counter()
+            state, rows, learnt = learn_lib.learn(
+                learner,
+                state,
+                batch,
+                minibatch_rows=minibatch_rows,
+                passes=options.passes,
+                reference_params=reference_params,
+            )
+            metrics |= learnt
+            metrics["time/update"] = time.perf_counter() - collected
+            metrics["time/step"] = time.perf_counter() - started
+
+            run.log(step, metrics)
+            _show(steps, metrics)
+            cli.stop_if_diverged(state, step, options.max_skipped)
+            last = step == config.num_steps or stop.requested is not None
+            if last or step % config.log.record_every_steps == 0:
+                records.save(
+                    run,
+                    step,
+                    batch,
+                    *learn_lib.look_back(learner, state, rows),
+                    generator=generator,
+                    pieces=policy.tokenizer.pieces,
+                    num_rows=config.log.record_groups * r.group_size,
+                )
+            scores = None
+            every = config.eval.every_steps
+            if step == config.num_steps or (every and step % every == 0):
+                scores = _evaluate(evaluator, to_sampler(state.params), run, step)
+            if last or scores or step % config.checkpoint.every_steps == 0:
+                checkpoints.save(step, state, extra=stream.to_plain(), metrics=scores)
+            if last:
+                break
         checkpoints.wait()
 
     if stop.requested:
@@ -212,14 +214,14 @@ def train(config: ConfigDict, workdir: str) -> None:
 
 
 def _generate(
-    generator, params, stats, base_temperature, step, prompt_ids, first_sample
+    generator, params, stats, base_temperatures, step, prompt_ids, first_sample
 ):
     """One round of a step, for `collect`."""
     return generate(
         generator,
         params,
         stats,
-        base_temperature=base_temperature,
+        base_temperatures=base_temperatures,
         step=step,
         prompt_ids=prompt_ids,
         first_sample=first_sample,

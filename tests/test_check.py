@@ -30,9 +30,10 @@ def refuse(program, config, workdir, changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "128", "divisor"]),
+        ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "256", "divisor"]),
         ({"rollout.batch_prompts": 33}, ["rollout.batch_prompts=33", "multiple"]),
-        ({"rollout.round_prompts": 33}, ["rollout.round_prompts=33", "mesh"]),
+        ({"rollout.slots": 33}, ["rollout.slots=33", "multiple of 8"]),
+        ({"rollout.memory_fraction": 1e-9}, ["slots fit", "GiB"]),
         ({"rollout.group_size": 1}, ["rollout.group_size=1", "at least 2"]),
         ({"rollout.max_rounds": 1, "rollout.round_prompts": 8}, ["never fill"]),
         ({"rollout.top_p": 0.0}, ["rollout.top_p=0.0"]),

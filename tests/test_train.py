@@ -24,7 +24,6 @@ SMALL = (
     "--config.learner.minibatch_prompts=5",
     "--config.rollout.max_completion_tokens=32",
     "--config.eval.num_problems=8",
-    "--config.eval.round_prompts=8",
     "--config.eval.k=2",
     "--config.checkpoint.every_steps=1",
     "--config.mesh.cpu_devices=1",
@@ -181,7 +180,6 @@ def test_the_demo_learns(environment, tmp_path):
         tmp_path,
         "--config.num_steps=40",
         "--config.eval.num_problems=64",
-        "--config.eval.round_prompts=64",
     )
     metrics = run_records.read_metrics(tmp_path)
     reward = [m["rollout/accuracy"] for m in metrics if "rollout/accuracy" in m]

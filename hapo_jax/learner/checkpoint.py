@@ -426,11 +426,18 @@ def _check_match(
 
 
 def _fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
-    """One uint32 per array, dispatched together and fetched together."""
-    found = jax.device_get(
-        {name: fingerprint.of_array(x) for name, x in arrays.items()}
-    )
+    """One uint32 per array, from one program.
+
+    A program per array would have dozens in flight at a time, whose sums over devices
+    then wait for each other: on simulated devices, which share a few threads, for ever.
+    """
+    found = jax.device_get(_of_arrays(dict(arrays)))
     return {name: int(value) for name, value in found.items()}
+
+
+@jax.jit
+def _of_arrays(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    return {name: fingerprint.of_array(x) for name, x in arrays.items()}
 
 
 def _crc(content: Any) -> int:

@@ -454,16 +454,12 @@ def _padded(rows: np.ndarray, size: int, dead: int) -> np.ndarray:
 
 
 def _sizes(most: int, multiple: int) -> list[int]:
-    """Batch sizes from small to `most`: each half or three quarters of a larger one."""
-    sizes = {most}
-    half = most
-    while half >= 2 * multiple and half % 2 == 0 and half > _SMALLEST_BATCH:
-        if half % 4 == 0 and (half * 3 // 4) % multiple == 0:
-            sizes.add(half * 3 // 4)
-        half //= 2
-        if half % multiple == 0:
-            sizes.add(half)
-    return sorted(sizes)
+    """Batch sizes from small to `most`, each half of the next; every one costs a
+    compilation for each cache width that it meets."""
+    sizes = [most]
+    while sizes[0] % (2 * multiple) == 0 and sizes[0] // 2 >= _SMALLEST_BATCH:
+        sizes.insert(0, sizes[0] // 2)
+    return sizes
 
 
 def _column_sizes(max_tokens: int, chunk_tokens: int) -> list[int]:

@@ -1,22 +1,30 @@
-"""Prompts in, graded completions out: sampler, decoding to text, verifier, rewards."""
+"""Prompts in, graded completions out: engine, decoding to text, verifier, rewards.
 
+Completions are graded as they finish, while others still decode.
+"""
+
+import concurrent.futures
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import rewards as rewards_lib
 from hapo_jax.rollout import batch as batch_lib
-from hapo_jax.rollout import sampler as sampler_lib
+from hapo_jax.rollout import grading
 from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.engine import Completion, Engine, Request
 from hapo_jax.rollout.prompts import PromptSet
 
-# (completion, gold answer) pairs -> scores in [0, 1], and counts of what went wrong
-GradeFn = Callable[[list[tuple[str, str]]], tuple[np.ndarray, dict[str, int]]]
+# (completion, gold answer) pairs -> their grades, some time later
+SubmitFn = Callable[
+    [list[tuple[str, str]]], concurrent.futures.Future[list[grading.GradeResult]]
+]
+# Completions per message to the verifier: fewer would spend the time on messages.
+_GRADED_TOGETHER = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,29 +63,19 @@ class Generator:
     """Everything that stays the same from one call of `generate` to the next.
 
     Attributes:
-      sampler: jitted, for `num_prompts` prompts of `prompt_columns` columns.
+      engine: samples.
       prompts: where prompt ids point to.
       decode: token ids → text.
-      grade: the verifier.
+      submit: hands completions to the verifier.
       rewards: from score to reward.
-      num_prompts: N of one call of the sampler.
-      group_size: G.
-      prompt_columns: P.
-      pad_id: fills prompts on the left.
-      stop_ids: tokens that end a completion.
       seed: of the run.
     """
 
-    sampler: sampler_lib.Sampler
+    engine: Engine
     prompts: PromptSet
     decode: Callable[[np.ndarray], str]
-    grade: GradeFn
+    submit: SubmitFn
     rewards: Rewards
-    num_prompts: int
-    group_size: int
-    prompt_columns: int
-    pad_id: int
-    stop_ids: tuple[int, ...]
     seed: int
 
 
@@ -86,7 +84,7 @@ def generate(
     params,
     stats: entropy_lib.EntropyStats,
     *,
-    base_temperature: float,
+    base_temperatures: Sequence[float],
     step: int,
     prompt_ids: np.ndarray,
     first_sample: np.ndarray,
@@ -97,57 +95,104 @@ def generate(
       generator: see above.
       params: the policy's, in the sampler's sharding.
       stats: entropy statistics for the adaptive temperature.
-      base_temperature: 0 is greedy.
+      base_temperatures: [G], of a prompt's completions; 0 is greedy.
       step: part of the random keys.
-      prompt_ids: [n] int64, n ≤ `num_prompts` (missing ones are filled and dropped).
-      first_sample: [n] int, id of each prompt's first completion in this step.
+      prompt_ids: [N] int64.
+      first_sample: [N] int, id of each prompt's first completion in this step.
 
     Returns:
-      RolloutBatch of n·G rows; and seconds spent (`time/sample`, `time/grade`) with the
-      verifier's counts.
+      RolloutBatch of N·G rows; and seconds spent (`time/sample`, `time/grade`: what
+      grading took after the last token) with the verifier's counts.
     """
-    g, n = generator, len(prompt_ids)
+    g, G = generator, len(base_temperatures)
     started = time.perf_counter()
-    filled = np.resize(prompt_ids, g.num_prompts)
-    prompt_tokens, prompt_lengths = g.prompts.rows(filled, g.prompt_columns, g.pad_id)
-    row_prompts = np.repeat(filled, g.group_size)
-    sample_ids = np.repeat(np.resize(first_sample, g.num_prompts), g.group_size)
-    sample_ids = sample_ids + np.tile(np.arange(g.group_size), g.num_prompts)
-    samples = g.sampler(
-        params,
-        prompt_tokens,
-        prompt_lengths,
-        sampler_lib.row_keys(g.seed, step, row_prompts, sample_ids),
-        stats,
-        jnp.float32(base_temperature),
+    batch = _empty_batch(g, prompt_ids, first_sample, G)
+    requests = (
+        Request(
+            prompt_id=int(prompt_ids[b // G]),
+            prompt_tokens=g.prompts.tokens[prompt_ids[b // G]],
+            sample_id=int(batch.sample_ids[b]),
+            max_tokens=g.engine.max_completion_tokens,
+            base_temperature=base_temperatures[b % G],
+        )
+        for b in range(len(prompt_ids) * G)
     )
-    samples = jax.tree.map(lambda x: np.asarray(x)[: n * g.group_size], samples)
-    sampled = time.perf_counter()
+    completions = g.engine.run(
+        params, requests, seed=g.seed, step=step, stats=stats, base_temperature=1.0
+    )
+    waiting, submitted = [], []
 
-    lengths = samples.mask.sum(1)
-    texts = [g.decode(row[:k]) for row, k in zip(samples.tokens, lengths)]
-    row_prompts = row_prompts[: n * g.group_size]
-    answers = [g.prompts.problems[i].answer for i in row_prompts]
-    scores, counts = g.grade(list(zip(texts, answers)))
-    last = samples.tokens[:, -1]
-    batch = RolloutBatch(
-        prompt_tokens=np.repeat(prompt_tokens[:n], g.group_size, 0),
-        prompt_lengths=np.repeat(prompt_lengths[:n], g.group_size),
-        completion_tokens=samples.tokens,
-        completion_mask=samples.mask,
-        entropy=samples.entropy,
-        temperature=samples.temperature,
-        behavior_logprobs=samples.behavior_logprobs,
-        base_logprobs=samples.base_logprobs,
-        group_ids=np.zeros(len(scores), np.int32),
-        prompt_ids=row_prompts,
-        sample_ids=sample_ids[: n * g.group_size].astype(np.int32),
-        scores=scores,
-        rewards=g.rewards(scores, lengths),
-        truncated=samples.mask[:, -1] & ~np.isin(last, g.stop_ids),
-    )
-    times = {
+    def submit() -> None:
+        pairs = []
+        for b in waiting:
+            text = g.decode(batch.completion_tokens[b][batch.completion_mask[b]])
+            pairs.append((text, g.prompts.problems[batch.prompt_ids[b]].answer))
+        submitted.append((list(waiting), g.submit(pairs)))
+        waiting.clear()
+
+    for completion in completions:
+        _write(batch, completion)
+        waiting.append(completion.request)
+        if len(waiting) == _GRADED_TOGETHER:
+            submit()
+    sampled = time.perf_counter()
+    if waiting:
+        submit()
+    results = []
+    for rows, future in submitted:
+        grades = future.result()
+        batch.scores[rows] = [grade.score for grade in grades]
+        results += grades
+    batch = batch._replace(rewards=g.rewards(batch.scores, batch.lengths))
+    return batch, {
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
+        **grading.count(results),
     }
-    return batch_lib.number_groups(batch, g.group_size), times | counts
+
+
+def _empty_batch(
+    generator: Generator, prompt_ids: np.ndarray, first_sample: np.ndarray, G: int
+) -> RolloutBatch:
+    """The rows of N·G completions before the first token."""
+    engine = generator.engine
+    B, T = len(prompt_ids) * G, engine.max_completion_tokens
+    prompt_tokens, lengths = generator.prompts.rows(
+        prompt_ids, engine.max_prompt_tokens, engine.pad_id
+    )
+    samples = np.repeat(first_sample, G) + np.tile(np.arange(G), len(prompt_ids))
+    batch = RolloutBatch(
+        prompt_tokens=np.repeat(prompt_tokens, G, axis=0),
+        prompt_lengths=np.repeat(lengths, G),
+        completion_tokens=np.full((B, T), engine.pad_id, np.int32),
+        completion_mask=np.zeros((B, T), bool),
+        entropy=np.zeros((B, T), np.float32),
+        temperature=np.zeros((B, T), np.float32),
+        behavior_logprobs=np.zeros((B, T), np.float32),
+        base_logprobs=np.zeros((B, T), np.float32),
+        group_ids=np.zeros(B, np.int32),
+        prompt_ids=np.repeat(prompt_ids, G),
+        sample_ids=samples.astype(np.int32),
+        scores=np.zeros(B, np.float32),
+        rewards=np.zeros(B, np.float32),
+        truncated=np.zeros(B, bool),
+    )
+    return batch_lib.number_groups(batch, G)
+
+
+def _write(batch: RolloutBatch, completion: Completion) -> None:
+    """Puts a completion into its row."""
+    b, n = completion.request, len(completion.tokens)
+    batch.completion_tokens[b, :n] = completion.tokens
+    batch.completion_mask[b, :n] = True
+    batch.entropy[b, :n] = completion.entropy
+    batch.temperature[b, :n] = completion.temperature
+    batch.behavior_logprobs[b, :n] = completion.behavior_logprobs
+    batch.base_logprobs[b, :n] = completion.base_logprobs
+    batch.truncated[b] = completion.truncated
+
+
+def texts(generator: Generator, batch: RolloutBatch) -> Iterator[str]:
+    """The completions of a batch as text."""
+    for tokens, mask in zip(batch.completion_tokens, batch.completion_mask):
+        yield generator.decode(tokens[mask])

@@ -28,7 +28,9 @@ def one_device_mesh():
 
 
 @functools.cache
-def make_engine(num_slots=8, rows_per_lane=1, chunk_tokens=4, chunks_ahead=0, mesh=None):
+def make_engine(
+    num_slots=8, rows_per_lane=1, chunk_tokens=4, chunks_ahead=0, mesh=None
+):
     mesh = mesh or one_device_mesh()
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     engine = engine_lib.Engine(

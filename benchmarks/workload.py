@@ -104,7 +104,9 @@ def work(name: str, *, vocab: int, requests: int | None = None) -> Work:
     more = [rng.permutation(lengths) for _ in range(copies - 1)]
     first, last = _definition()["prompt_ids"]
     prompts = np.random.default_rng(_definition()["prompts_seed"]).integers(
-        first, min(last, vocab), (copies * size // spec["group_size"], spec["prompt_tokens"])
+        first,
+        min(last, vocab),
+        (copies * size // spec["group_size"], spec["prompt_tokens"]),
     )
     return Work(
         prompts=prompts.astype(np.int32),

@@ -14,7 +14,6 @@ import statistics
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -26,6 +25,7 @@ from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import train_step
 from hapo_jax.model import sharding, transformer
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.batch import RolloutBatch
 
@@ -112,12 +112,14 @@ def make_step(method: str, args, mesh):
         chunk_tokens=4096,
         remat=False,
     )
-    sampler = sampler_lib.make_sampler(
+    engine = engine_lib.Engine(
         policy.graphdef,
         mesh,
         policy.sample_shardings,
-        group_size=args.group_size,
-        max_tokens=args.completion_tokens,
+        num_slots=rows,
+        rows_per_lane=args.group_size,
+        max_prompt_tokens=args.prompt_tokens,
+        max_completion_tokens=args.completion_tokens,
         chunk_tokens=16,
         stop_ids=(),
         pad_id=0,
@@ -145,25 +147,30 @@ def make_step(method: str, args, mesh):
     def step(i: int) -> tuple[float, float, float]:
         nonlocal state
         started = time.perf_counter()
-        keys = sampler_lib.row_keys(
-            0, i, repeat(np.arange(args.prompts)), np.arange(rows)
+        requests = [
+            engine_lib.Request(n, prompt_tokens[n], g, args.completion_tokens)
+            for n in range(args.prompts)
+            for g in range(args.group_size)
+        ]
+        done = engine.run(
+            to_sampler(state.params),
+            requests,
+            seed=0,
+            step=i,
+            stats=state.stats,
+            base_temperature=1.0,
         )
-        samples = jax.device_get(
-            sampler(
-                to_sampler(state.params),
-                prompt_tokens,
-                prompt_lengths,
-                keys,
-                state.stats,
-                jnp.float32(1.0),
-            )
-        )
+        done = sorted(done, key=lambda completion: completion.request)
         sampled = time.perf_counter()
         batch = RolloutBatch(
             repeat(prompt_tokens),
             repeat(prompt_lengths),
-            *(samples.tokens, samples.mask, samples.entropy, samples.temperature),
-            *(samples.behavior_logprobs, samples.base_logprobs),
+            np.stack([c.tokens for c in done]),
+            np.ones((rows, args.completion_tokens), bool),
+            *(
+                np.stack([c[field] for c in done])
+                for field in range(2, 6)  # entropy, temperature and both log-probs
+            ),
             group_ids=repeat(np.arange(args.prompts, dtype=np.int32) * args.group_size),
             prompt_ids=repeat(np.arange(args.prompts)),
             sample_ids=np.arange(rows, dtype=np.int32),

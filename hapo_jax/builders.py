@@ -73,7 +73,7 @@ def make_generator(
       config, policy, prompts, pool: what it works with.
       most_rows: completions that are asked for at a time.
       group_size: completions of a prompt among them.
-      truncation, temperature_fn: see `sampler.sample`.
+      truncation, temperature_fn: see `slots.decode`.
 
     Raises:
       ValueError: the slots do not fit into memory or onto the mesh.

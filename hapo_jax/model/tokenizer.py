@@ -168,7 +168,14 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
             f"{folder} holds neither tokenizer.json nor vocab.json; copy the "
             "tokenizer's files there (a .gz must be unpacked)."
         )
-    backend = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    # tokenizer.json says everything. AutoTokenizer of transformers 5 takes the class of
+    # `model_type` instead, and Qwen2's keeps nothing of the file but its vocabulary.
+    kind = (
+        transformers.PreTrainedTokenizerFast
+        if (folder / "tokenizer.json").is_file()
+        else transformers.AutoTokenizer
+    )
+    backend = kind.from_pretrained(folder, local_files_only=True)
     stop_ids = _stop_ids(backend, folder, stop)
     pad_id = backend.pad_token_id
     return Tokenizer(

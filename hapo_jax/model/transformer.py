@@ -282,13 +282,17 @@ class Transformer(nnx.Module):
         values = kv[1].transpose(0, 1, 3, 2, 4)
         return x, KVCache(tuple(keys), tuple(values))
 
-    def unstack(self) -> list[Block]:
-        """The layers one by one, for `decode`. Call it once, outside the token loop."""
-        graphdef, stacked = nnx.split(self.layers)
+    def layer_params(self) -> list[nnx.State]:
+        """The stacked parameters layer by layer: a copy, made once per rollout."""
+        _, stacked = nnx.split(self.layers)
         return [
-            nnx.merge(graphdef, jax.tree.map(lambda p: p[i], stacked))
-            for i in range(self.config.num_layers)
+            jax.tree.map(lambda p: p[i], stacked) for i in range(self.config.num_layers)
         ]
+
+    def unstack(self, layer_params: list[nnx.State] | None = None) -> list[Block]:
+        """The layers one by one, for `decode`."""
+        graphdef, _ = nnx.split(self.layers)
+        return [nnx.merge(graphdef, p) for p in layer_params or self.layer_params()]
 
     def decode(self, layers, tokens, positions, prompts: Prompts, cache, at, visible):
         """The hidden state of one new token per row.

@@ -5,8 +5,8 @@
 Requests wait in a queue; each prompt is prefilled once for all its completions. The
 slots decode together in jitted chunks, and between two chunks the host hands out what
 has finished, refills slots from the queue, and, when the queue is empty, moves what is
-left into a smaller batch. A completion is that of `sampler.sample`, whatever shares
-its batch.
+left into a smaller batch. A completion depends on its request, the run's seed and
+step, and on nothing that shares its batch.
 """
 
 import collections
@@ -113,7 +113,7 @@ class Engine:
           max_prompt_tokens, max_completion_tokens: of any request.
           chunk_tokens: decode steps between two looks at what has finished.
           stop_ids, pad_id, truncation, temperature_fn, cache_dtype: see
-            `sampler.sample`.
+            `slots.decode`.
           chunks_ahead: chunks that are dispatched before the flags of an earlier one
             are read. None: 1 on an accelerator, which would wait for the host
             otherwise, and 0 on a CPU, which has nothing to overlap with.
@@ -144,9 +144,10 @@ class Engine:
             model = nnx.merge(graphdef, params)
             return sampler.prefill(model, tokens, lengths, cache_dtype)
 
-        def decode(params, state, stats):
+        def decode(params, layer_params, state, stats):
             return slots.decode(
                 nnx.merge(graphdef, params),
+                layer_params,
                 state,
                 stats,
                 steps=chunk_tokens,
@@ -175,9 +176,9 @@ class Engine:
         )
         self.decode = jax.jit(
             decode,
-            in_shardings=(param_shardings, state, whole),
+            in_shardings=(param_shardings, None, state, whole),
             out_shardings=(state, by_row),
-            donate_argnums=1,
+            donate_argnums=2,
         )
         self.admit = jax.jit(
             slots.admit,
@@ -190,6 +191,10 @@ class Engine:
             static_argnums=4,  # columns
             in_shardings=(state, whole, whole, whole),
             out_shardings=state,
+        )
+        self.layer_params = jax.jit(
+            lambda params: nnx.merge(graphdef, params).layer_params(),
+            in_shardings=(param_shardings,),
         )
         self.empty = jax.jit(
             empty, in_shardings=(param_shardings,), out_shardings=state
@@ -314,6 +319,7 @@ class _Batch:
 
     def __init__(self, engine: Engine, params, stats: entropy_lib.EntropyStats):
         self._engine, self._params, self._stats = engine, params, stats
+        self._layer_params = engine.layer_params(params)
         self._slots = engine.empty(params)
         self._rows_per_lane = engine.rows_per_lane
         self._owner = np.full(engine.num_slots, -1)  # request in each row, or -1
@@ -419,13 +425,15 @@ class _Batch:
             return np.concatenate([lanes, spare])[:grouped], R
         return np.arange(B // R), R
 
-    def decode(self) -> tuple[np.ndarray, sampler.Samples]:
+    def decode(self) -> tuple[np.ndarray, slots.Samples]:
         """Dispatches a chunk; returns what `collect` needs to read it."""
-        self._slots, out = self._engine.decode(self._params, self._slots, self._stats)
+        self._slots, out = self._engine.decode(
+            self._params, self._layer_params, self._slots, self._stats
+        )
         self._column += self._engine.chunk_tokens
         return self._owner.copy(), out
 
-    def collect(self, owner: np.ndarray, out: sampler.Samples) -> Iterator[Completion]:
+    def collect(self, owner: np.ndarray, out: slots.Samples) -> Iterator[Completion]:
         """Reads a chunk; yields what has finished in it and frees its rows.
 
         `owner` is that of the chunk's dispatch: rows may have moved since.

@@ -1,21 +1,20 @@
-"""Draws completions: prefill once per group, then a jitted scan over positions.
+"""Draws one token per row, and reads prompts: the mathematics of sampling.
 
 At every position the entropy of the untempered distribution sets the temperature
 (`algo/temperature.py`), the token is drawn from the tempered and truncated
-distribution, and what the learner must know about it is recorded.
+distribution, and what the learner must know about it is recorded. `slots.py` does this
+for many positions in a jitted scan, `engine.py` for any number of requests.
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import transformer
 
 Array = jax.Array
 # (entropy [B], stats, base_temperature [B]) -> temperature [B]
@@ -37,56 +36,6 @@ class Truncation(NamedTuple):
     top_k: int = 0
     top_p: float = 1.0
     min_p: float = 0.0
-
-
-class Samples(NamedTuple):
-    """Sampled completions; fields as in `batch.RolloutBatch`, each [B, T]."""
-
-    tokens: Array
-    mask: Array
-    entropy: Array
-    temperature: Array
-    behavior_logprobs: Array
-    base_logprobs: Array
-
-
-# (params, prompt_tokens, prompt_lengths, keys, stats, base_temperature) -> Samples
-Sampler = Callable[..., Samples]
-
-
-def make_sampler(
-    graphdef: nnx.GraphDef,
-    mesh: jax.sharding.Mesh,
-    param_shardings: nnx.State,
-    *,
-    group_size: int,
-    max_tokens: int,
-    chunk_tokens: int,
-    stop_ids: tuple[int, ...],
-    pad_id: int,
-    truncation: Truncation,
-    temperature_fn: TemperatureFn,
-    cache_dtype=jnp.float32,
-) -> Sampler:
-    """Compiles `sample` for one set of shapes; prompts are split over data and fsdp."""
-    by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    fn = functools.partial(
-        sample,
-        graphdef,
-        group_size=group_size,
-        max_tokens=max_tokens,
-        chunk_tokens=chunk_tokens,
-        stop_ids=stop_ids,
-        pad_id=pad_id,
-        truncation=truncation,
-        temperature_fn=temperature_fn,
-        cache_dtype=cache_dtype,
-    )
-    return jax.jit(
-        fn,
-        in_shardings=(param_shardings, by_row, by_row, by_row, whole, whole),
-        out_shardings=by_row,
-    )
 
 
 def row_keys(
@@ -111,119 +60,10 @@ def row_keys(
 
 
 @jax.jit
-def _row_keys(*columns):
-    # Split by rows, as the sampler takes them: it refuses another layout.
-    return sharding.constrain_batch(jax.vmap(_row_key)(*columns))
-
-
-def _row_key(seed, step, prompt_id, sample_id):
+@jax.vmap
+def _row_keys(seed, step, prompt_id, sample_id):
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.random.fold_in(jax.random.fold_in(key, prompt_id), sample_id)
-
-
-def sample(
-    graphdef: nnx.GraphDef,
-    params: nnx.State,
-    prompt_tokens: Array,
-    prompt_lengths: Array,
-    keys: Array,
-    stats: entropy_lib.EntropyStats,
-    base_temperature: Array,
-    *,
-    group_size: int,
-    max_tokens: int,
-    chunk_tokens: int,
-    stop_ids: tuple[int, ...],
-    pad_id: int,
-    truncation: Truncation,
-    temperature_fn: TemperatureFn,
-    cache_dtype=jnp.float32,
-) -> Samples:
-    """Draws `group_size` completions for each prompt.
-
-    Args:
-      graphdef, params: the policy, a `transformer.Transformer`.
-      prompt_tokens: [N, P] int32, padded on the left.
-      prompt_lengths: [N] int32.
-      keys: [N·G] keys, see `row_keys`; consumed.
-      stats: of the previous step, for the temperature.
-      base_temperature: scalar float32; 0 means greedy: the likeliest token, recorded
-        with temperature 0 and behavior log-prob 0.
-      group_size: G.
-      max_tokens: T, the stop token included.
-      chunk_tokens: tokens per inner scan; whether every row has stopped is tested
-        between scans.
-      stop_ids: tokens that end a completion; they are part of it.
-      pad_id: fills the tail of the stopped rows.
-      truncation: which tokens may be drawn.
-      temperature_fn: entropy → temperature.
-      cache_dtype: of keys and values.
-
-    Returns:
-      Samples of N·G rows, the G of a prompt one after another.
-    """
-    model = nnx.merge(graphdef, params)
-    N = len(prompt_tokens)
-    B, T = N * group_size, -(-max_tokens // chunk_tokens) * chunk_tokens
-
-    hidden, prompts = prefill(model, prompt_tokens, prompt_lengths, cache_dtype)
-    hidden = sharding.constrain_batch(jnp.repeat(hidden, group_size, axis=0))
-    cache = transformer.KVCache.empty(model.config, B, T, cache_dtype)
-    lengths = jnp.repeat(prompt_lengths, group_size)
-    base_temperature = jnp.broadcast_to(base_temperature, (B,))
-    stops = jnp.asarray(stop_ids, jnp.int32)
-    layers = model.unstack()
-
-    def position(carry, t):
-        hidden, cache, alive = carry
-        uniforms = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t)))(
-            keys
-        )
-        token, record = draw(
-            model.logits(hidden),
-            uniforms,
-            stats,
-            base_temperature,
-            truncation=truncation,
-            temperature_fn=temperature_fn,
-        )
-        token = jnp.where(alive, token, pad_id)
-        visible = jnp.broadcast_to(jnp.arange(T) <= t, (B, T))
-        hidden, cache = model.decode(
-            layers, token, lengths + t, prompts, cache, t, visible
-        )
-        stopped = (token[:, None] == stops[None]).any(-1)
-        return (hidden, cache, alive & ~stopped), (token, alive, *record)
-
-    def chunk(state):
-        t, carry, out = state
-        carry, new = jax.lax.scan(position, carry, t + jnp.arange(chunk_tokens))
-        out = jax.tree.map(
-            lambda all_, x: jax.lax.dynamic_update_slice_in_dim(all_, x.T, t, axis=1),
-            out,
-            Samples(*new),
-        )
-        return t + chunk_tokens, carry, out
-
-    def unfinished(state):
-        t, (_, _, alive), _ = state
-        return (t < T) & alive.any()
-
-    zeros = jnp.zeros((B, T), jnp.float32)
-    out = Samples(
-        jnp.full((B, T), pad_id, jnp.int32), jnp.zeros((B, T), bool), *[zeros] * 4
-    )
-    carry = (hidden, cache, jnp.ones((B,), bool))
-    _, _, out = jax.lax.while_loop(unfinished, chunk, (jnp.int32(0), carry, out))
-    # Where nothing was drawn the records are zero, as the padding of a batch is.
-    return Samples(
-        *(
-            jnp.where(out.mask, field, jnp.zeros_like(field))[:, :max_tokens]
-            if i > 1
-            else field[:, :max_tokens]
-            for i, field in enumerate(out)
-        )
-    )
 
 
 class Record(NamedTuple):
@@ -249,8 +89,11 @@ def draw(
     Args:
       logits: [B, V] float32, untempered.
       uniforms: [B] float32 in [0, 1), one per row.
-      base_temperature: [B] float32; 0 is greedy.
-      stats, truncation, temperature_fn: see `sample`.
+      stats: of the previous step, for the temperature.
+      base_temperature: [B] float32; 0 means greedy: the likeliest token, recorded with
+        temperature 0 and behavior log-prob 0.
+      truncation: which tokens may be drawn.
+      temperature_fn: entropy → temperature.
 
     Returns:
       [B] int32 tokens, and their Record.
@@ -264,8 +107,12 @@ def draw(
     tempered = logits / jnp.where(greedy, 1.0, temperature)[:, None]
     tempered = truncate(tempered, truncation)
     weights = jnp.exp(tempered)
-    token = jnp.where(greedy, logits.argmax(-1), inverse_cdf(weights, uniforms))
-    token = token.astype(jnp.int32)
+    token = inverse_cdf(weights, uniforms).astype(jnp.int32)
+    token = jax.lax.cond(
+        greedy.any(),  # an argmax costs as much as the rest, and is seldom wanted
+        lambda: jnp.where(greedy, logits.argmax(-1).astype(jnp.int32), token),
+        lambda: token,
+    )
     behavior = _pick(tempered, token) - jnp.log(weights.sum(-1))
     base_temperature = jnp.where(greedy, 1.0, base_temperature)
     base_log_total = jax.lax.cond(

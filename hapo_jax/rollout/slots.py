@@ -12,12 +12,24 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import sharding, transformer
 from hapo_jax.rollout import sampler
 
 Array = jax.Array
+
+
+class Samples(NamedTuple):
+    """Sampled completions; fields as in `batch.RolloutBatch`, each [B, T]."""
+
+    tokens: Array
+    mask: Array
+    entropy: Array
+    temperature: Array
+    behavior_logprobs: Array
+    base_logprobs: Array
 
 
 class Slots(NamedTuple):
@@ -172,6 +184,7 @@ def repack(
 
 def decode(
     model: transformer.Transformer,
+    layer_params: list[nnx.State],
     slots: Slots,
     stats: entropy_lib.EntropyStats,
     *,
@@ -180,13 +193,23 @@ def decode(
     pad_id: int,
     truncation: sampler.Truncation,
     temperature_fn: sampler.TemperatureFn,
-) -> tuple[Slots, sampler.Samples]:
+) -> tuple[Slots, Samples]:
     """Draws up to `steps` tokens in every row that is alive.
+
+    Args:
+      model: the policy.
+      layer_params: of the model, see there.
+      slots: with room for `steps` more columns.
+      stats: of the previous step, for the temperature.
+      steps: length of the scan.
+      stop_ids: tokens that end a completion; they are part of it.
+      pad_id: what rows that are not alive are fed.
+      truncation, temperature_fn: see `sampler.draw`.
 
     Returns:
       The slots, and Samples [B, steps] whose mask says what was drawn.
     """
-    layers = model.unstack()
+    layers = model.unstack(layer_params)
     stops = jnp.asarray(stop_ids, jnp.int32)
     seen = jnp.arange(slots.cache.values[0].shape[2])[None]
 
@@ -213,9 +236,7 @@ def decode(
             (seen >= s.start[:, None]) & (seen <= s.column),
         )
         stopped = (token[:, None] == stops[None]).any(-1) | (s.drawn + 1 >= s.limits)
-        out = sampler.Samples(
-            token, s.alive, *(jnp.where(s.alive, x, 0.0) for x in record)
-        )
+        out = Samples(token, s.alive, *(jnp.where(s.alive, x, 0.0) for x in record))
         s = s._replace(
             hidden=hidden,
             drawn=s.drawn + s.alive,

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,7 +12,7 @@ from hapo_jax import policy as policy_lib
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import sampler
 from tests import tiny
-from tests.rollout import test_sampler
+from tests.rollout import plain_scan, test_sampler
 
 P, T = 8, 40
 FIELDS = ("tokens", "entropy", "temperature", "behavior_logprobs", "base_logprobs")
@@ -88,11 +87,9 @@ def plain_sampler(num_rows):
     graphdef, _ = tiny.model()
     return jax.jit(
         functools.partial(
-            sampler.sample,
+            plain_scan.sample,
             graphdef,
-            group_size=1,
             max_tokens=T,
-            chunk_tokens=8,
             stop_ids=test_sampler.STOPS,
             pad_id=test_sampler.PAD,
             truncation=sampler.Truncation(),
@@ -142,8 +139,9 @@ def assert_equal_to_plain(requests, done, **options):
 
 
 @pytest.mark.parametrize("chunks_ahead", [0, 1])
-@pytest.mark.parametrize("rows_per_lane", [1, 4])
-@pytest.mark.parametrize("chunk_tokens", [1, 4, 16])
+@pytest.mark.parametrize(
+    ("rows_per_lane", "chunk_tokens"), [(1, 1), (4, 4), (1, 16), (4, 16)]
+)
 def test_equals_the_plain_scan(rows_per_lane, chunk_tokens, chunks_ahead):
     """More requests than slots: rows are refilled, and the batch shrinks at the end."""
     requests = make_requests(7, 4)
@@ -157,7 +155,7 @@ def test_equals_the_plain_scan(rows_per_lane, chunk_tokens, chunks_ahead):
     assert_equal_to_plain(requests, done)
 
 
-@pytest.mark.parametrize("num_slots", [1, 3, 8, 32])
+@pytest.mark.parametrize("num_slots", [1, 3, 32])
 def test_the_number_of_slots_changes_nothing(num_slots):
     requests = make_requests(5, 3)
     done = run(requests, num_slots=num_slots)
@@ -210,7 +208,7 @@ def test_programs_are_few_and_compiled_once():
     assert engine.decode._cache_size() == programs
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6),
     limits=st.lists(st.integers(1, T), min_size=1, max_size=5),
@@ -250,4 +248,3 @@ def test_a_request_that_does_not_fit_is_refused(change, words):
 def test_slots_that_do_not_fit_the_mesh_are_refused(mesh8):
     with pytest.raises(ValueError, match="num_slots=12"):
         make_engine(num_slots=12, rows_per_lane=1, mesh=mesh8((8, 1, 1)))
-    assert jnp.ones(()).item() == 1

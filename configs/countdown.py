@@ -35,6 +35,6 @@ def get_config(arg=None):
     c.learner.weight_decay = 0.01
     c.learner.chunk_tokens = 65536
 
-    c.eval.every_steps = 0
+    c.eval.every_steps = 30
     c.eval.num_problems = 256
     return config_lib.apply_method(c, args.method).lock()

@@ -4,8 +4,8 @@
         --config.model.path=/models/Qwen2.5-Math-7B --workdir=runs/dapo_math
 
 `data` is a folder with dapo_math_17k.jsonl.gz and aime24.jsonl (lines of
-`id, problem, answer`); verl's parquet files work as well. They hold
-whole messages, so give them no template:
+`id, problem, answer`); verl's parquet files work as well, without a template since
+they hold whole messages:
 
     --config.task.train.path=dapo-math-17k.parquet --config.task.train.prompt_template=
 

@@ -6,9 +6,9 @@
         --config.model.path=runs/gsm8k_sft/hf --workdir=runs/gsm8k
 
 `data` is a folder with gsm8k_train.jsonl.gz and gsm8k_test.jsonl (lines of
-`problem, solution`). Solutions keep the data set's marks of a calculator, `<<48/2=24>>`,
-and end in `#### 72`, which the verifier reads. Three epochs of 7,473 solutions; sizes
-are for one accelerator of 80 GB and a model of up to 1.5B.
+`problem, solution`). Solutions keep the data set's calculator marks, `<<48/2=24>>`, and
+end in `#### 72`, which the verifier reads. Three epochs of 7,473 solutions; sizes are
+for one accelerator of 80 GB and a model of up to 1.5B.
 """
 
 import pathlib

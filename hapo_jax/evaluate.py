@@ -206,18 +206,36 @@ def evaluate_checkpoint(config: ConfigDict, workdir: str | None) -> None:
 def _restore(source: pathlib.Path, policy: policy_lib.Policy):
     """Parameters of a run's checkpoint, and its step."""
     abstract = {"params": policy.abstract_train_params()}
+    k = run_records.read_config(source)["eval"]["k"]  # of the run, whatever --k says
     with Checkpoints(
-        str(source / "checkpoints"), keep_latest=1, read_only=True
+        str(source / "checkpoints"),
+        keep_latest=1,
+        best_metric=f"eval/avg@{k}",
+        read_only=True,
     ) as checkpoints:
         if _STEP.value == "latest":
             restored = checkpoints.restore_latest(abstract, partial=True)
         else:
-            best = _STEP.value == "best"
-            step = checkpoints.best_step() if best else int(_STEP.value)
+            step = _step(checkpoints)
             restored = checkpoints.restore(step, abstract, partial=True)
     if restored is None:
         raise ValueError(f"{source}/checkpoints is empty; nothing to evaluate.")
     return restored.state["params"], restored.step
+
+
+def _step(checkpoints: Checkpoints) -> int:
+    """The step that --step names."""
+    if _STEP.value.isdecimal():
+        return int(_STEP.value)
+    if _STEP.value != "best":
+        raise ValueError(f"--step={_STEP.value} must be a step, 'latest' or 'best'.")
+    best = checkpoints.best_step()
+    if best is None:
+        raise ValueError(
+            "--step=best: the run has saved no step that it evaluated; use "
+            "--step=latest, or one of its steps."
+        )
+    return best
 
 
 def run() -> None:

@@ -193,14 +193,29 @@ def test_a_gold_answer_that_says_nothing_is_an_error(gold):
         math.grade("Answer: ", gold)
 
 
-def test_problems_reads_the_file_of_the_split(tmp_path):
-    paths = {}
-    for split in ("train", "test"):
-        row = {"id": split, "problem": "1 + 1?", "answer": "2"}
-        paths[f"{split}_path"] = tmp_path / f"{split}.jsonl"
-        paths[f"{split}_path"].write_text(json.dumps(row))
-    for split in ("train", "test"):
-        (problem,) = math.problems(split, prompt_template="Q {problem}", **paths)
-        assert (problem.id, problem.prompt) == (split, "Q 1 + 1?")
+def write(path, **fields):
+    path.write_text(json.dumps({"id": "a", "problem": "1 + 1?", **fields}))
+    return path
+
+
+def test_problems_and_demonstrations_share_their_prompt(tmp_path):
+    path = write(tmp_path / "a.jsonl", answer="2", solution="1 + 1 = 2\n#### 2")
+    options = dict(path=path, prompt_template="Q {problem}")
+    (problem,) = math.problems("train", **options)
+    (example,) = math.demonstrations("train", size=0, **options)
+    assert problem.prompt == example.prompt == "Q 1 + 1?"
+    assert math.grade(example.completion, problem.answer).score == 1.0
+
+
+@pytest.mark.parametrize("read", [math.problems, math.demonstrations])
+def test_an_unknown_split_is_refused(tmp_path, read):
+    path = write(tmp_path / "a.jsonl", answer="2", solution="2")
+    more = {"size": 0} if read is math.demonstrations else {}
     with pytest.raises(ValueError, match="split='dev' must be one of train, test"):
-        math.problems("dev", prompt_template=None, **paths)
+        read("dev", path=path, prompt_template="", **more)
+
+
+def test_a_gold_answer_that_says_nothing_is_found_when_the_file_is_read(tmp_path):
+    path = write(tmp_path / "a.jsonl", answer="$$")
+    with pytest.raises(ValueError, match="a.jsonl, problem 'a': answer='\\$\\$' must"):
+        math.problems("train", path=path, prompt_template="")

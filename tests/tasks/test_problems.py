@@ -1,5 +1,6 @@
 """Reading problem files: both schemas, all kinds of files, and broken ones."""
 
+import functools
 import gzip
 import json
 import logging
@@ -61,21 +62,21 @@ def test_our_schema(tmp_path, suffix):
 @suffixes
 def test_verl_schema(tmp_path, suffix):
     first, second = problems.read_problems(
-        write(tmp_path, suffix, VERL), prompt_template=None
+        write(tmp_path, suffix, VERL), prompt_template=""
     )
     assert first == problems.Problem("math_dapo-7", MESSAGES, "2", "math_dapo")
     assert (second.prompt, second.answer, second.source) == (MESSAGES[1:], "2", "aime")
     assert second.id.startswith("aime-")
     # The hash depends on the content alone, not on the place in the file.
     again = problems.read_problems(
-        write(tmp_path, suffix, VERL[::-1]), prompt_template=None
+        write(tmp_path, suffix, VERL[::-1]), prompt_template=""
     )
     assert again[0].id == second.id
 
 
 def test_no_template_leaves_the_problem(tmp_path):
     path = write(tmp_path, "jsonl", OURS)
-    assert problems.read_problems(path, prompt_template=None)[0].prompt == (
+    assert problems.read_problems(path, prompt_template="")[0].prompt == (
         "What is {1} + 1?"
     )
 
@@ -85,28 +86,28 @@ def test_no_template_leaves_the_problem(tmp_path):
 )
 def test_answers_that_are_no_text(tmp_path, given, read):
     path = write(tmp_path, "jsonl", [{**OURS[0], "answer": given}])
-    assert problems.read_problems(path, prompt_template=None)[0].answer == read
+    assert problems.read_problems(path, prompt_template="")[0].answer == read
 
 
 @suffixes
 def test_repeated_rows_are_read_once_and_said(tmp_path, suffix, caplog):
     path = write(tmp_path, suffix, VERL * 3)
     with caplog.at_level(logging.WARNING):
-        assert len(problems.read_problems(path, prompt_template=None)) == 2
+        assert len(problems.read_problems(path, prompt_template="")) == 2
     assert "4 repeated rows" in caplog.text
 
 
 def test_one_id_for_two_problems_is_an_error(tmp_path):
     path = write(tmp_path, "jsonl", [*OURS, {**OURS[0], "answer": "3"}])
     with pytest.raises(ValueError, match=r"line 3: id 'a' was used before"):
-        problems.read_problems(path, prompt_template=None)
+        problems.read_problems(path, prompt_template="")
 
 
 def test_blank_lines_are_skipped_but_counted(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(OURS[0]) + "\n\n[]\n")
     with pytest.raises(ValueError, match="line 3: list where an object belongs"):
-        problems.read_problems(path, prompt_template=None)
+        problems.read_problems(path, prompt_template="")
 
 
 @pytest.mark.parametrize(
@@ -129,14 +130,14 @@ def test_blank_lines_are_skipped_but_counted(tmp_path):
 def test_a_broken_row_names_line_field_and_remedy(tmp_path, row, message):
     path = write(tmp_path, "jsonl", [OURS[0], row])
     with pytest.raises(ValueError, match=message) as caught:
-        problems.read_problems(path, prompt_template=None)
+        problems.read_problems(path, prompt_template="")
     assert str(path) in str(caught.value)
 
 
 def test_a_broken_parquet_row_is_named(tmp_path):
     path = write(tmp_path, "parquet", [OURS[0], {**OURS[0], "id": "b", "answer": None}])
     with pytest.raises(ValueError, match="row 2: field 'answer'"):
-        problems.read_problems(path, prompt_template=None)
+        problems.read_problems(path, prompt_template="")
 
 
 @pytest.mark.parametrize(
@@ -155,12 +156,12 @@ def test_a_broken_parquet_row_is_named(tmp_path):
 def test_a_broken_file(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
-        problems.read_problems(tmp_path / name, prompt_template=None)
+        problems.read_problems(tmp_path / name, prompt_template="")
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        problems.read_problems(tmp_path / "none.jsonl", prompt_template=None)
+    with pytest.raises(ValueError, match="there is no file .*none.jsonl"):
+        problems.read_problems(tmp_path / "none.jsonl", prompt_template="")
 
 
 def test_a_template_must_hold_the_problem(tmp_path):
@@ -171,7 +172,47 @@ def test_a_template_must_hold_the_problem(tmp_path):
 
 
 def test_messages_take_no_template(tmp_path):
-    with pytest.raises(ValueError, match="set prompt_template to None"):
+    with pytest.raises(ValueError, match="set prompt_template to the empty"):
         problems.read_problems(
             write(tmp_path, "jsonl", VERL), prompt_template="{problem}"
         )
+
+
+@suffixes
+def test_demonstrations_need_no_id_and_no_answer(tmp_path, suffix):
+    rows = [
+        {"problem": "1 + 1?", "solution": "2", "level": 3},
+        {"problem": "1 + 2?", "solution": "3", "level": 4},
+    ]
+    path = write(tmp_path, suffix, rows)
+    read = functools.partial(problems.read_demonstrations, path)
+    first = problems.Demonstration("Q: 1 + 1?", "2")
+    assert read(prompt_template="Q: {problem}", size=1) == [first]
+    assert read(prompt_template="", size=0) == [("1 + 1?", "2"), ("1 + 2?", "3")]
+    with pytest.raises(ValueError, match="holds 2 demonstrations where size=3"):
+        read(prompt_template="", size=3)
+    with pytest.raises(ValueError, match="size=-1 must not be negative"):
+        read(prompt_template="", size=-1)
+
+
+@suffixes
+def test_a_demonstration_of_messages(tmp_path, suffix):
+    row = {"prompt": MESSAGES, "completion": "<think>1 + 1</think> 2", "solution": "2"}
+    path = write(tmp_path, suffix, [row])
+    assert problems.read_demonstrations(path, prompt_template="", size=0) == [
+        problems.Demonstration(MESSAGES, "<think>1 + 1</think> 2")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"problem": "p"}, "line 1: neither field 'completion' nor 'solution' among"),
+        ({"problem": "p", "solution": " "}, "line 1: field 'solution'.*non-empty"),
+        ({"solution": "s"}, "line 1: neither field 'problem'"),
+    ],
+)
+def test_a_broken_demonstration_names_line_field_and_remedy(tmp_path, row, message):
+    path = write(tmp_path, "jsonl", [row])
+    with pytest.raises(ValueError, match=message):
+        problems.read_demonstrations(path, prompt_template="", size=0)

@@ -1,0 +1,375 @@
+"""Hugging Face folders and problem files, from the config to the run's folder.
+
+The folders are small: a vocabulary of ten words in which guessing is often right. What
+only a real vocabulary shows is tested with the data folder, where there is one.
+"""
+
+import gzip
+import importlib.util
+import json
+import os
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tokenizers
+import transformers
+from absl import flags
+from absl.testing import flagsaver
+from flax import nnx
+
+from hapo_jax import builders, evaluate, run_records, sft, train
+from hapo_jax import config as config_lib
+from hapo_jax import policy as policy_lib
+from hapo_jax.model import huggingface, transformer
+from hapo_jax.model import tokenizer as tokenizer_lib
+from hapo_jax.model.config import ModelConfig
+
+pyarrow = pytest.importorskip("pyarrow")
+from pyarrow import parquet  # noqa: E402, behind the skip
+
+ROOT = pathlib.Path(__file__).parent.parent
+DATA = pathlib.Path(os.environ.get("HAPO_DATA_DIR", ROOT / "../shared/data"))
+needs_data = pytest.mark.skipif(
+    not (DATA / "models" / "qwen3_tokenizer").is_dir(),
+    reason="no data folder with the Qwen3 tokenizer; set HAPO_DATA_DIR",
+)
+
+SPECIAL = ("<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>")
+WORDS = ("####", "1", "2", "so", "user", "assistant")
+CHAT = (
+    "{% for m in messages %}<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> "
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|> assistant{% endif %}"
+)
+GOLD = ("1", "2", "1", "2")
+
+
+def write_tokenizer(folder):
+    """Ten words, a chat template, and two stop tokens over two files."""
+    vocabulary = {word: i for i, word in enumerate((*SPECIAL, *WORDS))}
+    backend = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(vocabulary, unk_token="<unk>")
+    )
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        unk_token="<unk>",
+        pad_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        additional_special_tokens=["<|im_start|>"],
+    )
+    fast.chat_template = CHAT
+    fast.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": [vocabulary[SPECIAL[3]], vocabulary[SPECIAL[1]]]})
+    )
+
+
+def write_model(folder, tokenizer, **sizes):
+    """A Qwen2 with random weights, in the files that `transformers` reads."""
+    settings = dict(
+        model_type="qwen2",
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=True,
+        initializer_range=0.2,
+    )
+    config = ModelConfig.from_hf(settings | sizes)
+    model = transformer.Transformer(config, rngs=nnx.Rngs(0))
+    params = nnx.state(model, nnx.Param)
+    huggingface.save_params(
+        folder, params, config, dtype=jnp.float32, tokenizer=tokenizer
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The folder of a random policy."""
+    folder = tmp_path_factory.mktemp("model")
+    write_tokenizer(folder / "tokenizer")
+    tokenizer = tokenizer_lib.load(folder / "tokenizer")
+    assert len(tokenizer.stop_ids) == 2
+    # A vocabulary with padding, as Qwen's has.
+    write_model(folder / "hf", tokenizer, vocab_size=16)
+    return folder / "hf"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Training problems with solutions in our schema, test problems in verl's."""
+    folder = tmp_path_factory.mktemp("data")
+    ours = [
+        {"id": f"p{i}", "problem": f"so {g}", "answer": g, "solution": f"so #### {g}"}
+        for i, g in enumerate(GOLD)
+    ]
+    lines = "".join(json.dumps(row) + "\n" for row in ours)
+    (folder / "train.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    verl = [
+        {
+            "prompt": [{"role": "user", "content": f"so {g} so"}],
+            "reward_model": {"ground_truth": g, "style": "rule"},
+            "data_source": "sums",
+            "extra_info": {"index": i},
+        }
+        for i, g in enumerate(GOLD)
+    ]
+    table = pyarrow.Table.from_pylist(verl * 2)  # published files repeat their rows
+    parquet.write_table(table, folder / "test.parquet")
+    return folder
+
+
+def make_config(checkpoint, data, method="hapo", **changes):
+    """Two steps of one update, on eight devices with all three axes."""
+    c = config_lib.default()
+    c.num_steps = 2
+    c.task.name = "math"
+    c.task.train = dict(
+        split="train", path=str(data / "train.jsonl.gz"), prompt_template="{problem} so"
+    )
+    c.task.test = dict(
+        split="test", path=str(data / "test.parquet"), prompt_template=""
+    )
+    c.model.path = str(checkpoint)
+    c.mesh.update(data=2, fsdp=2, tensor=2)
+    c.rollout.update(batch_prompts=4, round_prompts=4, group_size=8, chunk_tokens=4)
+    c.rollout.update(max_prompt_tokens=12, max_completion_tokens=8)
+    c.grading.workers = 1
+    c.learner.update(minibatch_prompts=4, learning_rate=1e-2, warmup_steps=0)
+    c.eval.update(num_problems=0, k=2)
+    c.log.record_every_steps = 1
+    c = config_lib.apply_method(c, method)
+    c.update_from_flattened_dict(changes)
+    return c.lock()
+
+
+@pytest.fixture(scope="module")
+def warm(checkpoint, data, tmp_path_factory):
+    """The folder of a policy that has half learnt the solutions."""
+    workdir = tmp_path_factory.mktemp("warm")
+    c = config_lib.default_sft()
+    c.num_steps = 8
+    c.task.name = "math"
+    options = dict(path=str(data / "train.jsonl.gz"), prompt_template="{problem} so")
+    c.task.train = dict(split="train", size=0, **options)
+    c.task.test = dict(split="test", size=0, **options)
+    c.model.path = str(checkpoint)
+    c.mesh.update(data=1, fsdp=4, tensor=2)
+    c.update(max_prompt_tokens=12, max_completion_tokens=8)
+    c.learner.update(batch_rows=4, learning_rate=3e-2, warmup_steps=0)
+    c.eval.every_steps = 4
+    c.log.every_steps = 1
+    sft.sft(c.lock(), str(workdir))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def trained(warm, data, tmp_path_factory):
+    """A run's folder: GRPO, which keeps a reference policy too."""
+    workdir = tmp_path_factory.mktemp("run")
+    train.train(make_config(warm / "hf", data, "grpo"), str(workdir))
+    return workdir
+
+
+def steps_of(workdir):
+    return [m for m in run_records.read_metrics(workdir) if "rollout/reward" in m]
+
+
+def weights(folder):
+    """The parameters of a folder, float32 on the host."""
+    config = huggingface.load_config(folder)
+    params = huggingface.load_params(folder, config, dtype=jnp.float32)
+    return jax.tree.leaves(jax.device_get(params))
+
+
+def test_demonstrations_are_learnt(warm):
+    metrics = run_records.read_metrics(warm)
+    assert metrics[-1]["loss/policy"] < 0.5 * metrics[0]["loss/policy"]
+    losses = [m["eval/loss"] for m in metrics if "eval/loss" in m]
+    assert losses[-1] < losses[0]
+
+
+def test_a_checkpoint_trains_on_a_problem_file(trained, warm):
+    first, second = steps_of(trained)
+    assert first["rollout/completions"] == len(GOLD) * 8
+    assert 0 < first["rollout/accuracy"] < 1 and first["grad/norm"] > 0
+    # The policy of step 1 is the reference; that of step 2 has moved away from it.
+    assert first["kl/reference_k3"] < 1e-6 < second["kl/reference_k3"]
+    # Sampler and learner agree through two layouts: float32, another order of sums.
+    assert first["mismatch/logprob_abs_max"] < 1e-4
+    before, after = weights(warm / "hf"), weights(trained / "hf")
+    assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(before, after, strict=True))
+
+
+def test_a_stop_token_ends_a_completion(trained, checkpoint):
+    stops = tokenizer_lib.load(checkpoint).stop_ids
+    ends = set()
+    for step in (1, 2):
+        for record in run_records.read_rollouts(trained, step):
+            tokens = list(record["tokens"])
+            assert not set(tokens[:-1]) & set(stops)
+            ends.add(tokens[-1])
+    assert ends & set(stops)
+
+
+def test_prompts_carry_the_chat_template(checkpoint, data):
+    config = make_config(checkpoint, data)
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    ours = builders.make_prompts(config, policy, config.task.train)
+    verl = builders.make_prompts(config, policy, config.task.test)
+    assert len(ours) == len(verl) == len(GOLD)
+    expected = "<|im_start|> user so 1 so <|im_end|> <|im_start|> assistant"
+    for prompts in (ours, verl):
+        text = policy.tokenizer.decode(prompts.tokens[0], keep_special=True)
+        assert text == expected
+
+
+def test_evaluation_repeats_what_training_measured(trained, warm, data, tmp_path):
+    """The program, on the checkpoint that the run began with and on the run."""
+    flags.FLAGS.mark_as_parsed()
+    for source, step in ((warm / "hf", 0), (trained, 2)):
+        config = make_config(warm / "hf", data, "grpo")
+        # The only step that was evaluated after its update is the best.
+        with flagsaver.flagsaver(checkpoint=str(source), k=2, step="best"):
+            evaluate.evaluate_checkpoint(config, str(tmp_path / str(step)))
+        path = tmp_path / str(step) / "eval" / f"math_step_{step}.jsonl"
+        fresh = [json.loads(line) for line in path.read_text().splitlines()]
+        assert fresh == run_records.read_eval(trained, step)
+        assert [r["id"] for r in fresh] == [f"sums-{i}" for i in range(len(GOLD))]
+
+
+@pytest.mark.parametrize(
+    ("step", "message"), [("3", "3"), ("last", "--step=last must be a step")]
+)
+def test_a_step_that_was_not_saved_is_refused(trained, warm, data, step, message):
+    flags.FLAGS.mark_as_parsed()
+    config = make_config(warm / "hf", data, "grpo")
+    with flagsaver.flagsaver(checkpoint=str(trained), step=step):
+        with pytest.raises(ValueError, match=message):
+            evaluate.evaluate_checkpoint(config, None)
+
+
+@pytest.mark.parametrize("dynamic_sampling", [True, False])
+def test_without_a_useful_group_the_run_goes_on(
+    checkpoint, data, tmp_path, dynamic_sampling
+):
+    rows = [{"id": "p", "problem": "so", "answer": "7"}]  # 7 is no word
+    path = tmp_path / "train.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {
+        "task.train.path": str(path),
+        "rollout.dynamic_sampling": dynamic_sampling,
+        "learner.weight_decay": 0.0,
+        "eval.at_start": False,
+    }
+    train.train(make_config(checkpoint, data, **changes), str(tmp_path / "run"))
+    metrics = steps_of(tmp_path / "run")
+    assert [m["rollout/accuracy"] for m in metrics] == [0, 0]
+    assert [m["grad/norm"] for m in metrics] == [0, 0]
+    for m in metrics:
+        assert (m["batch/tokens"] == 0) == dynamic_sampling
+    for a, b in zip(weights(checkpoint), weights(tmp_path / "run" / "hf"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_missing_file_is_refused_before_anything_is_written(
+    checkpoint, data, tmp_path, split
+):
+    config = make_config(checkpoint, data, **{f"task.{split}.path": "nothing.jsonl"})
+    with pytest.raises(ValueError, match="there is no file 'nothing.jsonl'"):
+        train.train(config, str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+# ---- with the real tokenizer and data sets -------------------------------------------
+
+
+def load_config(name, arg):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(arg)
+
+
+def real_tokenizer(folder):
+    """Qwen3's tokenizer, unpacked into `folder`."""
+    source = DATA / "models" / "qwen3_tokenizer"
+    folder.mkdir(parents=True)
+    packed = (source / "tokenizer.json.gz").read_bytes()
+    (folder / "tokenizer.json").write_bytes(gzip.decompress(packed))
+    for name in ("tokenizer_config.json", "chat_template.jinja"):
+        (folder / name).write_bytes((source / name).read_bytes())
+    return tokenizer_lib.load(folder)
+
+
+@needs_data
+@pytest.mark.parametrize(
+    ("name", "train_size", "test_size"),
+    [("gsm8k", 7_473, 1_319), ("dapo_math", 17_917, 30)],
+)
+def test_the_configs_read_the_published_data(tmp_path, name, train_size, test_size):
+    from hapo_jax.tasks import math
+
+    config = load_config(name, f"data={DATA}")
+    tokenizer = real_tokenizer(tmp_path / "tokenizer")
+    for options, size in (
+        (config.task.train, train_size),
+        (config.task.test, test_size),
+    ):
+        problems = math.problems(**options.to_dict())
+        assert len(problems) == size
+        before, after = options.prompt_template.split("{problem}")
+        for problem in problems[:100]:
+            ids = tokenizer.encode_prompt(problem.prompt)
+            assert len(ids) <= config.rollout.max_prompt_tokens
+            text = tokenizer.decode(ids, keep_special=True)
+            assert text.startswith(f"<|im_start|>user\n{before}")
+            assert text.endswith(f"{after}<|im_end|>\n<|im_start|>assistant\n")
+
+
+@needs_data
+def test_the_gold_solutions_of_gsm8k_fit_and_are_right(tmp_path):
+    from hapo_jax.tasks import math
+
+    config = load_config("gsm8k_sft", f"data={DATA}")
+    rl = load_config("gsm8k", f"data={DATA},prompt=hashes")
+    tokenizer = real_tokenizer(tmp_path / "tokenizer")
+    examples = math.demonstrations(**config.task.train.to_dict())
+    problems = math.problems(**rl.task.train.to_dict())
+    assert len(examples) == len(problems)
+    for example, problem in list(zip(examples, problems))[:500]:
+        assert example.prompt == problem.prompt
+        assert math.grade(example.completion, problem.answer).score == 1.0
+        length = len(tokenizer.encode(example.completion)) + 1
+        assert length <= config.max_completion_tokens
+
+
+@needs_data
+@pytest.mark.slow
+def test_a_step_with_the_real_vocabulary(tmp_path):
+    tokenizer = real_tokenizer(tmp_path / "tokenizer")
+    write_model(tmp_path / "model", tokenizer, vocab_size=151_936, hidden_size=32)
+    c = load_config("gsm8k", f"data={DATA}")
+    c.num_steps = 1
+    c.model.path = str(tmp_path / "model")
+    c.mesh.update(data=1, fsdp=4, tensor=2)
+    c.rollout.update(batch_prompts=4, round_prompts=4, group_size=2, chunk_tokens=4)
+    c.rollout.update(max_completion_tokens=8, max_rounds=1)
+    c.reward.overlong_buffer_tokens = 4
+    c.learner.update(minibatch_prompts=4, micro_rows=8, chunk_tokens=64)
+    c.eval.update(at_start=False, num_problems=2, k=2)
+    c.rollout.dynamic_sampling = False
+    train.train(c, str(tmp_path / "run"))
+    (step,) = steps_of(tmp_path / "run")
+    assert step["rollout/completions"] == 8
+    # Random weights: nearly uniform over the vocabulary.
+    assert 0.8 * np.log(151_936) < step["entropy/mean"] < np.log(151_936)
+    assert step["mismatch/logprob_abs_max"] < 1e-4
+    assert steps_of(tmp_path / "run") and (tmp_path / "run" / "hf").is_dir()

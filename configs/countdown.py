@@ -23,9 +23,9 @@ def get_config(arg=None):
 
     c.rollout.batch_prompts = 32
     c.rollout.round_prompts = 32
-    c.rollout.group_size = 16
+    c.rollout.group_size = 8
     c.rollout.max_prompt_tokens = 7
-    c.rollout.max_completion_tokens = 64
+    c.rollout.max_completion_tokens = 96  # 15 attempts
     c.rollout.max_rounds = 2
 
     c.learner.minibatch_prompts = 16
@@ -37,4 +37,5 @@ def get_config(arg=None):
 
     c.eval.every_steps = 30
     c.eval.num_problems = 256
+    c.eval.top_p = 0.95
     return config_lib.apply_method(c, args.method).lock()

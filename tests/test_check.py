@@ -30,7 +30,7 @@ def refuse(program, config, workdir, changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "256", "divisor"]),
+        ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "128", "divisor"]),
         ({"rollout.batch_prompts": 33}, ["rollout.batch_prompts=33", "multiple"]),
         ({"rollout.slots": 33}, ["rollout.slots=33", "multiple of 8"]),
         ({"rollout.memory_fraction": 1e-9}, ["slots fit", "GiB"]),
@@ -40,7 +40,7 @@ def refuse(program, config, workdir, changes):
         ({"rollout.min_p": 1.0}, ["rollout.min_p=1.0"]),
         ({"rollout.overlong_prompts": "cut"}, ["overlong_prompts='cut'", "truncate"]),
         ({"rollout.max_completion_tokens": 9999}, ["10006", "max_position_embeddings"]),
-        ({"reward.overlong_buffer_tokens": 65}, ["overlong_buffer_tokens=65", "64"]),
+        ({"reward.overlong_buffer_tokens": 97}, ["overlong_buffer_tokens=97", "96"]),
         ({"reward.wrong": 2.0}, ["reward.correct=1.0", "reward.wrong=2.0"]),
         ({"algo.clip.low": -1.0}, ["algo.clip.low", "-1.0"]),
         ({"algo.advantage": "gpro"}, ["algo.advantage", "gpro"]),

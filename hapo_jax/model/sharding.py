@@ -76,6 +76,11 @@ def batch_sharding(mesh: Mesh, *, leading: int = 0) -> NamedSharding:
     return NamedSharding(mesh, P(*(None,) * leading, BATCH))
 
 
+def cache_sharding(mesh: Mesh) -> NamedSharding:
+    """Keys and values [B, K, …]: rows like a batch, heads like the parameters'."""
+    return NamedSharding(mesh, P(BATCH, TRAIN_RULES["kv_heads"]))
+
+
 def constrain_batch(x: jax.Array) -> jax.Array:
     """Keeps activations [B, ...] split by rows, where a mesh is in scope.
 

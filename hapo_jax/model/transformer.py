@@ -98,9 +98,7 @@ class Attention(nnx.Module):
 
     def project(self, x: Array, rope: tuple[Array, Array]):
         """[B, T, D] → queries [B, T, H, C], keys and values [B, T, K, C]."""
-        q = jnp.einsum("BTD,DHC->BTHC", x, self.query.get_value().astype(x.dtype))
-        k = jnp.einsum("BTD,DKC->BTKC", x, self.key.get_value().astype(x.dtype))
-        v = jnp.einsum("BTD,DKC->BTKC", x, self.value.get_value().astype(x.dtype))
+        q, k, v = (_to_heads(x, w) for w in (self.query, self.key, self.value))
         if self.config.qkv_bias:
             q = q + self.query_bias.get_value().astype(x.dtype)[None, None]
             k = k + self.key_bias.get_value().astype(x.dtype)[None, None]
@@ -111,8 +109,17 @@ class Attention(nnx.Module):
 
     def project_out(self, heads: Array) -> Array:
         """[B, T, H, C] → [B, T, D]."""
-        w = self.out.get_value().astype(heads.dtype)
-        return jnp.einsum("BTHC,HCD->BTD", heads, w)
+        B, T, H, C = heads.shape
+        w = self.out.get_value().astype(heads.dtype).reshape(H * C, -1)
+        return heads.reshape(B, T, H * C) @ w
+
+
+def _to_heads(x: Array, weight: nnx.Param) -> Array:
+    """[B, T, D] · [D, H, C] → [B, T, H, C], as a product of matrices: given the three
+    axes, XLA may lay the result out in an order that must be turned round again."""
+    D, H, C = weight.get_value().shape
+    flat = x @ weight.get_value().astype(x.dtype).reshape(D, H * C)
+    return flat.reshape(*x.shape[:2], H, C)
 
 
 class Mlp(nnx.Module):
@@ -186,8 +193,8 @@ class Block(nnx.Module):
 def _decode_attention(q: Array, prompt, keys: Array, values: Array, visible: Array):
     """Softmax attention over two caches as if they were one: [B, 1, H, C] → same.
 
-    The R rows of a prompt read its keys together, as one matrix product; numerators
-    and denominators of the two parts are added under one common maximum.
+    The R rows of a prompt read its keys together, as one matrix product. Each part is
+    normalised by its own maximum; only their small sums are brought together.
     """
     prompt_keys, prompt_values, prompt_visible = prompt
     B, _, H, C = q.shape
@@ -196,24 +203,37 @@ def _decode_attention(q: Array, prompt, keys: Array, values: Array, visible: Arr
     q = q.reshape(B, K, J, C) * C**-0.5
     # [B, K, J, …] ↔ [N, K, R·J, …]: rows of a prompt side by side with their heads.
     grouped = q.reshape(N, R, K, J, C).swapaxes(1, 2).reshape(N, K, R * J, C)
-
-    def ungroup(x: Array) -> Array:
-        return x.reshape(N, K, R, J, -1).swapaxes(1, 2).reshape(B, K, J, -1)
-
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    old = ungroup(dot("NKQC,NKCP->NKQP", grouped, prompt_keys.astype(q.dtype)))
-    own = dot("BKJC,BKCS->BKJS", q, keys.astype(q.dtype))
-    shown = jnp.repeat(prompt_visible, R, axis=0)[:, None, None]
-    old = jnp.where(shown, old, -jnp.inf)
-    own = jnp.where(visible[:, None, None], own, -jnp.inf)
-    peak = jnp.maximum(old.max(-1, keepdims=True), own.max(-1, keepdims=True))
-    old, own = jnp.exp(old - peak), jnp.exp(own - peak)
-    total = old.sum(-1, keepdims=True) + own.sum(-1, keepdims=True)
-    weights = old.astype(q.dtype).reshape(N, R, K, J, -1).swapaxes(1, 2)
-    weights = weights.reshape(N, K, R * J, -1)
-    heads = ungroup(dot("NKQP,NKPC->NKQC", weights, prompt_values.astype(q.dtype)))
-    heads += dot("BKJS,BKSC->BKJC", own.astype(q.dtype), values.astype(q.dtype))
+    old = _attend(grouped, prompt_keys, prompt_values, prompt_visible)
+    old = [x.reshape(N, K, R, J, -1).swapaxes(1, 2).reshape(B, K, J, -1) for x in old]
+    own = _attend(q, keys, values, visible)
+    peak = jnp.maximum(old[2], own[2])
+    heads = total = 0.0
+    for part_heads, part_total, part_peak in (old, own):
+        scale = jnp.exp(part_peak - peak)
+        heads, total = heads + scale * part_heads, total + scale * part_total
     return (heads / total).astype(q.dtype).reshape(B, 1, H, C)
+
+
+def _attend(q: Array, keys: Array, values: Array, visible: Array):
+    """Attention before its division.
+
+    Args:
+      q: [X, K, Q, C], scaled.
+      keys, values: [X, K, C, S], [X, K, S, C].
+      visible: [X, S] bool, at least one True per row.
+
+    Returns:
+      Weighted values [X, K, Q, C], sum of weights and maximal score, both
+      [X, K, Q, 1]; float32.
+    """
+    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores = dot("XKQC,XKCS->XKQS", q, keys.astype(q.dtype))
+    scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
+    peak = scores.max(-1, keepdims=True)
+    weights = jnp.exp(scores - peak)
+    total = weights.sum(-1, keepdims=True)
+    heads = dot("XKQS,XKSC->XKQC", weights.astype(q.dtype), values.astype(q.dtype))
+    return heads, total, peak
 
 
 class Transformer(nnx.Module):

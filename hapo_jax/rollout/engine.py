@@ -23,7 +23,7 @@ from hapo_jax.rollout import sampler, schedule, slots
 from hapo_jax.rollout.requests import Completion, Request
 
 # Fewer rows than this hardly decode faster.
-_SMALLEST_BATCH = 8
+_SMALLEST_BATCH = 4
 _FEWEST_COLUMNS = 64
 # What a decode step does to a row besides reading its prompt, in prompt columns read.
 _STEP_COLUMNS = 512

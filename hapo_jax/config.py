@@ -206,7 +206,7 @@ _DAPO_OFF = {
 }
 METHODS = {
     "hapo": {},
-    # The published code in place of the paper's equations; ALGORITHMS §1.3 of docs.
+    # The published code in place of the paper's equations; README, "Paper and public".
     "hapo_public": {
         "algo.entropy.low_sign": "public",
         "algo.entropy.spread": "quantile_rms",

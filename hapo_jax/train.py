@@ -50,6 +50,8 @@ MAY_CHANGE = (
     "learner.chunk_tokens",
     "model.remat",
     "rollout.chunk_tokens",
+    "rollout.slots",
+    "rollout.memory_fraction",
 )
 
 

@@ -91,6 +91,7 @@ def _generator(method: str, policy, params, work: workload.Work, job: worker.Job
     config = config_lib.apply_method(config_lib.default(), method)
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
     engine = engine_lib.Engine(
+        policy.config,
         policy.graphdef,
         policy.mesh,
         policy.sample_shardings,
@@ -105,7 +106,7 @@ def _generator(method: str, policy, params, work: workload.Work, job: worker.Job
         temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
             objective, entropy, stats, base_temperature=base
         ),
-        cache_dtype=policy.dtype,
+        dtype=policy.dtype,
     )
     stats = statistics(policy.config.vocab_size)
     requests = requests_of(work)

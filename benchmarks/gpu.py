@@ -152,6 +152,7 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
         out_shardings=policy.sample_shardings,
     )
     engine = engine_lib.Engine(
+        policy.config,
         policy.graphdef,
         mesh,
         policy.sample_shardings,
@@ -164,7 +165,7 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
         pad_id=0,
         truncation=sampler_lib.Truncation(),
         temperature_fn=functools.partial(_temperature, objective),
-        cache_dtype=policy.dtype,
+        dtype=policy.dtype,
     )
     stats = entropy_lib.EntropyStats(*map(jnp.float32, (1.0, 1.0, 1.0, -1.0)))
     rng = np.random.default_rng(0)

@@ -113,6 +113,7 @@ def make_step(method: str, args, mesh):
         remat=False,
     )
     engine = engine_lib.Engine(
+        policy.config,
         policy.graphdef,
         mesh,
         policy.sample_shardings,
@@ -127,7 +128,7 @@ def make_step(method: str, args, mesh):
         temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
             objective, entropy, stats, base_temperature=base
         ),
-        cache_dtype=policy.dtype,
+        dtype=policy.dtype,
     )
     to_sampler = policy.to_sampler()
     init = jax.jit(

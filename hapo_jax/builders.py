@@ -100,6 +100,7 @@ def make_generator(
     )
     return Generator(
         engine=engine_lib.Engine(
+            policy.config,
             policy.graphdef,
             mesh,
             policy.sample_shardings,
@@ -112,7 +113,7 @@ def make_generator(
             pad_id=tokenizer.pad_id,
             truncation=truncation,
             temperature_fn=temperature_fn,
-            cache_dtype=policy.dtype,
+            dtype=policy.dtype,
         ),
         prompts=prompts,
         decode=tokenizer.decode,

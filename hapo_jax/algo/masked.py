@@ -100,7 +100,7 @@ def quantile(x: Array, mask: Array, q: float) -> Array:
     chex.assert_equal_shape([x, mask])
     chex.assert_type(x, jnp.float32)
     index = _order_index(jnp.sum(mask, dtype=jnp.int32), q)
-    image = _ordered_bits(x)
+    image = ordered_bits(x)
 
     def set_bit(step, found):
         candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
@@ -108,7 +108,7 @@ def quantile(x: Array, mask: Array, q: float) -> Array:
         return jnp.where(below <= index, candidate, found)
 
     bits = jax.lax.fori_loop(jnp.int32(0), jnp.int32(32), set_bit, jnp.uint32(0))
-    return jnp.where(jnp.any(mask), _from_ordered_bits(bits), jnp.float32(0))
+    return jnp.where(jnp.any(mask), from_ordered_bits(bits), jnp.float32(0))
 
 
 def _order_index(size: Array, q: float) -> Array:
@@ -133,15 +133,15 @@ def _order_index(size: Array, q: float) -> Array:
 _SIGN = 0x80000000
 
 
-def _ordered_bits(x: Array) -> Array:
+def ordered_bits(x: Array) -> Array:
     """uint32 with the order of float32: negative numbers reversed, below positive."""
     bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
     sign = jnp.uint32(_SIGN)
     return jnp.where(bits & sign != 0, ~bits, bits | sign)
 
 
-def _from_ordered_bits(bits: Array) -> Array:
-    """Inverse of `_ordered_bits`."""
+def from_ordered_bits(bits: Array) -> Array:
+    """Inverse of `ordered_bits`."""
     sign = jnp.uint32(_SIGN)
     bits = jnp.where(bits & sign != 0, bits & ~sign, ~bits)
     return jax.lax.bitcast_convert_type(bits, jnp.float32)

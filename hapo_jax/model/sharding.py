@@ -81,6 +81,11 @@ def cache_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH, TRAIN_RULES["kv_heads"]))
 
 
+def of_axes(mesh: Mesh, rules: Rules, *names: str | None) -> NamedSharding:
+    """The sharding of an array whose axes have these names; the rest is whole."""
+    return NamedSharding(mesh, P(*(name and rules[name] for name in names)))
+
+
 def constrain_batch(x: jax.Array) -> jax.Array:
     """Keeps activations [B, ...] split by rows, where a mesh is in scope.
 

@@ -1,14 +1,13 @@
 """The policy: a dense decoder (Llama 3.x, Qwen2/2.5, Qwen3) in Flax NNX.
 
 Layers are stacked along a leading axis and scanned, so one layer is compiled
-whatever the depth; only decoding unrolls them, since a scan would copy each
-layer's weights at every token. Training, prefill and decoding share `Block`.
+whatever the depth. Training, scoring and prefill read whole sequences here;
+`decoding.py` computes the same one token at a time.
 
 Einsum letters: B rows, T queries, S keys, D width, F feed-forward, H query heads,
 K key/value heads, R = H/K, C channels per head, V vocabulary.
 """
 
-import functools
 from typing import NamedTuple
 
 import chex
@@ -44,32 +43,22 @@ class KVCache(NamedTuple):
         )
 
 
-class Prompts(NamedTuple):
-    """The prompts that decoding rows attend to, each kept once for all its rows.
-
-    Rows b = n·R … n·R + R - 1 continue prompt n: N prompts, R = B/N rows each.
-
-    Attributes:
-      cache: N rows, P slots.
-      visible: [N, P] bool, False on padding; at least one True per prompt.
-    """
-
-    cache: KVCache
-    visible: Array
-
-
 class RMSNorm(nnx.Module):
-    """x / sqrt(mean(x²) + eps) · scale, computed in float32."""
+    """`rms_norm` with a scale of its own."""
 
     def __init__(self, size: int, axis: str | None, eps: float):
         self.scale = nnx.Param(jnp.ones((size,), jnp.float32), axes=(axis,))
         self.eps = eps
 
     def __call__(self, x: Array) -> Array:
-        x32 = x.astype(jnp.float32)
-        x32 = x32 * jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + self.eps)
-        scale = jax.lax.broadcast_to_rank(self.scale.get_value(), x.ndim)
-        return (x32 * scale).astype(x.dtype)
+        return rms_norm(x, self.scale.get_value(), eps=self.eps)
+
+
+def rms_norm(x: Array, scale: Array, *, eps: float) -> Array:
+    """x / sqrt(mean(x²) + eps) · scale over the last axis, computed in float32."""
+    x32 = x.astype(jnp.float32)
+    x32 = x32 * jax.lax.rsqrt(jnp.mean(x32**2, -1, keepdims=True) + eps)
+    return (x32 * jax.lax.broadcast_to_rank(scale, x.ndim)).astype(x.dtype)
 
 
 class Attention(nnx.Module):
@@ -105,7 +94,7 @@ class Attention(nnx.Module):
             v = v + self.value_bias.get_value().astype(x.dtype)[None, None]
         if self.config.qk_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        return _rotate(q, rope), _rotate(k, rope), v
+        return rotate(q, rope), rotate(k, rope), v
 
     def project_out(self, heads: Array) -> Array:
         """[B, T, H, C] → [B, T, D]."""
@@ -165,76 +154,6 @@ class Block(nnx.Module):
         x = sharding.constrain_batch(x + self.mlp(self.mlp_norm(x)))
         return x, (k, v)
 
-    def decode(self, x: Array, rope, prompt, keys: Array, values: Array, at, visible):
-        """One token per row, which sees its prompt and its own earlier tokens.
-
-        Args:
-          x: [B, 1, D].
-          rope: (cos, sin), each [B, 1, 1, C/2] float32.
-          prompt: this layer's prompt keys [N, K, C, P], values [N, K, P, C], and
-            visibility [N, P].
-          keys, values: this layer's cache of completions, [B, K, C, S], [B, K, S, C].
-          at: scalar int32, the slot that this token fills, for all rows.
-          visible: [B, S] bool, the slots to attend to, `at` among them.
-
-        Returns:
-          x [B, 1, D], and the cache with the new key and value.
-        """
-        q, k, v = self.attention.project(self.attention_norm(x), rope)
-        new_keys = k.transpose(0, 2, 3, 1).astype(keys.dtype)
-        new_values = v.transpose(0, 2, 1, 3).astype(values.dtype)
-        keys = jax.lax.dynamic_update_slice_in_dim(keys, new_keys, at, axis=3)
-        values = jax.lax.dynamic_update_slice_in_dim(values, new_values, at, axis=2)
-        heads = _decode_attention(q, prompt, keys, values, visible)
-        x = x + self.attention.project_out(heads)
-        return x + self.mlp(self.mlp_norm(x)), keys, values
-
-
-def _decode_attention(q: Array, prompt, keys: Array, values: Array, visible: Array):
-    """Softmax attention over two caches as if they were one: [B, 1, H, C] → same.
-
-    The R rows of a prompt read its keys together, as one matrix product. Each part is
-    normalised by its own maximum; only their small sums are brought together.
-    """
-    prompt_keys, prompt_values, prompt_visible = prompt
-    B, _, H, C = q.shape
-    N, K = prompt_keys.shape[:2]
-    R, J = B // N, H // K
-    q = q.reshape(B, K, J, C) * C**-0.5
-    # [B, K, J, …] ↔ [N, K, R·J, …]: rows of a prompt side by side with their heads.
-    grouped = q.reshape(N, R, K, J, C).swapaxes(1, 2).reshape(N, K, R * J, C)
-    old = _attend(grouped, prompt_keys, prompt_values, prompt_visible)
-    old = [x.reshape(N, K, R, J, -1).swapaxes(1, 2).reshape(B, K, J, -1) for x in old]
-    own = _attend(q, keys, values, visible)
-    peak = jnp.maximum(old[2], own[2])
-    heads = total = 0.0
-    for part_heads, part_total, part_peak in (old, own):
-        scale = jnp.exp(part_peak - peak)
-        heads, total = heads + scale * part_heads, total + scale * part_total
-    return (heads / total).astype(q.dtype).reshape(B, 1, H, C)
-
-
-def _attend(q: Array, keys: Array, values: Array, visible: Array):
-    """Attention before its division.
-
-    Args:
-      q: [X, K, Q, C], scaled.
-      keys, values: [X, K, C, S], [X, K, S, C].
-      visible: [X, S] bool, at least one True per row.
-
-    Returns:
-      Weighted values [X, K, Q, C], sum of weights and maximal score, both
-      [X, K, Q, 1]; float32.
-    """
-    dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores = dot("XKQC,XKCS->XKQS", q, keys.astype(q.dtype))
-    scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
-    peak = scores.max(-1, keepdims=True)
-    weights = jnp.exp(scores - peak)
-    total = weights.sum(-1, keepdims=True)
-    heads = dot("XKQS,XKSC->XKQC", weights.astype(q.dtype), values.astype(q.dtype))
-    return heads, total, peak
-
 
 class Transformer(nnx.Module):
     """A decoder-only language model.
@@ -283,7 +202,7 @@ class Transformer(nnx.Module):
         """
         chex.assert_equal_shape([tokens, positions, segment_ids])
         x = self._embed(tokens)
-        rope = self._rope(positions)
+        rope = tuple(x[:, :, None] for x in rope_angles(self.config, positions))
         T = tokens.shape[1]
         causal = jnp.tril(jnp.ones((T, T), bool))
         same = segment_ids[:, :, None] == segment_ids[:, None, :]
@@ -302,43 +221,6 @@ class Transformer(nnx.Module):
         values = kv[1].transpose(0, 1, 3, 2, 4)
         return x, KVCache(tuple(keys), tuple(values))
 
-    def layer_params(self) -> list[nnx.State]:
-        """The stacked parameters layer by layer: a copy, made once per rollout."""
-        _, stacked = nnx.split(self.layers)
-        return [
-            jax.tree.map(lambda p: p[i], stacked) for i in range(self.config.num_layers)
-        ]
-
-    def unstack(self, layer_params: list[nnx.State] | None = None) -> list[Block]:
-        """The layers one by one, for `decode`."""
-        graphdef, _ = nnx.split(self.layers)
-        return [nnx.merge(graphdef, p) for p in layer_params or self.layer_params()]
-
-    def decode(self, layers, tokens, positions, prompts: Prompts, cache, at, visible):
-        """The hidden state of one new token per row.
-
-        Args:
-          layers: from `unstack`.
-          tokens: [B] int32, the token to feed.
-          positions: [B] int32, its position in its sequence, prompt included.
-          prompts: N prompts of B/N rows each.
-          cache: KVCache of the completions, S slots per row.
-          at: scalar int32, the slot where new keys and values go, for all rows.
-          visible: [B, S] bool, the slots to attend to, `at` among them.
-
-        Returns:
-          [B, D] in `dtype`, after the final norm, and the cache.
-        """
-        x = self._embed(tokens[:, None])
-        rope = self._rope(positions[:, None])
-        keys, values = list(cache.keys), list(cache.values)
-        for i, layer in enumerate(layers):
-            prompt = prompts.cache.keys[i], prompts.cache.values[i], prompts.visible
-            x, keys[i], values[i] = layer.decode(
-                x, rope, prompt, keys[i], values[i], at, visible
-            )
-        return self.final_norm(x)[:, 0], KVCache(tuple(keys), tuple(values))
-
     def unembedding(self) -> Array:
         """[V, D] float32, the rows that score each token."""
         tied = self.config.tie_embeddings
@@ -355,12 +237,16 @@ class Transformer(nnx.Module):
         table = sharding.gather_channels(self.embedding.get_value().astype(self.dtype))
         return sharding.constrain_batch(table[tokens])
 
-    def _rope(self, positions: Array) -> tuple[Array, Array]:
-        frequencies = rope_frequencies(
-            self.config.head_dim, self.config.rope_theta, self.config.rope_scaling
-        )
-        angles = positions.astype(jnp.float32)[..., None] * frequencies[None, None]
-        return jnp.cos(angles)[:, :, None], jnp.sin(angles)[:, :, None]
+
+def rope_angles(config: ModelConfig, positions: Array) -> tuple[Array, Array]:
+    """Cosines and sines of the rotary angles: [...] int32 → two [..., C/2] float32."""
+    frequencies = rope_frequencies(
+        config.head_dim, config.rope_theta, config.rope_scaling
+    )
+    angles = positions.astype(jnp.float32)[..., None] * jax.lax.broadcast_to_rank(
+        jnp.asarray(frequencies), positions.ndim + 1
+    )
+    return jnp.cos(angles), jnp.sin(angles)
 
 
 def rope_frequencies(
@@ -381,8 +267,8 @@ def rope_frequencies(
     return scaled.astype(np.float32)
 
 
-def _rotate(x: Array, rope: tuple[Array, Array]) -> Array:
-    """Turns the channel pairs (c, c + C/2) of [B, T, heads, C] by their angles."""
+def rotate(x: Array, rope: tuple[Array, Array]) -> Array:
+    """Turns the channel pairs (c, c + C/2) of [..., C] by their angles [..., C/2]."""
     cos, sin = rope
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], -1).astype(x.dtype)

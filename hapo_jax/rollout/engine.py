@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import decoding, sharding
+from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import platform as platform_lib
 from hapo_jax.rollout import sampler, schedule, slots
 from hapo_jax.rollout.requests import Completion, Request
 
-# Fewer rows than this hardly decode faster.
-_SMALLEST_BATCH = 4
 _FEWEST_COLUMNS = 64
 # What a decode step does to a row besides reading its prompt, in prompt columns read.
 _STEP_COLUMNS = 512
@@ -34,6 +34,7 @@ class Engine:
 
     def __init__(
         self,
+        config: ModelConfig,
         graphdef: nnx.GraphDef,
         mesh: jax.sharding.Mesh,
         param_shardings: nnx.State,
@@ -47,12 +48,13 @@ class Engine:
         pad_id: int,
         truncation: sampler.Truncation,
         temperature_fn: sampler.TemperatureFn,
-        cache_dtype=jnp.float32,
-        chunks_ahead: int | None = None,
+        dtype=jnp.float32,
+        platform: platform_lib.Platform | None = None,
     ):
         """Sets up the programs; each is compiled when it is first needed.
 
         Args:
+          config: the policy's sizes.
           graphdef: of the policy, a `transformer.Transformer`.
           mesh: rows are split over its data and fsdp axes.
           param_shardings: of the parameters that `run` gets.
@@ -62,11 +64,9 @@ class Engine:
             group empty until all have finished.
           max_prompt_tokens, max_completion_tokens: of any request.
           chunk_tokens: decode steps between two looks at what has finished.
-          stop_ids, pad_id, truncation, temperature_fn, cache_dtype: see
-            `slots.decode`.
-          chunks_ahead: chunks that are dispatched before the flags of an earlier one
-            are read. None: 1 on an accelerator, which would wait for the host
-            otherwise, and 0 on a CPU, which has nothing to overlap with.
+          stop_ids, pad_id, truncation, temperature_fn: see `slots.decode`.
+          dtype: what the policy computes in, and of keys and values.
+          platform: see there; None: what is fastest on this one.
 
         Raises:
           ValueError: the slots cannot be split into lanes, or lanes over the mesh.
@@ -83,21 +83,23 @@ class Engine:
         self.max_completion_tokens = max_completion_tokens
         self.chunk_tokens = chunk_tokens
         self.pad_id, self.stop_ids = pad_id, frozenset(stop_ids)
-        if chunks_ahead is None:
-            chunks_ahead = 0 if jax.default_backend() == "cpu" else 1
-        self._chunks_ahead = chunks_ahead
-        self.row_sizes = _sizes(num_slots, shards)
+        platform = platform or platform_lib.current()
+        self._chunks_ahead = platform.chunks_ahead
+        self.row_sizes = _row_sizes(num_slots, shards, platform)
         self.column_sizes = _column_sizes(max_completion_tokens, chunk_tokens)
         self.prefill_sizes = sorted({shards, lanes})
 
         def prefill(params, tokens, lengths):
             model = nnx.merge(graphdef, params)
-            return sampler.prefill(model, tokens, lengths, cache_dtype)
+            return sampler.prefill(model, tokens, lengths)
 
-        def decode(params, layer_params, state, stats):
+        def weights(params):
+            return decoding.weights(nnx.merge(graphdef, params))
+
+        def decode(weights, state, stats):
             return slots.decode(
-                nnx.merge(graphdef, params),
-                layer_params,
+                config,
+                weights,
                 state,
                 stats,
                 steps=chunk_tokens,
@@ -107,19 +109,20 @@ class Engine:
                 temperature_fn=temperature_fn,
             )
 
-        def empty(params):
+        def empty():
             return slots.empty(
-                nnx.merge(graphdef, params),
+                config,
                 rows=num_slots,
                 lanes=lanes,
                 prompt_columns=max_prompt_tokens,
                 columns=self.column_sizes[0],
-                cache_dtype=cache_dtype,
+                dtype=dtype,
             )
 
+        weight_shardings = decoding.shardings(config, mesh)
         by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         cache = sharding.cache_sharding(mesh)
-        prompts = transformer.Prompts(cache, by_row)
+        prompts = decoding.Prompts(cache, by_row)
         state = slots.Slots(*(by_row,) * 8, column=whole, prompts=prompts, cache=cache)
         self.prefill = jax.jit(
             prefill,
@@ -128,9 +131,9 @@ class Engine:
         )
         self.decode = jax.jit(
             decode,
-            in_shardings=(param_shardings, None, state, whole),
+            in_shardings=(weight_shardings, state, whole),
             out_shardings=(state, by_row),
-            donate_argnums=2,
+            donate_argnums=1,
         )
         self.admit = jax.jit(
             slots.admit,
@@ -144,13 +147,10 @@ class Engine:
             in_shardings=(state, whole, whole, whole),
             out_shardings=state,
         )
-        self.layer_params = jax.jit(
-            lambda params: nnx.merge(graphdef, params).layer_params(),
-            in_shardings=(param_shardings,),
+        self.weights = jax.jit(
+            weights, in_shardings=(param_shardings,), out_shardings=weight_shardings
         )
-        self.empty = jax.jit(
-            empty, in_shardings=(param_shardings,), out_shardings=state
-        )
+        self.empty = jax.jit(empty, out_shardings=state)
 
     def check(self, index: int, request: Request) -> None:
         """Raises ValueError if a request is longer than the engine was made for."""
@@ -207,13 +207,17 @@ class Engine:
                 yield from batch.collect(*flying.popleft())
 
 
-def _sizes(most: int, multiple: int) -> list[int]:
-    """Batch sizes from small to `most`, each half of the next; every one costs a
-    compilation for each cache width that it meets."""
-    sizes = [most]
-    while sizes[0] % (2 * multiple) == 0 and sizes[0] // 2 >= _SMALLEST_BATCH:
-        sizes.insert(0, sizes[0] // 2)
-    return sizes
+def _row_sizes(most: int, multiple: int, platform: platform_lib.Platform) -> list[int]:
+    """Batch sizes from small to `most`: halves, with 3/4 of each if so wanted."""
+    sizes = {most}
+    size = most
+    while size % (2 * multiple) == 0 and size // 2 >= platform.smallest_batch:
+        between = 3 * size // 4
+        if platform.sizes_per_doubling == 2 and between % multiple == 0 and size >= 16:
+            sizes.add(between)
+        size //= 2
+        sizes.add(size)
+    return sorted(sizes)
 
 
 def _column_sizes(max_tokens: int, chunk_tokens: int) -> list[int]:

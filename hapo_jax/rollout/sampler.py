@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import transformer
+from hapo_jax.algo import masked
+from hapo_jax.model import decoding, transformer
 
 Array = jax.Array
 # (entropy [B], stats, base_temperature [B]) -> temperature [B]
@@ -41,7 +42,7 @@ class Truncation(NamedTuple):
 def row_keys(
     seed: int | np.ndarray, step: int, prompt_ids: np.ndarray, sample_ids: np.ndarray
 ) -> Array:
-    """One key per row from (seed, step, prompt, sample); the position joins in `draw`.
+    """One key per row from (seed, step, prompt, sample); see `row_uniforms`.
 
     Args:
       seed: of the run, or [B] of each row.
@@ -64,6 +65,13 @@ def row_keys(
 def _row_keys(seed, step, prompt_id, sample_id):
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.random.fold_in(jax.random.fold_in(key, prompt_id), sample_id)
+
+
+def row_uniforms(keys: Array, positions: Array) -> Array:
+    """[B] keys and int32 positions in the completion → [B] float32 in [0, 1)."""
+    return jax.vmap(lambda key, t: jax.random.uniform(jax.random.fold_in(key, t)))(
+        keys, positions
+    )
 
 
 class Record(NamedTuple):
@@ -132,18 +140,31 @@ def truncate(logits: Array, truncation: Truncation) -> Array:
     """Sets the logits [B, V] of tokens that must not be drawn to -inf."""
     top_k, top_p, min_p = truncation
     if top_k and top_k < logits.shape[-1]:
-        least = jax.lax.top_k(logits, top_k)[0][:, -1:]
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+        logits = _cut(logits, jnp.ones_like(logits), top_k)
     if top_p < 1.0:
-        ordered = -jnp.sort(-logits, axis=-1)
-        probs = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probs, axis=-1) - probs
-        least = jnp.where(before < top_p, ordered, jnp.inf).min(-1, keepdims=True)
-        logits = jnp.where(logits < least, -jnp.inf, logits)
+        logits = _cut(logits, jax.nn.softmax(logits, axis=-1), top_p)
     if min_p > 0.0:
         least = logits.max(-1, keepdims=True) + np.log(min_p)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return logits
+
+
+def _cut(logits: Array, weights: Array, enough: float) -> Array:
+    """Keeps the fewest largest logits whose weights sum to `enough`; [B, V].
+
+    Finds the smallest of them without a sort, which takes 12 times as long: bit by bit
+    from the highest, on the order-preserving image of float32, as `masked.quantile`.
+    """
+    image = masked.ordered_bits(logits)
+
+    def set_bit(step, found):
+        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
+        kept = jnp.where(image >= candidate, weights, 0).sum(-1, keepdims=True)
+        return jnp.where(kept >= enough, candidate, found)
+
+    nothing = jnp.zeros((len(logits), 1), jnp.uint32)
+    least = jax.lax.fori_loop(jnp.int32(0), jnp.int32(32), set_bit, nothing)
+    return jnp.where(image < least, -jnp.inf, logits)
 
 
 _BLOCK = 128  # of the vocabulary; two short prefix sums instead of one long
@@ -189,15 +210,14 @@ def _pick(x: Array, index: Array) -> Array:
 
 
 def prefill(
-    model: transformer.Transformer, tokens: Array, lengths: Array, cache_dtype
-) -> tuple[Array, transformer.Prompts]:
+    model: transformer.Transformer, tokens: Array, lengths: Array
+) -> tuple[Array, decoding.Prompts]:
     """Reads prompts, padded on the left.
 
     Args:
       model: the policy.
       tokens: [N, P] int32.
       lengths: [N] int32.
-      cache_dtype: of keys and values.
 
     Returns:
       The hidden state of each prompt's last token [N, D], which predicts the first of
@@ -213,5 +233,4 @@ def prefill(
         visible.astype(jnp.int32),
         with_cache=True,
     )
-    cache = jax.tree.map(lambda x: x.astype(cache_dtype), cache)
-    return hidden[:, -1], transformer.Prompts(cache, visible)
+    return hidden[:, -1], decoding.Prompts(cache, visible)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import transformer
+from hapo_jax.model import decoding
 from hapo_jax.rollout import sampler, slots
 from hapo_jax.rollout.requests import Completion, Request
 
@@ -25,7 +25,7 @@ class Prefilled(NamedTuple):
     """Prompts that were read, with the requests that still wait for a row."""
 
     hidden: jax.Array
-    prompts: transformer.Prompts
+    prompts: decoding.Prompts
     groups: list[collections.deque]  # of (index, Request), one per prompt
 
 
@@ -92,9 +92,9 @@ class Batch:
     """The slots on the devices, and what the host knows about them."""
 
     def __init__(self, engine: "Engine", params, stats: entropy_lib.EntropyStats):
-        self._engine, self._params, self._stats = engine, params, stats
-        self._layer_params = engine.layer_params(params)
-        self._slots = engine.empty(params)
+        self._engine, self._stats = engine, stats
+        self._weights = engine.weights(params)
+        self._slots = engine.empty()
         self._rows_per_lane = engine.rows_per_lane
         self._owner = np.full(engine.num_slots, -1)  # request in each row, or -1
         self._start = np.zeros(engine.num_slots, np.int64)  # its first column
@@ -201,9 +201,7 @@ class Batch:
 
     def decode(self) -> tuple[np.ndarray, slots.Samples]:
         """Dispatches a chunk; returns what `collect` needs to read it."""
-        self._slots, out = self._engine.decode(
-            self._params, self._layer_params, self._slots, self._stats
-        )
+        self._slots, out = self._engine.decode(self._weights, self._slots, self._stats)
         self._column += self._engine.chunk_tokens
         return self._owner.copy(), out
 

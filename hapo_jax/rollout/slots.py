@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import decoding, sharding, transformer
+from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import sampler
 
 Array = jax.Array
@@ -58,7 +58,7 @@ class Slots(NamedTuple):
     base_temperature: Array
     alive: Array
     column: Array
-    prompts: transformer.Prompts
+    prompts: decoding.Prompts
     cache: transformer.KVCache
 
 
@@ -84,19 +84,18 @@ class Admission(NamedTuple):
 
 
 def empty(
-    model: transformer.Transformer,
+    config: ModelConfig,
     *,
     rows: int,
     lanes: int,
     prompt_columns: int,
     columns: int,
-    cache_dtype,
+    dtype,
 ) -> Slots:
-    """Slots in which no row is alive."""
-    config = model.config
+    """Slots in which no row is alive; `dtype` is what the policy computes in."""
     zeros = jnp.zeros((rows,), jnp.int32)
     return Slots(
-        hidden=jnp.zeros((rows, config.d_model), model.dtype),
+        hidden=jnp.zeros((rows, config.d_model), dtype),
         drawn=zeros,
         start=zeros,
         prompt_lengths=zeros,
@@ -105,16 +104,16 @@ def empty(
         base_temperature=jnp.ones((rows,), jnp.float32),
         alive=jnp.zeros((rows,), bool),
         column=jnp.int32(0),
-        prompts=transformer.Prompts(
-            transformer.KVCache.empty(config, lanes, prompt_columns, cache_dtype),
+        prompts=decoding.Prompts(
+            transformer.KVCache.empty(config, lanes, prompt_columns, dtype),
             jnp.ones((lanes, prompt_columns), bool),
         ),
-        cache=transformer.KVCache.empty(config, rows, columns, cache_dtype),
+        cache=transformer.KVCache.empty(config, rows, columns, dtype),
     )
 
 
 def admit(
-    slots: Slots, hidden: Array, prompts: transformer.Prompts, new: Admission
+    slots: Slots, hidden: Array, prompts: decoding.Prompts, new: Admission
 ) -> Slots:
     """Starts rows on prefilled prompts; hidden [n, D] and prompts are of n of them."""
 
@@ -183,8 +182,8 @@ def repack(
 
 
 def decode(
-    model: transformer.Transformer,
-    layer_params: list[nnx.State],
+    config: ModelConfig,
+    weights: decoding.Weights,
     slots: Slots,
     stats: entropy_lib.EntropyStats,
     *,
@@ -197,8 +196,8 @@ def decode(
     """Draws up to `steps` tokens in every row that is alive.
 
     Args:
-      model: the policy.
-      layer_params: of the model, see there.
+      config: the policy's sizes.
+      weights: the policy's.
       slots: with room for `steps` more columns.
       stats: of the previous step, for the temperature.
       steps: length of the scan.
@@ -209,16 +208,16 @@ def decode(
     Returns:
       The slots, and Samples [B, steps] whose mask says what was drawn.
     """
-    layers = model.unstack(layer_params)
     stops = jnp.asarray(stop_ids, jnp.int32)
     seen = jnp.arange(slots.cache.values[0].shape[2])[None]
 
-    def position(s: Slots, _):
-        uniforms = jax.vmap(
-            lambda key, t: jax.random.uniform(jax.random.fold_in(key, t))
-        )(s.keys, s.drawn)
+    # All at once: a generator called once per step costs more than it draws.
+    ahead = slots.drawn[None] + jnp.arange(steps)[:, None]
+    uniforms = jax.vmap(sampler.row_uniforms, (None, 0))(slots.keys, ahead)
+
+    def position(s: Slots, uniforms: Array):
         token, record = sampler.draw(
-            model.logits(s.hidden),
+            decoding.logits(weights, s.hidden),
             uniforms,
             stats,
             s.base_temperature,
@@ -226,8 +225,9 @@ def decode(
             temperature_fn=temperature_fn,
         )
         token = jnp.where(s.alive, token, pad_id)
-        hidden, cache = model.decode(
-            layers,
+        hidden, cache = decoding.step(
+            config,
+            weights,
             token,
             s.prompt_lengths + s.drawn,
             s.prompts,
@@ -246,5 +246,5 @@ def decode(
         )
         return s, out
 
-    slots, out = jax.lax.scan(position, slots, length=steps)
+    slots, out = jax.lax.scan(position, slots, uniforms)
     return slots, jax.tree.map(lambda x: sharding.constrain_batch(x.T), out)

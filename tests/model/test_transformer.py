@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import decoding, sharding, transformer
 from hapo_jax.model.config import ModelConfig, RopeScaling
 
 LLAMA = ModelConfig(
@@ -99,7 +99,7 @@ def test_cached_decoding_equals_the_full_pass(family):
     full = forward(*model, tokens, positions, segments)
     prompt_columns = (x[:, :prompt] for x in (tokens, positions, segments))
     hidden, cache = forward(*model, *prompt_columns, with_cache=True)
-    prompts = transformer.Prompts(cache, real[:, :prompt])
+    prompts = decoding.Prompts(cache, real[:, :prompt])
     cache = transformer.KVCache.empty(CONFIGS[family], B, steps, jnp.float32)
     # 1e-5: the same float32 sums in another order, through two layers.
     compare = {"rtol": 0, "atol": 1e-5}
@@ -112,8 +112,9 @@ def test_cached_decoding_equals_the_full_pass(family):
     def decode(params, cache, token, position, at):
         model = nnx.merge(graphdef, params)
         visible = jnp.broadcast_to(jnp.arange(steps) <= at, (B, steps))
-        return model.decode(
-            model.unstack(), token, position, prompts, cache, at, visible
+        weights = decoding.weights(model)
+        return decoding.step(
+            model.config, weights, token, position, prompts, cache, at, visible
         )
 
     for t in range(prompt, T):

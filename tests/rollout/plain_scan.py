@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hapo_jax.model import transformer
+from hapo_jax.model import decoding, transformer
 from hapo_jax.rollout import sampler
 from hapo_jax.rollout.slots import Samples
 
@@ -30,16 +30,16 @@ def sample(
     """Completes B prompts [B, P], padded on the left; Samples [B, max_tokens]."""
     model = nnx.merge(graphdef, params)
     B = len(prompt_tokens)
-    hidden, prompts = sampler.prefill(model, prompt_tokens, prompt_lengths, jnp.float32)
+    hidden, prompts = sampler.prefill(model, prompt_tokens, prompt_lengths)
     cache = transformer.KVCache.empty(model.config, B, max_tokens, jnp.float32)
     base_temperature = jnp.broadcast_to(base_temperature, (B,))
-    layers = model.unstack()
+    weights = decoding.weights(model)
 
     def position(carry, t):
         hidden, cache, alive = carry
         uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t)))
         token, record = sampler.draw(
-            model.logits(hidden),
+            decoding.logits(weights, hidden),
             uniform(keys),
             stats,
             base_temperature,
@@ -48,8 +48,9 @@ def sample(
         )
         token = jnp.where(alive, token, pad_id)
         visible = jnp.broadcast_to(jnp.arange(max_tokens) <= t, (B, max_tokens))
-        hidden, cache = model.decode(
-            layers, token, prompt_lengths + t, prompts, cache, t, visible
+        position = prompt_lengths + t
+        hidden, cache = decoding.step(
+            model.config, weights, token, position, prompts, cache, t, visible
         )
         stopped = (token[:, None] == jnp.array(stop_ids)[None]).any(-1)
         out = token, alive, *(jnp.where(alive, x, 0.0) for x in record)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hapo_jax import policy as policy_lib
 from hapo_jax.rollout import engine as engine_lib
-from hapo_jax.rollout import sampler
+from hapo_jax.rollout import platform, sampler
 from tests import tiny
 from tests.rollout import plain_scan, test_sampler
 
@@ -28,11 +28,17 @@ def one_device_mesh():
 
 @functools.cache
 def make_engine(
-    num_slots=8, rows_per_lane=1, chunk_tokens=4, chunks_ahead=0, mesh=None
+    num_slots=8,
+    rows_per_lane=1,
+    chunk_tokens=4,
+    chunks_ahead=0,
+    stop_ids=test_sampler.STOPS,
+    mesh=None,
 ):
     mesh = mesh or one_device_mesh()
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     engine = engine_lib.Engine(
+        policy.config,
         policy.graphdef,
         mesh,
         policy.sample_shardings,
@@ -41,11 +47,11 @@ def make_engine(
         max_prompt_tokens=P,
         max_completion_tokens=T,
         chunk_tokens=chunk_tokens,
-        stop_ids=test_sampler.STOPS,
+        stop_ids=stop_ids,
         pad_id=test_sampler.PAD,
         truncation=sampler.Truncation(),
         temperature_fn=test_sampler.adaptive,
-        chunks_ahead=chunks_ahead,
+        platform=platform.Platform(chunks_ahead, 2, 2),
     )
     return engine, jax.device_put(tiny.params(), policy.sample_shardings), mesh
 
@@ -83,14 +89,14 @@ def run(requests, *, base_temperature=1.0, **options):
 
 
 @functools.cache
-def plain_sampler(num_rows):
+def plain_sampler(num_rows, stop_ids):
     graphdef, _ = tiny.model()
     return jax.jit(
         functools.partial(
             plain_scan.sample,
             graphdef,
             max_tokens=T,
-            stop_ids=test_sampler.STOPS,
+            stop_ids=stop_ids,
             pad_id=test_sampler.PAD,
             truncation=sampler.Truncation(),
             temperature_fn=test_sampler.adaptive,
@@ -98,7 +104,7 @@ def plain_sampler(num_rows):
     )
 
 
-def plain(requests, base_temperature=1.0):
+def plain(requests, base_temperature=1.0, stop_ids=test_sampler.STOPS):
     """The same requests by the plain scan, every one in a row of its own."""
     tokens = np.zeros((len(requests), P), np.int32)
     for row, r in zip(tokens, requests):
@@ -112,7 +118,7 @@ def plain(requests, base_temperature=1.0):
     own = [r.base_temperature for r in requests]
     temperature = [base_temperature if t is None else t for t in own]
     return jax.device_get(
-        plain_sampler(len(requests))(
+        plain_sampler(len(requests), stop_ids)(
             tiny.params(),
             tokens,
             np.array([len(r.prompt_tokens) for r in requests], np.int32),
@@ -217,18 +223,19 @@ def test_programs_are_few_and_compiled_once():
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6),
     limits=st.lists(st.integers(1, T), min_size=1, max_size=5),
     rows_per_lane=st.sampled_from([1, 4]),
+    stop_ids=st.sampled_from([test_sampler.STOPS, (1, 5, 9, 17, 20)]),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_any_requests(sizes, limits, rows_per_lane, seed):
-    """Random groups, lengths and limits."""
+def test_any_requests(sizes, limits, rows_per_lane, stop_ids, seed):
+    """Random groups, lengths, limits and stop tokens."""
     requests = [
         r
         for n, size in enumerate(sizes)
         for r in make_requests(n + 1, size, limits=limits, seed=seed % 1000)[-size:]
     ]
     padded = requests + requests[:1] * (36 - len(requests))  # one shape for the scan
-    done = run(requests, num_slots=8, rows_per_lane=rows_per_lane)
-    expected = plain(padded)
+    done = run(requests, num_slots=8, rows_per_lane=rows_per_lane, stop_ids=stop_ids)
+    expected = plain(padded, stop_ids=stop_ids)
     for i, request in enumerate(requests):
         n = min(expected.mask[i].sum(), request.max_tokens)
         np.testing.assert_array_equal(done[i].tokens, expected.tokens[i, :n])

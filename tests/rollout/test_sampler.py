@@ -44,6 +44,7 @@ def make_engine(truncation, max_tokens, chunk_tokens, group_size, num_prompts):
     mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     engine = engine_lib.Engine(
+        policy.config,
         policy.graphdef,
         mesh,
         policy.sample_shardings,
@@ -297,6 +298,22 @@ def test_frequencies_match_the_stated_probabilities(truncation):
     assert chi2 < freedom + 5 * np.sqrt(2 * freedom)
     if truncation.top_k:
         assert len(set(tokens)) <= truncation.top_k
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("top_k", "top_p"), [(1, 1.0), (7, 1.0), (0, 0.9), (9, 0.5)])
+def test_truncation_keeps_what_a_sort_keeps(top_k, top_p, ties):
+    logits = np.random.default_rng(0).normal(0, 3, (5, 300)).astype(np.float32)
+    if ties:
+        logits = np.round(logits)
+    found = sampler.truncate(jnp.asarray(logits), Truncation(top_k, top_p))
+    for row, kept in zip(logits, np.asarray(found) > -np.inf):
+        ordered = np.sort(row.astype(np.float64))[::-1]
+        least = ordered[top_k - 1] if top_k else -np.inf
+        probs = np.exp(ordered) * (ordered >= least)
+        mass = np.cumsum(probs / probs.sum())
+        least = max(least, ordered[np.argmax(mass >= top_p - 1e-12)])
+        np.testing.assert_array_equal(kept, row >= least)
 
 
 def test_a_weight_of_zero_is_never_chosen():

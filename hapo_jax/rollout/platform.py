@@ -1,0 +1,36 @@
+"""What is fastest differs between platforms; this is the one place that knows.
+
+Measured on CPUs (`benchmarks/README.md`). The values for accelerators follow from how
+they work and were not measured: their decode step reads all weights whatever the number
+of rows, so a batch gains less by shrinking, and each program takes long to compile.
+
+The order of keys [B, K, C, S] and values [B, K, S, C] is the same everywhere: both
+products of decode attention then read memory in order. So are the unrolled layers and
+the order of weights in `model/decoding.py`.
+"""
+
+from typing import NamedTuple
+
+import jax
+
+
+class Platform(NamedTuple):
+    """Attributes:
+    chunks_ahead: chunks that are dispatched before the flags of an earlier one are
+      read. An accelerator would wait for the host otherwise; a CPU has nothing to
+      overlap with.
+    smallest_batch: rows below which a batch does not shrink.
+    sizes_per_doubling: batch sizes between one and its double, 1 or 2. Each costs a
+      compilation for every cache width that it meets.
+    """
+
+    chunks_ahead: int
+    smallest_batch: int
+    sizes_per_doubling: int
+
+
+def current() -> Platform:
+    """Of JAX's default backend."""
+    if jax.default_backend() == "cpu":
+        return Platform(chunks_ahead=0, smallest_batch=2, sizes_per_doubling=2)
+    return Platform(chunks_ahead=1, smallest_batch=8, sizes_per_doubling=1)

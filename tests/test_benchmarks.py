@@ -9,7 +9,8 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import report, rollout, turns, worker, workload
+from benchmarks import report, rollout, train, turns, worker, workload
+from benchmarks.peers import loop
 
 SMOKE = worker.Job("rollout", "smoke", "smoke")
 SMOKE_UPDATE = dataclasses.replace(SMOKE, task="update")
@@ -114,6 +115,25 @@ def test_engines_that_find_another_loss_are_refused():
         report.check_same_work([*same, contender("b", "", loss=0.3, grad_norm=2.1)])
 
 
+def test_a_loop_does_one_step_at_a_time_and_says_why_it_ended():
+    done = []
+
+    def training(pause):
+        for i in range(2):
+            done.append(i)
+            pause()
+        raise ValueError("out of data")
+
+    stepwise = loop.Stepwise(training)
+    stepwise.step()
+    assert done == [0]
+    stepwise.step()
+    assert done == [0, 1]
+    with pytest.raises(RuntimeError) as caught:
+        stepwise.step()
+    assert "out of data" in str(caught.value.__cause__)
+
+
 def test_turns_alternate_and_every_round_has_its_seed():
     calls = []
 
@@ -167,6 +187,22 @@ def test_arguments_are_refused_before_anything_starts(more, message, capsys, tmp
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--work", "step", "--engine", "hf"], "--engine hf cannot do --work=step"),
+        (["--work", "smoke", "--compare", "method", "--engine", "trl"], "leave"),
+        (["--work", "long_prompt"], "must hold whole groups of 16"),
+        (["--work", "smoke", "--set", "learner.micro_rows"], "must be KEY=VALUE"),
+        (["--work", "smoke", "--set", "model.dtype=float32"], "with a JSON value"),
+    ],
+)
+def test_arguments_of_training_are_refused(more, message, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        train.parse(["--model", "smoke", "--peer-python", str(tmp_path / "no"), *more])
+    assert message in capsys.readouterr().err
+
+
 def test_a_worker_that_ends_says_why():
     job = dataclasses.replace(SMOKE, model="no such model", methods=("jax",))
     env = turns.environment(cores=1)
@@ -202,6 +238,17 @@ def test_our_engine_generates_the_planned_lengths(capsys, tmp_path):
     )  # rounding to five digits
     assert set(ceiling["ceiling"]) == {"jax"}
     assert ceiling["best_gflop_s"] == max(ceiling["ceiling"]["jax"]["gflop_s"].values())
+
+
+@pytest.mark.slow  # starts two processes that import jax and compile
+@pytest.mark.parametrize("work", ["smoke", "step"])
+def test_our_learner_does_the_planned_update(work, capsys, tmp_path):
+    peers = f"--peer-python={tmp_path / 'none'}"
+    train.main(["--model=smoke", f"--work={work}", "--rounds=1", peers])
+    line, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["tokens"] == (171 + 16 * 8 if work == "smoke" else 16 * 256)
+    assert line["compile_s"] > 0 and line["tok_s"]["median"] > 0
+    assert work == "step" or line["grad_norm"] > 0
 
 
 def test_workers_of_peers_import_no_part_of_this_package():

@@ -1,0 +1,124 @@
+"""Our learner as a worker of `train.py`: one update of given rows, or a whole step."""
+
+import importlib.metadata
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import worker, workload
+from benchmarks.ours import parts
+from hapo_jax import config as config_lib
+from hapo_jax import policy as policy_lib
+from hapo_jax.learner import train_step
+from hapo_jax.model import sharding
+
+
+def build(job: worker.Job) -> worker.Engine:
+    """One learner per method over all devices, each from the same parameters."""
+    shapes, work = job.load()
+    policy = policy_lib.make(
+        parts.model_config(shapes),
+        parts.NumberTokenizer(work.pad_id),
+        job.checkpoint,
+        "float32",
+        sharding.make_mesh(),
+    )
+    runs = {}
+    for method in job.methods:
+        config = config_of(method, job)
+        if job.task == "update":
+            update = _updater(config, policy, job.update())
+            runs[method] = worker.updating(update, work)
+        else:
+            runs[method] = worker.generating(_stepper(config, policy, work), work)
+    return worker.Engine(
+        versions={"jax": importlib.metadata.version("jax")},
+        runs=runs,
+        warm_ups=2,  # the second step is the first with statistics
+    )
+
+
+def config_of(method: str, job: worker.Job) -> ConfigDict:
+    """The default config with the workload's sizes and the job's options."""
+    _, work = job.load()
+    update, config = job.update(), config_lib.apply_method(config_lib.default(), method)
+    config.rollout.group_size = work.group_size
+    config.rollout.max_prompt_tokens = work.prompts.shape[1]
+    config.rollout.max_completion_tokens = work.max_tokens
+    config.learner.minibatch_prompts = len(work.prompts)
+    config.learner.micro_rows = update.micro_rows
+    config.learner.warmup_steps = 0
+    for key in ("learning_rate", "b1", "b2", "eps", "weight_decay", "max_grad_norm"):
+        config.learner[key] = getattr(update.adamw, key)
+    config.algo.clip.low, config.algo.clip.high = update.clip_low, update.clip_high
+    config.update_from_flattened_dict(job.options)
+    return config
+
+
+def _updater(
+    config: ConfigDict, policy: policy_lib.Policy, update: workload.Update
+) -> Callable[[], dict]:
+    """A function that makes one update and says what came of it."""
+    with jax.set_mesh(policy.mesh):
+        learner, state = parts.make_learner(config, policy, policy.load())
+    state = state._replace(
+        stats=jax.device_put(
+            parts.statistics(policy.config.vocab_size),
+            jax.tree.map(lambda x: x.sharding, state.stats),
+        )
+    )
+    rows = jax.device_put(rows_of(update, config.rollout.group_size), learner.sharding)
+    trained = int(rows.completion_mask.sum())
+
+    def run() -> dict:
+        nonlocal state
+        with jax.set_mesh(policy.mesh):
+            state, metrics = learner.update(state, rows, jnp.int32(0))
+        jax.block_until_ready(state.params)
+        return {
+            "loss": float(metrics["loss/policy"]),
+            "grad_norm": float(metrics["grad/norm"]),
+            "trained": trained,
+        }
+
+    return run
+
+
+def rows_of(update: workload.Update, group_size: int) -> train_step.Rows:
+    """The update's rows as one mini-batch; entropies, which HAPO reads, are random."""
+    rows, columns = update.mask.shape
+    entropy = np.random.default_rng(0).uniform(0.5, 1, update.mask.shape)
+    fields = train_step.Rows(
+        prompt_tokens=update.prompts,
+        prompt_lengths=np.full(rows, update.prompts.shape[1], np.int32),
+        completion_tokens=update.completions,
+        completion_mask=update.mask,
+        behavior_logprobs=update.old_logprobs,
+        rewards=update.advantages,
+        group_ids=np.arange(rows, dtype=np.int32) // group_size * group_size,
+        old_logprobs=update.old_logprobs,
+        old_entropy=(-update.old_logprobs * entropy).astype(np.float32),
+        advantages=np.tile(update.advantages[:, None], columns),
+    )
+    return jax.tree.map(lambda x: x[None], fields)
+
+
+def _stepper(
+    config: ConfigDict, policy: policy_lib.Policy, work: workload.Work
+) -> Callable[[int], np.ndarray]:
+    """A function from a seed to the completions' lengths of a whole step."""
+    with jax.set_mesh(policy.mesh):
+        step = parts.make_step(config, policy, policy.load(), work.prompts)
+
+    def lengths(seed: int) -> np.ndarray:
+        with jax.set_mesh(policy.mesh):
+            return step(seed).batch.lengths
+
+    return lengths
+
+
+if __name__ == "__main__":
+    worker.serve(build)

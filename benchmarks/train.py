@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import compare, worker, workload
+from hapo_jax import config as config_lib
 
 TUNIX = compare.Peer("benchmarks.peers.tunix_train", "tunix")
 TRL = compare.Peer("benchmarks.peers.trl", "trl")
@@ -51,7 +52,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     try:
-        args.set = dict(setting(text) for text in args.set)
+        args.set = settings(args.set)
         compare.settle_engines(
             args,
             STEP_PEERS if args.work == STEP else UPDATE_PEERS,
@@ -67,19 +68,26 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def setting(text: str) -> tuple[str, Any]:
-    """ "learner.micro_rows=8" → ("learner.micro_rows", 8).
+def settings(texts: Sequence[str]) -> dict[str, Any]:
+    """["learner.micro_rows=8"] → {"learner.micro_rows": 8}.
 
     Raises:
-      ValueError: no such form.
+      ValueError: another form, no such key, or a value of another type.
     """
-    key, equals, value = text.partition("=")
+    found = {}
+    for text in texts:
+        key, _, value = text.partition("=")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            raise ValueError(
+                f'--set {text}: must be KEY=VALUE with a JSON value, as a.b="c".'
+            ) from None
     try:
-        if key and equals:
-            return key, json.loads(value)
-    except json.JSONDecodeError:
-        pass
-    raise ValueError(f'--set {text}: must be KEY=VALUE with a JSON value, as a.b="c".')
+        config_lib.default().lock().update_from_flattened_dict(found)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"--set: {error.args[0]}") from error
+    return found
 
 
 def plans(args: argparse.Namespace) -> list[compare.Plan]:

@@ -195,6 +195,8 @@ def test_arguments_are_refused_before_anything_starts(more, message, capsys, tmp
         (["--work", "long_prompt"], "must hold whole groups of 16"),
         (["--work", "smoke", "--set", "learner.micro_rows"], "must be KEY=VALUE"),
         (["--work", "smoke", "--set", "model.dtype=float32"], "with a JSON value"),
+        (["--work", "smoke", "--set", "learner.micro_row=8"], 'mean "micro_rows"'),
+        (["--work", "smoke", "--set", 'learner.micro_rows="8"'], "type <class 'str'>"),
     ],
 )
 def test_arguments_of_training_are_refused(more, message, capsys, tmp_path):

@@ -12,8 +12,9 @@ from benchmarks import worker, workload
 from benchmarks.ours import parts
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.learner import train_step
+from hapo_jax.learner import learn as learn_lib
 from hapo_jax.model import sharding
+from hapo_jax.rollout.batch import RolloutBatch
 
 
 def build(job: worker.Job) -> worker.Engine:
@@ -61,16 +62,20 @@ def config_of(method: str, job: worker.Job) -> ConfigDict:
 def _updater(
     config: ConfigDict, policy: policy_lib.Policy, update: workload.Update
 ) -> Callable[[], dict]:
-    """A function that makes one update and says what came of it."""
+    """A function that makes one update and says what came of it.
+
+    Old scores are given, so each run is what `learn.learn` does behind scoring.
+    """
     with jax.set_mesh(policy.mesh):
         learner, state = parts.make_learner(config, policy, policy.load())
-    state = state._replace(
-        stats=jax.device_put(
-            parts.statistics(policy.config.vocab_size),
-            jax.tree.map(lambda x: x.sharding, state.stats),
+        batch = batch_of(update, config.rollout.group_size)
+        rows = learn_lib.put_rows(batch, len(batch.rewards), learner.sharding)
+        old_logprobs, old_entropy = jax.device_put(
+            (batch.base_logprobs[None], batch.entropy[None]), learner.sharding
         )
-    )
-    rows = jax.device_put(rows_of(update, config.rollout.group_size), learner.sharding)
+        rows = rows._replace(old_logprobs=old_logprobs, old_entropy=old_entropy)
+        advantages, stats = learner.prepare(rows, state.stats)
+    rows, state = rows._replace(advantages=advantages), state._replace(stats=stats)
     trained = int(rows.completion_mask.sum())
 
     def run() -> dict:
@@ -87,23 +92,32 @@ def _updater(
     return run
 
 
-def rows_of(update: workload.Update, group_size: int) -> train_step.Rows:
-    """The update's rows as one mini-batch; entropies, which HAPO reads, are random."""
-    rows, columns = update.mask.shape
+def batch_of(update: workload.Update, group_size: int) -> RolloutBatch:
+    """The update's completions as a rollout hands them to the learner.
+
+    Rewards are the advantages: with mean 0 and spread 1 in a group, normalising leaves
+    them as they are. Entropies, which HAPO reads, are random; base log-probs are the
+    old ones.
+    """
+    B, P = update.prompts.shape
     entropy = np.random.default_rng(0).uniform(0.5, 1, update.mask.shape)
-    fields = train_step.Rows(
+    row = np.arange(B, dtype=np.int32)
+    return RolloutBatch(
         prompt_tokens=update.prompts,
-        prompt_lengths=np.full(rows, update.prompts.shape[1], np.int32),
+        prompt_lengths=np.full(B, P, np.int32),
         completion_tokens=update.completions,
         completion_mask=update.mask,
+        entropy=(-update.old_logprobs * entropy).astype(np.float32),
+        temperature=np.ones(update.mask.shape, np.float32),
         behavior_logprobs=update.old_logprobs,
+        base_logprobs=update.old_logprobs,
+        group_ids=row // group_size * group_size,
+        prompt_ids=(row // group_size).astype(np.int64),
+        sample_ids=row % group_size,
+        scores=np.zeros(B, np.float32),
         rewards=update.advantages,
-        group_ids=np.arange(rows, dtype=np.int32) // group_size * group_size,
-        old_logprobs=update.old_logprobs,
-        old_entropy=(-update.old_logprobs * entropy).astype(np.float32),
-        advantages=np.tile(update.advantages[:, None], columns),
+        truncated=np.zeros(B, bool),
     )
-    return jax.tree.map(lambda x: x[None], fields)
 
 
 def _stepper(

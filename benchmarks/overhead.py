@@ -32,6 +32,8 @@ def main() -> None:
     parser.add_argument("--completion_tokens", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
+    if args.prompts < 2 or args.prompts % 2:
+        parser.error(f"--prompts={args.prompts} must be even, for two updates a step.")
 
     mesh = sharding.make_mesh()
     with jax.set_mesh(mesh):
@@ -68,7 +70,7 @@ def make_step(method: str, args, mesh):
     config.rollout.max_prompt_tokens = args.prompt_tokens
     config.rollout.max_completion_tokens = args.completion_tokens
     config.rollout.share_prompts_from = 0
-    config.learner.minibatch_prompts = args.prompts // 2  # two updates per step
+    config.learner.minibatch_prompts = args.prompts // 2
     config.learner.micro_rows = min(
         config.learner.minibatch_prompts * args.group_size, 16
     )

@@ -1,6 +1,6 @@
 """What the machine can do at most: float32 matrix products and copies, timed.
 
-A worker of `rollout.py` like an engine, so that the limit is measured under the same
+A worker of `compare.py` like an engine, so that the limit is measured under the same
 pinning and in the same minutes as what is compared with it. Its argument's `methods`
 names one library, "jax" or "torch".
 """

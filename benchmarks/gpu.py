@@ -12,7 +12,6 @@ turn. Lines are appended to benchmarks/results/gpu.jsonl.
 
 import argparse
 import datetime
-import functools
 import importlib.metadata
 import importlib.util
 import json
@@ -23,16 +22,13 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
+from benchmarks.ours import parts
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.algo import objective as objective_lib
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import sharding
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import engine as engine_lib
-from hapo_jax.rollout import sampler as sampler_lib
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "gpu.jsonl"
 GROUP = 8
@@ -142,32 +138,16 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
     """A function that completes `rows` requests and returns the seconds."""
     mesh = sharding.make_mesh()
     policy = policy_lib.make(model, None, "", "bfloat16", mesh)
-    config = config_lib.default()
-    objective = objective_lib.make_objective(**config_lib.flat(config.algo))
-    init = jax.jit(
-        lambda key: jax.tree.map(
-            lambda p: p.astype(policy.dtype),
-            nnx.state(transformer.Transformer(model, rngs=nnx.Rngs(key)), nnx.Param),
-        ),
-        out_shardings=policy.sample_shardings,
-    )
-    engine = engine_lib.Engine(
-        policy.config,
-        policy.graphdef,
-        mesh,
-        policy.sample_shardings,
-        num_slots=rows,
+    engine = parts.make_engine(
+        policy,
+        parts.make_objective(config_lib.default()),
+        slots=rows,
         rows_per_lane=GROUP,
-        max_prompt_tokens=prompt,
-        max_completion_tokens=new,
+        prompt_tokens=prompt,
+        completion_tokens=new,
         chunk_tokens=64 if new > 64 else 16,
-        stop_ids=(),
-        pad_id=0,
-        truncation=sampler_lib.Truncation(),
-        temperature_fn=functools.partial(_temperature, objective),
-        dtype=policy.dtype,
     )
-    stats = entropy_lib.EntropyStats(*map(jnp.float32, (1.0, 1.0, 1.0, -1.0)))
+    stats = parts.statistics(model.vocab_size)
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, model.vocab_size, (rows // GROUP, prompt)).astype(np.int32)
     requests = [
@@ -175,8 +155,7 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
         for n in range(len(tokens))
         for g in range(GROUP)
     ]
-    with jax.set_mesh(mesh):
-        params = init(jax.random.key(0))
+    params = parts.random_params(policy, policy.sample_shardings, policy.dtype)
 
     def run() -> float:
         started = time.perf_counter()
@@ -190,12 +169,6 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
         return time.perf_counter() - started
 
     return run
-
-
-def _temperature(objective, entropy, stats, base_temperature):
-    return objective_lib.temperature(
-        objective, entropy, stats, base_temperature=base_temperature
-    )
 
 
 def make_peer_run(model: ModelConfig, rows: int, prompt: int, new: int):

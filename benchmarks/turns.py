@@ -58,21 +58,27 @@ def environment(
 
 
 @contextlib.contextmanager
-def pinned(cores: int) -> Iterator[None]:
-    """Processes started inside run on the last `cores` of the cores there are.
+def pinned(cores: int, first: int | None = None) -> Iterator[None]:
+    """Processes started inside run on `cores` cores from number `first` on.
 
-    The last, since the system's own work tends to the first.
+    None means the last cores, since the system's own work tends to the first.
 
     Raises:
-      ValueError: this process may not use as many.
+      ValueError: this process may not use them.
     """
-    allowed = os.sched_getaffinity(0)
+    allowed = sorted(os.sched_getaffinity(0))
     if not 1 <= cores <= len(allowed):
         raise ValueError(
             f"cores={cores} must be between 1 and {len(allowed)}, the cores that this "
             "process may use."
         )
-    os.sched_setaffinity(0, sorted(allowed)[-cores:])
+    chosen = allowed[-cores:] if first is None else range(first, first + cores)
+    if not set(chosen) <= set(allowed):
+        raise ValueError(
+            f"first_core={first} with cores={cores} must lie within {allowed}, the "
+            "cores that this process may use."
+        )
+    os.sched_setaffinity(0, chosen)
     try:
         yield
     finally:
@@ -85,7 +91,7 @@ class Worker:
     Attributes:
       name: for messages.
       job: what it was started with.
-      versions, first_s: as in its first reply, see `worker.py`.
+      versions, warm_up: as in its first reply, see `worker.py`.
     """
 
     def __init__(
@@ -96,6 +102,7 @@ class Worker:
         job: worker.Job,
         *,
         cores: int,
+        first_core: int | None = None,
         env: dict[str, str],
     ):
         """Starts it and waits until it is warm, so that none compiles beside another.
@@ -107,7 +114,7 @@ class Worker:
         # A file, not a pipe: nobody empties a pipe while the worker runs.
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115, `close` closes it
         command = [python, "-m", module, json.dumps(dataclasses.asdict(job))]
-        with pinned(cores):
+        with pinned(cores, first_core):
             self._process = subprocess.Popen(
                 command,
                 cwd=ROOT,
@@ -122,7 +129,7 @@ class Worker:
         except BaseException:
             self.close()
             raise
-        self.versions, self.first_s = ready["versions"], ready["first_s"]
+        self.versions, self.warm_up = ready["versions"], ready["warm_up"]
 
     def run(self, variant: str, seed: int) -> dict:
         """One run; its times, peak memory and what it says, see `worker.py`."""
@@ -171,17 +178,22 @@ class Contender:
     worker: Worker
     variant: str
 
+    @property
+    def first(self) -> dict:
+        """The first run that it ever did."""
+        return self.worker.warm_up[self.variant][0]
+
 
 def take_turns(
-    contenders: Sequence[Contender], *, repeats: int
+    contenders: Sequence[Contender], *, rounds: int
 ) -> dict[str, list[dict]]:
-    """Runs all in turn, `repeats` rounds; results by label, in the order of rounds.
+    """Runs all in turn, `rounds` times; results by label, in the order of rounds.
 
     Every other round goes backwards (A B, B A, ...), so that a machine that slows down
     steadily favours nobody.
     """
     results = {contender.label: [] for contender in contenders}
-    for i in range(repeats):
+    for i in range(rounds):
         for contender in contenders if i % 2 == 0 else reversed(contenders):
             # Seed 0 was the warm-up's.
             run = contender.worker.run(contender.variant, seed=i + 1)

@@ -1,14 +1,14 @@
 """A process that holds one engine and runs it when told to.
 
-The parent, `rollout.py`, starts one worker per engine and lets them take turns; the
+The parent, `compare.py`, starts one worker per engine and lets them take turns; the
 others wait on their pipe meanwhile and use no processor. Imports nothing but the
 standard library and `workload.py`, so that it runs in the peers' environment too.
 
 Both sides write one JSON object per line. The job is the worker's only argument:
 
-    worker → parent   {"versions": {...}, "first_s": {variant: seconds}}    warmed up
+    worker → parent   {"versions": {...}, "warm_up": {variant: [run, ...]}}
     parent → worker   {"variant": ..., "seed": ...}
-    worker → parent   {"wall_s": ..., "cpu_s": ..., "peak_rss_mib": ..., ...}
+    worker → parent   run: {"wall_s": ..., "cpu_s": ..., "peak_rss_mib": ..., ...}
 
 The end of its input ends the worker.
 """
@@ -31,24 +31,43 @@ class Job:
     """What a worker is started with.
 
     Attributes:
+      task: "rollout", "update" (of completions that are given), or "step" (both).
       model, work, requests: as in `workload.py`.
+      checkpoint: folder with the model's weights, the same for every engine.
       methods: of our engine, "hapo" or "dapo"; each becomes a variant.
-      slots, rows_per_lane, chunk_tokens: of our engine, see `rollout/engine.py`.
+      options: of our engine alone.
     """
 
+    task: str
     model: str
     work: str
-    requests: int | None
-    methods: tuple[str, ...]
-    slots: int
-    rows_per_lane: int
-    chunk_tokens: int
+    requests: int | None = None
+    checkpoint: str = ""
+    methods: tuple[str, ...] = ()
+    options: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def load(self) -> tuple[workload.Model, workload.Work]:
         """Shapes and requests."""
         model = workload.model(self.model)
         work = workload.work(self.work, vocab=model.vocab, requests=self.requests)
+        if self.task != "rollout":
+            work = workload.first_rows(work, self.model)
         return model, work
+
+    def update(self) -> workload.Update:
+        """The update, for the task of that name."""
+        return workload.update(self.load()[1], self.model)
+
+    def tokens(self) -> int:
+        """Tokens that count: drawn ones, or those that an update reads."""
+        work = self.load()[1]
+        read = work.prompts.shape[1] * len(work.lengths)
+        return int(work.lengths.sum()) + (read if self.task == "update" else 0)
+
+    def needed_flops(self) -> int:
+        """Floating point operations that no engine can do without."""
+        passes = {"rollout": 1, "update": 3, "step": 4}[self.task]
+        return passes * workload.needed_flops(*self.load())
 
 
 # A run takes a seed, returns when its results are on the host, and says what it found.
@@ -57,10 +76,14 @@ Run = Callable[[int], dict]
 
 @dataclasses.dataclass(frozen=True)
 class Engine:
-    """What a worker builds: versions to report, and its runs by variant."""
+    """What a worker builds: versions to report, and its runs by variant.
+
+    `warm_ups` is how often each must run before it compiles no more.
+    """
 
     versions: dict[str, str]
     runs: dict[str, Run]
+    warm_ups: int = 1
 
 
 def generating(lengths: Callable[[int], list[int]], work: workload.Work) -> Run:
@@ -87,19 +110,43 @@ def generating(lengths: Callable[[int], list[int]], work: workload.Work) -> Run:
     return run
 
 
+def updating(update: Callable[[], dict], work: workload.Work) -> Run:
+    """A run of one update that makes sure that it trained on what was planned.
+
+    Args:
+      update: returns, beside what else is known ("loss", "grad_norm"), the number
+        "trained" of tokens that counted in the loss.
+      work: what was planned.
+
+    Returns:
+      A run that says what `update` says; it raises RuntimeError on another number.
+    """
+    planned = int(work.lengths.sum())
+
+    def run(seed: int) -> dict:
+        del seed  # the rows are given
+        found = update()
+        if found["trained"] != planned:
+            raise RuntimeError(
+                f"{found['trained']} tokens were trained on, not the {planned} planned."
+            )
+        return found
+
+    return run
+
+
 def serve(build: Callable[[Job], Engine]) -> None:
-    """Builds the engine, runs each variant once to warm it up, then takes turns."""
+    """Builds the engine, warms each variant up, then takes turns."""
     # Libraries print to standard output; what they print must not mix with replies.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
 
     engine = build(Job(**json.loads(sys.argv[1])))
-    first = {name: measured(run, seed=0) for name, run in engine.runs.items()}
-    reply = {
-        "versions": engine.versions,
-        "first_s": {name: times["wall_s"] for name, times in first.items()},
+    warm_up = {
+        name: [measured(run, seed=0) for _ in range(engine.warm_ups)]
+        for name, run in engine.runs.items()
     }
-    print(json.dumps(reply), file=replies)
+    print(json.dumps({"versions": engine.versions, "warm_up": warm_up}), file=replies)
     for line in sys.stdin:
         order = json.loads(line)
         times = measured(engine.runs[order["variant"]], seed=order["seed"])

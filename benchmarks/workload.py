@@ -1,4 +1,4 @@
-"""What every engine is asked to do: model shapes, prompts and planned lengths.
+"""What every engine is asked to do: model shapes, prompts, planned lengths, updates.
 
 `workload.json` is the definition; this file gives it types, and counts the floating
 point operations that no engine can do without. Imports numpy alone, since the workers
@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import zlib
 
 import numpy as np
 
@@ -56,6 +57,50 @@ class Work:
     def ragged(self) -> bool:
         """Whether rows must be stopped before `max_tokens`."""
         return bool((self.lengths < self.max_tokens).any())
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamW:
+    """Settings of the optimizer; gradients are scaled down to `max_grad_norm`."""
+
+    learning_rate: float
+    b1: float
+    b2: float
+    eps: float
+    weight_decay: float
+    max_grad_norm: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Update:
+    """One optimizer update: DAPO's token mean over all rows, old log-probs given.
+
+    Attributes:
+      prompts: [B, P] int32, one per completion, without padding.
+      completions: [B, T] int32, padded on the right; neither pad nor stop token else.
+      mask: [B, T] bool, True on the completions' tokens.
+      advantages: [B] float32, none of them zero.
+      old_logprobs: [B, T] float32, those of the uniform distribution.
+      micro_rows: rows of a micro-batch; whole groups.
+      clip_low, clip_high: of the importance ratio.
+      adamw: the optimizer.
+    """
+
+    prompts: np.ndarray
+    completions: np.ndarray
+    mask: np.ndarray
+    advantages: np.ndarray
+    old_logprobs: np.ndarray
+    micro_rows: int
+    clip_low: float
+    clip_high: float
+    adamw: AdamW
+
+    @property
+    def micro_batches(self) -> list[slice]:
+        """Rows of each micro-batch."""
+        rows = len(self.prompts)
+        return [slice(i, i + self.micro_rows) for i in range(0, rows, self.micro_rows)]
 
 
 @functools.cache
@@ -118,12 +163,71 @@ def work(name: str, *, vocab: int, requests: int | None = None) -> Work:
     )
 
 
-def needed_flops(model: Model, work: Work) -> int:
-    """Floating point operations of the work done without waste.
+def first_rows(work: Work, model_name: str) -> Work:
+    """The part of a work that an update of this model is made of: its first groups."""
+    rows = _definition()["updates"][model_name]["rows"]
+    return dataclasses.replace(
+        work,
+        prompts=work.prompts[: rows // work.group_size],
+        lengths=work.lengths[:rows],
+    )
 
-    Each prompt is prefilled once, attention is causal and over existing tokens, logits
-    are made where a token is drawn, and a request's last token is not fed back. Of
-    matrix products only; a multiply-add counts as two.
+
+def update(work: Work, model_name: str) -> Update:
+    """An update from completions of the planned lengths, with random tokens.
+
+    Args:
+      work: of `first_rows`.
+      model_name: as `model` knows it; says how many rows a micro-batch has.
+
+    Raises:
+      ValueError: a micro-batch would cut a group, which some engines do not do.
+    """
+    spec = _definition()
+    micro_rows = spec["updates"][model_name]["micro_rows"]
+    if micro_rows % work.group_size:
+        raise ValueError(
+            f"micro-batches of {micro_rows} rows, which model={model_name!r} has, must "
+            f"hold whole groups of {work.group_size}; choose another work or model."
+        )
+    rng = np.random.default_rng(spec["update_seed"])
+    vocab = model(model_name).vocab
+    shape = (len(work.lengths), work.max_tokens)
+    mask = np.arange(work.max_tokens) < work.lengths[:, None]
+    first = max(work.pad_id, work.stop_id) + 1
+    tokens = rng.integers(first, vocab, shape)
+    rewards = rng.standard_normal((len(work.prompts), work.group_size))
+    centred = rewards - rewards.mean(1, keepdims=True)
+    advantages = centred / rewards.std(1, ddof=1, keepdims=True)
+    return Update(
+        prompts=np.repeat(work.prompts, work.group_size, axis=0),
+        completions=np.where(mask, tokens, work.pad_id).astype(np.int32),
+        mask=mask,
+        advantages=advantages.reshape(-1).astype(np.float32),
+        old_logprobs=np.full(shape, -np.log(vocab), np.float32),
+        micro_rows=micro_rows,
+        clip_low=spec["clip"]["low"],
+        clip_high=spec["clip"]["high"],
+        adamw=AdamW(**spec["adamw"]),
+    )
+
+
+def reward(text: str) -> float:
+    """A reward in [0, 1] that costs nothing and differs from one completion to another.
+
+    Args:
+      text: token ids in decimal.
+    """
+    return zlib.crc32(text.encode()) % 97 / 96
+
+
+def needed_flops(model: Model, work: Work) -> int:
+    """Floating point operations of one forward pass over the work without waste.
+
+    Each prompt is read once, attention is causal and over existing tokens, logits are
+    made where a token is drawn or scored, and a completion's last token is not fed.
+    Of matrix products only; a multiply-add counts as two. A rollout needs this once;
+    an update three times, since each product has two more behind it.
     """
     D, C, F = model.d_model, model.head_dim, model.d_ff
     projections = D * C * 2 * (model.heads + model.kv_heads)

@@ -9,17 +9,11 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import rollout, turns, worker, workload
+from benchmarks import report, rollout, train, turns, worker, workload
+from benchmarks.peers import loop
 
-SMOKE = worker.Job(
-    "smoke",
-    "smoke",
-    requests=None,
-    methods=("dapo",),
-    slots=4,
-    rows_per_lane=1,
-    chunk_tokens=8,
-)
+SMOKE = worker.Job("rollout", "smoke", "smoke")
+SMOKE_UPDATE = dataclasses.replace(SMOKE, task="update")
 
 
 def counted_flops(model: workload.Model, work: workload.Work) -> int:
@@ -76,6 +70,70 @@ def test_a_run_with_other_lengths_than_planned_is_an_error():
         worker.generating(lambda seed: work.lengths + 1, work)(1)
 
 
+def test_an_update_trains_on_the_planned_tokens_and_no_group_without_signal():
+    _, work = SMOKE_UPDATE.load()
+    update = SMOKE_UPDATE.update()
+    np.testing.assert_array_equal(update.mask.sum(1), work.lengths)
+    tokens = update.completions[update.mask]
+    assert not np.isin(tokens, [work.pad_id, work.stop_id]).any()
+    assert (update.completions[~update.mask] == work.pad_id).all()
+    groups = update.advantages.reshape(-1, work.group_size)
+    np.testing.assert_allclose(groups.sum(1), 0, atol=1e-5)  # float32
+    assert (np.abs(update.advantages) > 0).all()
+    assert [len(update.prompts[rows]) for rows in update.micro_batches] == [8, 8]
+    _, long_prompts = dataclasses.replace(SMOKE, work="long_prompt").load()
+    with pytest.raises(ValueError, match="must hold whole groups of 16"):
+        workload.update(long_prompts, "smoke")
+
+
+def test_an_update_counts_prompts_and_backward_passes():
+    model, work = SMOKE_UPDATE.load()
+    assert SMOKE_UPDATE.tokens() == SMOKE.tokens() + 16 * 8
+    assert SMOKE_UPDATE.needed_flops() == 3 * workload.needed_flops(model, work)
+
+
+def test_an_update_of_other_tokens_than_planned_is_an_error():
+    _, work = SMOKE_UPDATE.load()
+    found = {"trained": 171, "loss": 0.5}
+    assert worker.updating(lambda: found, work)(1) == found
+    with pytest.raises(RuntimeError, match="170 tokens were trained on, not the 171"):
+        worker.updating(lambda: {"trained": 170}, work)(1)
+
+
+def test_engines_that_find_another_loss_are_refused():
+    def contender(label, variant, **found):
+        process = types.SimpleNamespace(warm_up={variant: [found, {"loss": 9.0}]})
+        return turns.Contender(label, process, variant)
+
+    same = [
+        contender("ours", "dapo", loss=0.3, grad_norm=2.0),
+        contender("ours/hapo", "hapo", loss=0.7, grad_norm=3.0),
+        contender("peer", "", loss=0.3001),
+    ]
+    report.check_same_work(same)
+    with pytest.raises(RuntimeError, match="disagree on the grad_norm"):
+        report.check_same_work([*same, contender("b", "", loss=0.3, grad_norm=2.1)])
+
+
+def test_a_loop_does_one_step_at_a_time_and_says_why_it_ended():
+    done = []
+
+    def training(pause):
+        for i in range(2):
+            done.append(i)
+            pause()
+        raise ValueError("out of data")
+
+    stepwise = loop.Stepwise(training)
+    stepwise.step()
+    assert done == [0]
+    stepwise.step()
+    assert done == [0, 1]
+    with pytest.raises(RuntimeError) as caught:
+        stepwise.step()
+    assert "out of data" in str(caught.value.__cause__)
+
+
 def test_turns_alternate_and_every_round_has_its_seed():
     calls = []
 
@@ -83,14 +141,16 @@ def test_turns_alternate_and_every_round_has_its_seed():
         run = lambda variant, seed: calls.append((label, seed)) or {"seed": seed}  # noqa: E731
         return turns.Contender(label, types.SimpleNamespace(run=run), "")
 
-    results = turns.take_turns([contender("a"), contender("b")], repeats=3)
+    results = turns.take_turns([contender("a"), contender("b")], rounds=3)
     assert calls == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3)]
     assert [run["seed"] for run in results["b"]] == [1, 2, 3]
 
 
 def test_engine_line_divides_runs_of_the_same_round():
     def contender(label):
-        process = types.SimpleNamespace(job=SMOKE, first_s={"": 5.0}, versions={})
+        process = types.SimpleNamespace(
+            job=SMOKE, warm_up={"": runs(5.0, 3.0)}, versions={}
+        )
         return turns.Contender(label, process, "")
 
     def runs(*seconds):
@@ -100,30 +160,48 @@ def test_engine_line_divides_runs_of_the_same_round():
 
     ours, peer = contender("ours"), contender("peer")
     results = {"ours": runs(1.0, 2.0, 4.0), "peer": runs(2.0, 8.0, 12.0)}
-    line = rollout.engine_line(ours, [ours, peer], results, best_gflop_s=1.0)
-    assert line["tokens"] == 96
-    assert line["tok_s"] == {"median": 48.0, "min": 24.0, "max": 96.0}
+    line = report.engine_line(ours, [ours, peer], results, best_gflop_s=1.0)
+    assert line["tokens"] == 171
+    assert line["tok_s"] == {"median": 85.5, "min": 42.75, "max": 171.0}
     assert line["speed_over"] == {"peer": {"median": 3.0, "min": 2.0, "max": 4.0}}
-    assert (line["compile_s"], line["peak_rss_mib"]) == (3.0, 40)
+    assert (line["compile_s"], line["peak_rss_mib"]) == (4.0, 40)
     assert line["cpu_over_wall"] == 0.5
     needed = workload.needed_flops(*SMOKE.load())
-    assert line["gflop_s"] == rollout.rounded(needed / 2.0 / 1e9)
+    assert line["gflop_s"] == report.rounded(needed / 2.0 / 1e9)
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--engine", "tunix"], "does not import tunix"),
-        (["--requests", "8", "--engine", "hf"], "leave --engine out"),
+        (["--requests", "16", "--engine", "hf"], "leave --engine out"),
         (["--requests", "9"], "requests=9 must be a positive multiple"),
-        (["--requests", "8", "--compare", "temperature"], "exclude each other"),
-        (["--repeats", "0"], "must be at least 1"),
+        (["--requests", "16", "--compare", "temperature"], "exclude each other"),
+        (["--rounds", "0"], "must be at least 1"),
     ],
 )
 def test_arguments_are_refused_before_anything_starts(more, message, capsys, tmp_path):
     python = ["--peer-python", str(tmp_path / "none")]
     with pytest.raises(SystemExit):
         rollout.parse(["--model", "smoke", "--work", "smoke", *python, *more])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--work", "step", "--engine", "hf"], "--engine hf cannot do --work=step"),
+        (["--work", "smoke", "--compare", "method", "--engine", "trl"], "leave"),
+        (["--work", "long_prompt"], "must hold whole groups of 16"),
+        (["--work", "smoke", "--set", "learner.micro_rows"], "must be KEY=VALUE"),
+        (["--work", "smoke", "--set", "model.dtype=float32"], "with a JSON value"),
+        (["--work", "smoke", "--set", "learner.micro_row=8"], 'mean "micro_rows"'),
+        (["--work", "smoke", "--set", 'learner.micro_rows="8"'], "type <class 'str'>"),
+    ],
+)
+def test_arguments_of_training_are_refused(more, message, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        train.parse(["--model", "smoke", "--peer-python", str(tmp_path / "no"), *more])
     assert message in capsys.readouterr().err
 
 
@@ -138,17 +216,20 @@ def test_workers_need_as_many_cores_as_there_are():
     with pytest.raises(ValueError, match="cores=4096 must be between 1 and"):
         with turns.pinned(4096):
             pass
+    with pytest.raises(ValueError, match="first_core=4096 with cores=1 must lie"):
+        with turns.pinned(1, 4096):
+            pass
 
 
 @pytest.mark.slow  # starts two processes that import jax and compile
 def test_our_engine_generates_the_planned_lengths(capsys, tmp_path):
     peers = f"--peer-python={tmp_path / 'none'}"
-    options = "--model=smoke --work=smoke --repeats=2 --slots=4 --compare=temperature"
+    options = "--model=smoke --work=smoke --rounds=2 --slots=4 --compare=temperature"
     rollout.main([*options.split(), peers])
     *lines, ratio, ceiling = map(json.loads, capsys.readouterr().out.splitlines())
     assert [line["engine"] for line in lines] == ["hapo_jax/hapo", "hapo_jax/dapo"]
     for line in lines:
-        assert (line["tokens"], line["n"], line["cores"]) == (96, 2, 1)
+        assert (line["tokens"], line["n"], line["cores"]) == (171, 2, 1)
         assert line["tok_s"]["min"] <= line["tok_s"]["median"] <= line["tok_s"]["max"]
         assert line["wall_s"]["min"] > 0 and line["peak_rss_mib"] > 0
         assert 0 < line["of_ceiling"] < 1
@@ -159,6 +240,17 @@ def test_our_engine_generates_the_planned_lengths(capsys, tmp_path):
     )  # rounding to five digits
     assert set(ceiling["ceiling"]) == {"jax"}
     assert ceiling["best_gflop_s"] == max(ceiling["ceiling"]["jax"]["gflop_s"].values())
+
+
+@pytest.mark.slow  # starts two processes that import jax and compile
+@pytest.mark.parametrize("work", ["smoke", "step"])
+def test_our_learner_does_the_planned_update(work, capsys, tmp_path):
+    peers = f"--peer-python={tmp_path / 'none'}"
+    train.main(["--model=smoke", f"--work={work}", "--rounds=1", peers])
+    line, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert line["tokens"] == (171 + 16 * 8 if work == "smoke" else 16 * 256)
+    assert line["compile_s"] > 0 and line["tok_s"]["median"] > 0
+    assert work == "step" or line["grad_norm"] > 0
 
 
 def test_workers_of_peers_import_no_part_of_this_package():

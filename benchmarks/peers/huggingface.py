@@ -46,11 +46,9 @@ class PlannedLengths(transformers.StoppingCriteria):
 
 
 def build(job: worker.Job) -> worker.Engine:
-    """Qwen2 with random weights."""
+    """`generate` of Qwen2 with the job's weights."""
     shapes, work = job.load()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
-    torch.manual_seed(0)
-    model = transformers.Qwen2ForCausalLM(_config(shapes, work)).eval()
+    model = load_model(job).eval()
     prompts = torch.as_tensor(work.prompts, dtype=torch.long)
     generation = transformers.GenerationConfig(
         do_sample=True,
@@ -58,7 +56,9 @@ def build(job: worker.Job) -> worker.Engine:
         top_k=0,
         top_p=1.0,
         max_new_tokens=work.max_tokens,
-        eos_token_id=None,  # the plan alone ends a completion
+        # No such token: the plan alone ends a completion. Without a stop token,
+        # ended rows would not be padded.
+        eos_token_id=shapes.vocab,
         pad_token_id=work.pad_id,
         num_return_sequences=work.group_size,
         use_cache=True,
@@ -102,24 +102,11 @@ def _lengths(completions: torch.Tensor, work: workload.Work) -> list[int]:
     ]
 
 
-def _config(shapes: workload.Model, work: workload.Work) -> transformers.Qwen2Config:
-    return transformers.Qwen2Config(
-        vocab_size=shapes.vocab,
-        hidden_size=shapes.d_model,
-        intermediate_size=shapes.d_ff,
-        num_hidden_layers=shapes.layers,
-        num_attention_heads=shapes.heads,
-        num_key_value_heads=shapes.kv_heads,
-        head_dim=shapes.head_dim,
-        max_position_embeddings=shapes.max_positions,
-        rms_norm_eps=shapes.rms_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": shapes.rope_theta},
-        tie_word_embeddings=shapes.tied,
-        use_sliding_window=False,
-        initializer_range=shapes.init_std,
-        bos_token_id=None,
-        eos_token_id=work.stop_id,
-        pad_token_id=None,
+def load_model(job: worker.Job) -> transformers.Qwen2ForCausalLM:
+    """Qwen2 in float32 with the job's weights; torch on all cores of this process."""
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    return transformers.Qwen2ForCausalLM.from_pretrained(
+        job.checkpoint, dtype=torch.float32
     )
 
 

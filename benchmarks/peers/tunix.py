@@ -10,9 +10,9 @@ import importlib.metadata
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from tunix.generate import sampler as sampler_lib
 from tunix.models.qwen2 import model as qwen2
+from tunix.models.qwen2 import params
 
 from benchmarks import worker, workload
 
@@ -68,7 +68,7 @@ class PlannedSampler(sampler_lib.Sampler):
 
 
 def build(job: worker.Job) -> worker.Engine:
-    """Qwen2 with random weights."""
+    """The sampler around Qwen2 with the job's weights."""
     shapes, work = job.load()
     prompt_tokens = work.prompts.shape[1]
     cache = sampler_lib.CacheConfig(
@@ -77,7 +77,7 @@ def build(job: worker.Job) -> worker.Engine:
         num_kv_heads=shapes.kv_heads,
         head_dim=shapes.head_dim,
     )
-    model, tokenizer = _model(shapes), NumberTokenizer(work)
+    model, tokenizer = load_model(shapes, job.checkpoint), NumberTokenizer(work)
     if work.ragged:
         sampler = PlannedSampler(model, tokenizer, cache, work)
         stop_ids = [work.stop_id]
@@ -113,8 +113,10 @@ def build(job: worker.Job) -> worker.Engine:
     )
 
 
-def _model(shapes: workload.Model) -> qwen2.Qwen2:
-    """Matrices are normal with the workload's spread; the rest is as Tunix has it."""
+def load_model(
+    shapes: workload.Model, checkpoint: str, mesh: jax.sharding.Mesh | None = None
+) -> qwen2.Qwen2:
+    """Tunix's Qwen2 in float32 from a Hugging Face folder."""
     config = qwen2.ModelConfig(
         num_layers=shapes.layers,
         vocab_size=shapes.vocab,
@@ -129,15 +131,9 @@ def _model(shapes: workload.Model) -> qwen2.Qwen2:
         dtype=jnp.float32,
         param_dtype=jnp.float32,
     )
-    model = qwen2.Qwen2(config, rngs=nnx.Rngs(params=0))
-    leaves, tree = jax.tree.flatten(nnx.state(model, nnx.Param))
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    leaves = [
-        shapes.init_std * jax.random.normal(key, leaf.shape) if leaf.ndim > 1 else leaf
-        for key, leaf in zip(keys, leaves)
-    ]
-    nnx.update(model, jax.tree.unflatten(tree, leaves))
-    return model
+    return params.create_model_from_safe_tensors(
+        checkpoint, config, mesh, dtype=jnp.float32
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Our own engine and learner, set up for the benchmarks."""

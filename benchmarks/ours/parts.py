@@ -1,0 +1,229 @@
+"""Engine, learner and whole step of this package, without files, tasks or a run folder.
+
+Shared by the workers beside it and by `overhead.py` and `gpu.py`.
+"""
+
+import concurrent.futures
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from benchmarks import workload
+from hapo_jax import builders
+from hapo_jax import config as config_lib
+from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import learn as learn_lib
+from hapo_jax.learner import train_step
+from hapo_jax.model import transformer
+from hapo_jax.model.config import ModelConfig
+from hapo_jax.policy import Policy
+from hapo_jax.rollout import engine as engine_lib
+from hapo_jax.rollout import generate as generate_lib
+from hapo_jax.rollout import grading
+from hapo_jax.rollout import prompts as prompts_lib
+from hapo_jax.rollout import sampler as sampler_lib
+from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.tasks.problems import Problem
+
+
+def model_config(shapes: workload.Model) -> ModelConfig:
+    """The workload's shapes in our own words."""
+    return ModelConfig(
+        model_type="qwen2",
+        vocab_size=shapes.vocab,
+        d_model=shapes.d_model,
+        d_ff=shapes.d_ff,
+        num_layers=shapes.layers,
+        num_heads=shapes.heads,
+        num_kv_heads=shapes.kv_heads,
+        head_dim=shapes.head_dim,
+        max_positions=shapes.max_positions,
+        rms_eps=shapes.rms_eps,
+        rope_theta=shapes.rope_theta,
+        qkv_bias=True,
+        tie_embeddings=shapes.tied,
+        init_std=shapes.init_std,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class NumberTokenizer:
+    """Text that is token ids in decimal; no token stops a completion."""
+
+    pad_id: int = 0
+    stop_ids: tuple[int, ...] = ()
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The ids as numbers."""
+        return " ".join(map(str, ids))
+
+
+class InstantGrader:
+    """Grades by `workload.reward` at once, in place of the pool of processes."""
+
+    def submit(self, task: str, items: list[tuple[str, str]]):
+        """A future that is already done."""
+        del task
+        future = concurrent.futures.Future()
+        future.set_result(
+            [
+                grading.GradeResult(workload.reward(text), None, "graded", "")
+                for text, _ in items
+            ]
+        )
+        return future
+
+
+def make_objective(config: ConfigDict) -> objective_lib.Objective:
+    """The objective of a config."""
+    return objective_lib.make_objective(**config_lib.flat(config.algo))
+
+
+def temperature_fn(objective: objective_lib.Objective) -> sampler_lib.TemperatureFn:
+    """The objective's temperature, as the sampler calls it."""
+    return lambda entropy, stats, base: objective_lib.temperature(
+        objective, entropy, stats, base_temperature=base
+    )
+
+
+def statistics(vocab: int) -> entropy_lib.EntropyStats:
+    """Statistics under which temperatures do move.
+
+    The fresh ones would set every temperature to the base. Random weights give nearly
+    uniform distributions, so the entropy of the uniform one is the pivot.
+    """
+    pivot = jnp.log(jnp.log(jnp.float32(vocab)))
+    # Each in a buffer of its own, since an update donates them.
+    return entropy_lib.EntropyStats(pivot, *map(jnp.float32, (1.0, 1.0, -1.0)))
+
+
+def random_params(policy: Policy, shardings: nnx.State, dtype=jnp.float32) -> nnx.State:
+    """Random parameters, made where they will lie."""
+
+    def init(key):
+        model = transformer.Transformer(policy.config, rngs=nnx.Rngs(key))
+        return jax.tree.map(lambda p: p.astype(dtype), nnx.state(model, nnx.Param))
+
+    with jax.set_mesh(policy.mesh):
+        return jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+
+
+def make_engine(
+    policy: Policy,
+    objective: objective_lib.Objective,
+    *,
+    slots: int,
+    rows_per_lane: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+    chunk_tokens: int,
+    pad_id: int = 0,
+) -> engine_lib.Engine:
+    """An engine that nothing but a request's limit stops; see `rollout/engine.py`."""
+    return engine_lib.Engine(
+        policy.config,
+        policy.graphdef,
+        policy.mesh,
+        policy.sample_shardings,
+        num_slots=slots,
+        rows_per_lane=rows_per_lane,
+        max_prompt_tokens=prompt_tokens,
+        max_completion_tokens=completion_tokens,
+        chunk_tokens=chunk_tokens,
+        stop_ids=(),
+        pad_id=pad_id,
+        truncation=sampler_lib.Truncation(),
+        temperature_fn=temperature_fn(objective),
+        dtype=policy.dtype,
+    )
+
+
+def make_learner(
+    config: ConfigDict, policy: Policy, params: nnx.State
+) -> tuple[train_step.Learner, train_step.TrainState]:
+    """The learner of a config, and its state around `params`, which it consumes."""
+    optimizer = builders.make_optimizer(config.learner)
+    abstract = policy.abstract_state(optimizer)
+    rows = config.learner.minibatch_prompts * config.rollout.group_size
+    learner = train_step.make_learner(
+        policy.graphdef,
+        make_objective(config),
+        optimizer,
+        policy.mesh,
+        jax.tree.map(lambda x: x.sharding, abstract),
+        base_temperature=config.rollout.base_temperature,
+        micro_rows=config.learner.micro_rows or rows,
+        chunk_tokens=config.learner.chunk_tokens,
+        remat=config.model.remat,
+    )
+    return learner, train_step.place(params, optimizer, abstract)
+
+
+class Step(NamedTuple):
+    """What a whole step did, and the seconds of its halves."""
+
+    batch: RolloutBatch
+    rollout_s: float
+    update_s: float
+
+
+def make_step(
+    config: ConfigDict, policy: Policy, params: nnx.State, prompts: np.ndarray
+) -> Callable[[int], Step]:
+    """A function from a step's number to the step, as the main job does it.
+
+    Args:
+      config: of a run; sections rollout, learner, reward and algo are read.
+      policy: with a `NumberTokenizer`.
+      params: laid out for training; consumed.
+      prompts: [N, P] int32, of every step.
+    """
+    r, group_size = config.rollout, config.rollout.group_size
+    objective = make_objective(config)
+    problems = tuple(Problem(str(n), "", "", "") for n in range(len(prompts)))
+    generator = builders.make_generator(
+        config,
+        policy,
+        prompts_lib.PromptSet(problems, tuple(prompts), num_overlong=0),
+        InstantGrader(),
+        most_rows=len(prompts) * group_size,
+        group_size=group_size,
+        truncation=sampler_lib.Truncation(),
+        temperature_fn=temperature_fn(objective),
+    )
+    to_sampler = policy.to_sampler()
+    learner, state = make_learner(config, policy, params)
+    learn = functools.partial(
+        learn_lib.learn,
+        learner,
+        minibatch_rows=config.learner.minibatch_prompts * group_size,
+        passes=config.learner.passes,
+    )
+
+    def step(i: int) -> Step:
+        nonlocal state
+        started = time.perf_counter()
+        batch, _ = generate_lib.generate(
+            generator,
+            to_sampler(state.params),
+            state.stats,
+            base_temperatures=[r.base_temperature] * group_size,
+            step=i,
+            prompt_ids=np.arange(len(prompts)),
+            first_sample=np.zeros(len(prompts), np.int32),
+        )
+        sampled = time.perf_counter()
+        state, *_ = learn(state, batch)
+        jax.block_until_ready(state.params)
+        return Step(batch, sampled - started, time.perf_counter() - sampled)
+
+    return step

@@ -1,0 +1,138 @@
+"""Our learner as a worker of `train.py`: one update of given rows, or a whole step."""
+
+import importlib.metadata
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import worker, workload
+from benchmarks.ours import parts
+from hapo_jax import config as config_lib
+from hapo_jax import policy as policy_lib
+from hapo_jax.learner import learn as learn_lib
+from hapo_jax.model import sharding
+from hapo_jax.rollout.batch import RolloutBatch
+
+
+def build(job: worker.Job) -> worker.Engine:
+    """One learner per method over all devices, each from the same parameters."""
+    shapes, work = job.load()
+    policy = policy_lib.make(
+        parts.model_config(shapes),
+        parts.NumberTokenizer(work.pad_id),
+        job.checkpoint,
+        "float32",
+        sharding.make_mesh(),
+    )
+    runs = {}
+    for method in job.methods:
+        config = config_of(method, job)
+        if job.task == "update":
+            update = _updater(config, policy, job.update())
+            runs[method] = worker.updating(update, work)
+        else:
+            runs[method] = worker.generating(_stepper(config, policy, work), work)
+    return worker.Engine(
+        versions={"jax": importlib.metadata.version("jax")},
+        runs=runs,
+        warm_ups=2,  # the second step is the first with statistics
+    )
+
+
+def config_of(method: str, job: worker.Job) -> ConfigDict:
+    """The default config with the workload's sizes and the job's options."""
+    _, work = job.load()
+    update, config = job.update(), config_lib.apply_method(config_lib.default(), method)
+    config.rollout.group_size = work.group_size
+    config.rollout.max_prompt_tokens = work.prompts.shape[1]
+    config.rollout.max_completion_tokens = work.max_tokens
+    config.learner.minibatch_prompts = len(work.prompts)
+    config.learner.micro_rows = update.micro_rows
+    config.learner.warmup_steps = 0
+    for key in ("learning_rate", "b1", "b2", "eps", "weight_decay", "max_grad_norm"):
+        config.learner[key] = getattr(update.adamw, key)
+    config.algo.clip.low, config.algo.clip.high = update.clip_low, update.clip_high
+    config.update_from_flattened_dict(job.options)
+    return config
+
+
+def _updater(
+    config: ConfigDict, policy: policy_lib.Policy, update: workload.Update
+) -> Callable[[], dict]:
+    """A function that makes one update and says what came of it.
+
+    Old scores are given, so each run is what `learn.learn` does behind scoring.
+    """
+    with jax.set_mesh(policy.mesh):
+        learner, state = parts.make_learner(config, policy, policy.load())
+        batch = batch_of(update, config.rollout.group_size)
+        rows = learn_lib.put_rows(batch, len(batch.rewards), learner.sharding)
+        old_logprobs, old_entropy = jax.device_put(
+            (batch.base_logprobs[None], batch.entropy[None]), learner.sharding
+        )
+        rows = rows._replace(old_logprobs=old_logprobs, old_entropy=old_entropy)
+        advantages, stats = learner.prepare(rows, state.stats)
+    rows, state = rows._replace(advantages=advantages), state._replace(stats=stats)
+    trained = int(rows.completion_mask.sum())
+
+    def run() -> dict:
+        nonlocal state
+        with jax.set_mesh(policy.mesh):
+            state, metrics = learner.update(state, rows, jnp.int32(0))
+        jax.block_until_ready(state.params)
+        return {
+            "loss": float(metrics["loss/policy"]),
+            "grad_norm": float(metrics["grad/norm"]),
+            "trained": trained,
+        }
+
+    return run
+
+
+def batch_of(update: workload.Update, group_size: int) -> RolloutBatch:
+    """The update's completions as a rollout hands them to the learner.
+
+    Rewards are the advantages: with mean 0 and spread 1 in a group, normalising leaves
+    them as they are. Entropies, which HAPO reads, are random; base log-probs are the
+    old ones.
+    """
+    B, P = update.prompts.shape
+    entropy = np.random.default_rng(0).uniform(0.5, 1, update.mask.shape)
+    row = np.arange(B, dtype=np.int32)
+    return RolloutBatch(
+        prompt_tokens=update.prompts,
+        prompt_lengths=np.full(B, P, np.int32),
+        completion_tokens=update.completions,
+        completion_mask=update.mask,
+        entropy=(-update.old_logprobs * entropy).astype(np.float32),
+        temperature=np.ones(update.mask.shape, np.float32),
+        behavior_logprobs=update.old_logprobs,
+        base_logprobs=update.old_logprobs,
+        group_ids=row // group_size * group_size,
+        prompt_ids=(row // group_size).astype(np.int64),
+        sample_ids=row % group_size,
+        scores=np.zeros(B, np.float32),
+        rewards=update.advantages,
+        truncated=np.zeros(B, bool),
+    )
+
+
+def _stepper(
+    config: ConfigDict, policy: policy_lib.Policy, work: workload.Work
+) -> Callable[[int], np.ndarray]:
+    """A function from a seed to the completions' lengths of a whole step."""
+    with jax.set_mesh(policy.mesh):
+        step = parts.make_step(config, policy, policy.load(), work.prompts)
+
+    def lengths(seed: int) -> np.ndarray:
+        with jax.set_mesh(policy.mesh):
+            return step(seed).batch.lengths
+
+    return lengths
+
+
+if __name__ == "__main__":
+    worker.serve(build)

@@ -86,7 +86,7 @@ class Engine:
         platform = platform or platform_lib.current()
         self._chunks_ahead = platform.chunks_ahead
         self.row_sizes = _row_sizes(num_slots, shards, platform)
-        self.column_sizes = _column_sizes(max_completion_tokens, chunk_tokens)
+        self.column_sizes = _column_sizes(max_completion_tokens, chunk_tokens, platform)
         self.prefill_sizes = sorted({shards, lanes})
 
         def prefill(params, tokens, lengths):
@@ -220,16 +220,21 @@ def _row_sizes(most: int, multiple: int, platform: platform_lib.Platform) -> lis
     return sorted(sizes)
 
 
-def _column_sizes(max_tokens: int, chunk_tokens: int) -> list[int]:
-    """Cache widths: doubling up to the longest completion and some room behind it.
+def _column_sizes(
+    max_tokens: int, chunk_tokens: int, platform: platform_lib.Platform
+) -> list[int]:
+    """Cache widths: doubling, with 3/2 of each if so wanted, up to the longest
+    completion and some room behind it.
 
     The room spares moving the columns at every chunk when rows of all ages decode
     together.
     """
     most = -(-max_tokens // chunk_tokens) * chunk_tokens
     most += max(chunk_tokens, most // 4 // chunk_tokens * chunk_tokens)
-    sizes, size = [], max(chunk_tokens, _FEWEST_COLUMNS)
+    sizes, size = {most}, max(chunk_tokens, _FEWEST_COLUMNS)
     while size < most:
-        sizes.append(size)
+        sizes.add(size)
+        if platform.sizes_per_doubling == 2 and 3 * size // 2 < most:
+            sizes.add(3 * size // 2)
         size *= 2
-    return [*sizes, most]
+    return sorted(sizes)

@@ -20,8 +20,8 @@ class Platform(NamedTuple):
       read. An accelerator would wait for the host otherwise; a CPU has nothing to
       overlap with.
     smallest_batch: rows below which a batch does not shrink.
-    sizes_per_doubling: batch sizes between one and its double, 1 or 2. Each costs a
-      compilation for every cache width that it meets.
+    sizes_per_doubling: batch sizes and cache widths from one to its double, 1 or 2.
+      Each pair of a size and a width that occurs costs a compilation.
     """
 
     chunks_ahead: int

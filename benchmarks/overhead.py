@@ -10,6 +10,7 @@ is the median of the ratios of neighbours, since a machine's speed drifts.
 import argparse
 import functools
 import json
+import math
 import statistics
 import time
 
@@ -22,7 +23,7 @@ from hapo_jax import policy as policy_lib
 from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.learner import train_step
+from hapo_jax.learner import packing, train_step
 from hapo_jax.model import sharding, transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import engine as engine_lib
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9)
     args = parser.parse_args()
 
-    mesh = sharding.make_mesh()
+    mesh = sharding.make_mesh(devices=jax.devices()[:1])
     with jax.set_mesh(mesh):
         steps = {m: make_step(m, args, mesh) for m in ("hapo", "dapo")}
         for step in steps.values():
@@ -108,9 +109,16 @@ def make_step(method: str, args, mesh):
         mesh,
         jax.tree.map(lambda x: x.sharding, abstract),
         base_temperature=1.0,
-        micro_rows=min(rows, 16),
+        minibatch_rows=rows // 2,
+        layout=packing.Layout(
+            width=args.prompt_tokens + args.completion_tokens,
+            micro_rows=math.gcd(rows // 2, 16),
+            shards=1,
+            packing=True,
+            share_prompts=False,
+        ),
         chunk_tokens=4096,
-        remat=False,
+        remat="none",
     )
     engine = engine_lib.Engine(
         policy.graphdef,
@@ -178,9 +186,7 @@ def make_step(method: str, args, mesh):
             rewards=rewards,
             truncated=np.ones(rows, bool),
         )
-        state, _, _ = learn_lib.learn(
-            learner, state, batch, minibatch_rows=rows // 2, passes=1
-        )
+        state, _, _ = learn_lib.learn(learner, state, batch, passes=1)
         jax.block_until_ready(state.params)
         done = time.perf_counter()
         return sampled - started, done - sampled, done - started

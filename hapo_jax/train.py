@@ -46,9 +46,7 @@ MAY_CHANGE = (
     "checkpoint",
     "eval",
     "grading",
-    "learner.micro_rows",
-    "learner.chunk_tokens",
-    "model.remat",
+    *cli.CUTS,
     "rollout.chunk_tokens",
     "rollout.slots",
     "rollout.memory_fraction",
@@ -72,19 +70,16 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     # Build.
     r, options = config.rollout, config.learner
-    minibatch_rows = options.minibatch_prompts * r.group_size
     optimizer = builders.make_optimizer(options)
     abstract = policy.abstract_state(optimizer)
-    learner = train_step.make_learner(
-        policy.graphdef,
+    learner = builders.make_learner(
+        options,
+        policy,
         objective,
         optimizer,
-        policy.mesh,
-        jax.tree.map(lambda x: x.sharding, abstract),
+        longest=r.max_prompt_tokens + r.max_completion_tokens,
+        minibatch_rows=options.minibatch_prompts * r.group_size,
         base_temperature=r.base_temperature,
-        micro_rows=options.micro_rows or minibatch_rows,
-        chunk_tokens=options.chunk_tokens,
-        remat=config.model.remat,
     )
     to_sampler = policy.to_sampler()
     reference_params = policy.load() if objective.needs_reference else None
@@ -164,15 +159,14 @@ def train(config: ConfigDict, workdir: str) -> None:
                 max_rounds=r.max_rounds,
             )
             collected = time.perf_counter()
-            state, rows, learnt = learn_lib.learn(
+            state, learnt, learning = learn_lib.learn(
                 learner,
                 state,
                 batch,
-                minibatch_rows=minibatch_rows,
                 passes=options.passes,
                 reference_params=reference_params,
             )
-            metrics |= learnt
+            metrics |= learning
             metrics["time/update"] = time.perf_counter() - collected
             metrics["time/step"] = time.perf_counter() - started
 
@@ -185,7 +179,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                     run,
                     step,
                     batch,
-                    *learn_lib.look_back(learner, state, rows),
+                    *learn_lib.look_back(learner, state, learnt),
                     generator=generator,
                     pieces=policy.tokenizer.pieces,
                     num_rows=config.log.record_groups * r.group_size,

@@ -81,6 +81,11 @@ def cache_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P(BATCH, TRAIN_RULES["kv_heads"]))
 
 
+def attention_specs() -> tuple[P, P]:
+    """Specs of queries, keys and values [B, T, heads, C], and of [B, T]."""
+    return P(BATCH, None, TRAIN_RULES["heads"]), P(BATCH)
+
+
 def constrain_batch(x: jax.Array) -> jax.Array:
     """Keeps activations [B, ...] split by rows, where a mesh is in scope.
 
@@ -90,6 +95,16 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH))
+
+
+def constrain_vocab(x: jax.Array, *, axis: int) -> jax.Array:
+    """Keeps [B, …] split by rows, and its axis of V like the unembedding's."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
+        return x
+    spec = [BATCH] + [None] * (x.ndim - 1)
+    spec[axis] = TRAIN_RULES["vocab"]
+    return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
 def gather_channels(table: jax.Array) -> jax.Array:

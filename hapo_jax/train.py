@@ -13,12 +13,14 @@ import time
 
 import jax
 import tqdm
+from absl import flags
 from ml_collections import ConfigDict
 
 from hapo_jax import (
     builders,
     check,
     cli,
+    dry_run,
     evaluate,
     interrupt,
     records,
@@ -29,8 +31,8 @@ from hapo_jax import (
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import flops, perf, train_step
 from hapo_jax.learner import learn as learn_lib
-from hapo_jax.learner import train_step
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import huggingface
 from hapo_jax.rollout import collect as collect_lib
@@ -82,7 +84,10 @@ def train(config: ConfigDict, workdir: str) -> None:
         base_temperature=r.base_temperature,
     )
     to_sampler = policy.to_sampler()
-    reference_params = policy.load() if objective.needs_reference else None
+    reference_params = policy.load_reference() if objective.needs_reference else None
+    peak_flops = options.peak_tflops * 1e12 * jax.device_count() or flops.peak(
+        policy.dtype, jax.device_count()
+    )
     take = functools.partial(prompts_lib.take, len(prompts), config.seed)
 
     with contextlib.ExitStack() as stack:
@@ -139,6 +144,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             desc=config.method,
             dynamic_ncols=True,
         )
+        programs = 0
         for step in steps:
             started = time.perf_counter()
             batch, stream, metrics = collect_lib.collect(
@@ -168,6 +174,17 @@ def train(config: ConfigDict, workdir: str) -> None:
             )
             metrics |= learning
             metrics["time/update"] = time.perf_counter() - collected
+            metrics |= perf.rates(
+                policy.config,
+                learnt,
+                metrics["time/update"],
+                peak_flops=peak_flops,
+                scorings=2 if objective.needs_reference else 1,
+            )
+            # Shapes do not depend on lengths: whatever the first step needed is all.
+            metrics["perf/programs"] = learner.num_programs()
+            programs = programs or learner.num_programs()
+            assert learner.num_programs() == programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
 
             run.log(step, metrics)
@@ -260,7 +277,19 @@ def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
 
 def run() -> None:
     """The program `hapo-train`."""
-    cli.run(train)
+    only_try = flags.DEFINE_bool(
+        "dry_run", False, "Run the largest work once, print time and memory, and end."
+    )
+
+    def start(config: ConfigDict, workdir: str | None) -> None:
+        if only_try.value:
+            dry_run.dry_run(config)
+        elif workdir is None:
+            raise ValueError("--workdir is missing; give the run's folder.")
+        else:
+            train(config, workdir)
+
+    cli.run(start, required=("config",))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def wait_for_step(process, workdir, step):
 def numbers(workdir):
     """All metrics but times, by step."""
     return [
-        {k: v for k, v in line.items() if not k.startswith("time/")}
+        {k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))}
         for line in run_records.read_metrics(workdir)
     ]
 

@@ -16,11 +16,13 @@ class Learnt(NamedTuple):
       batch: the rollout.
       rows: with old log-probs and entropies.
       prepared: advantages, weights and statistics.
+      plans: of the scoring, then of each update.
     """
 
     batch: RolloutBatch
     rows: train_step.Rows
     prepared: train_step.Prepared
+    plans: tuple[packing.Plan, ...] = ()
 
 
 def learn(
@@ -64,7 +66,10 @@ def learn(
     history = jax.device_get(history)
     mean = {key: float(np.mean([h[key] for h in history])) for key in history[0]}
     mean["grad/skipped"] = float(sum(h["grad/skipped"] for h in history))
-    mean |= _describe(learnt) | _describe_plans(learner, plans)
+    mean |= _describe(learnt)
+    skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in plans)
+    mean["batch/skipped_sequences"] = float(skipped) / passes
+    learnt = learnt._replace(plans=(plan_all(learner, batch), *plans))
     return state, learnt, mean
 
 
@@ -78,10 +83,7 @@ def score(
       policies: parameters of each.
       batch: B rows; a batch of another size or width is compiled for anew.
     """
-    plan = packing.make_plan(
-        learner.layout, batch.prompt_lengths, batch.lengths, batch.group_ids
-    )
-    packed, index = _pack(learner, plan, batch)
+    packed, index = _pack(learner, plan_all(learner, batch), batch)
     shape = batch.completion_mask.shape
     placed = jax.device_put(packed, learner.shardings.packed)
     return [
@@ -91,6 +93,13 @@ def score(
         )
         for params in policies
     ]
+
+
+def plan_all(learner: train_step.Learner, batch: RolloutBatch) -> packing.Plan:
+    """The plan that scores every completion of a batch."""
+    return packing.make_plan(
+        learner.layout, batch.prompt_lengths, batch.lengths, batch.group_ids
+    )
 
 
 def prepare(
@@ -189,7 +198,7 @@ def _pack(learner: train_step.Learner, plan: packing.Plan, batch: RolloutBatch):
 
 def _describe(learnt: Learnt) -> dict[str, float]:
     """Metrics of the training batch; entropies and log-probs in nats."""
-    batch, rows, prepared = learnt
+    batch, rows, prepared, _ = learnt
     mask, stats = batch.completion_mask, prepared.stats
     if not mask.any():
         return {"batch/tokens": 0.0}
@@ -211,16 +220,4 @@ def _describe(learnt: Learnt) -> dict[str, float]:
         "stats/log_entropy_std": float(stats.std),
         "stats/max_score": float(stats.max_score),
         "stats/min_score": float(stats.min_score),
-    }
-
-
-def _describe_plans(learner: train_step.Learner, plans: list) -> dict[str, float]:
-    """How full the updates' rows were, and what they left out."""
-    size = learner.layout.micro_rows * learner.layout.width
-    micros = sum(plan.num_micros(learner.layout) for plan in plans)
-    used = sum(plan.computed_tokens for plan in plans)
-    skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in plans)
-    return {
-        "batch/skipped_sequences": float(skipped),
-        "perf/padding_share": 1 - used / max(micros * size, 1),
     }

@@ -62,6 +62,7 @@ class Plan(NamedTuple):
       unit_start: [B] int32, first column of its unit.
       prompt_lengths, lengths: [B] int32, tokens.
       num_rows: rows with a token in them.
+      computed_columns: columns of the micro-batches that have a token in them.
     """
 
     row: np.ndarray
@@ -70,6 +71,7 @@ class Plan(NamedTuple):
     prompt_lengths: np.ndarray
     lengths: np.ndarray
     num_rows: int
+    computed_columns: int
 
     def num_micros(self, layout: Layout) -> int:
         """Micro-batches with a token in them."""
@@ -200,7 +202,8 @@ def _place(layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = 
     ]
     if rows is None:
         rows = _first_fit(sizes, layout.width)
-    plan = Plan(*np.full((3, len(lengths)), -1, np.int32), prompt_lengths, lengths, 0)
+    places = np.full((3, len(lengths)), -1, np.int32)
+    plan = Plan(*places, prompt_lengths, lengths, num_rows=0, computed_columns=0)
     ends: dict[int, int] = {}
     for unit, size, row in zip(units, sizes, rows):
         begin = ends.get(row, 0)
@@ -209,7 +212,9 @@ def _place(layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = 
             plan.row[i], plan.start[i], plan.unit_start[i] = row, column, begin
             column += 1 + int(lengths[i])
         ends[row] = begin + size
-    return plan._replace(num_rows=max(ends, default=-1) + 1)
+    plan = plan._replace(num_rows=max(ends, default=-1) + 1)
+    columns = plan.num_micros(layout) * layout.micro_rows * layout.width
+    return plan._replace(computed_columns=columns)
 
 
 def _first_fit(sizes: Sequence[int], room: int) -> list[int]:

@@ -56,9 +56,9 @@ def run(batch, layout, include=None):
 @hypothesis.given(batches(), layouts())
 @hypothesis.settings(max_examples=100, deadline=None)
 def test_every_token_is_there_once_and_sees_its_own_past(batch, layout):
-    """What a branch sees, read from ids alone, is its prompt and completion in order."""
+    """What a branch sees, by ids alone, is its prompt and completion in order."""
     prompts, prompt_lengths, completions, lengths, _ = batch
-    plan, packed, index = run(batch, layout)
+    plan, packed, _ = run(batch, layout)
     S, m, W = layout.shards, layout.micro_rows, layout.width
     rows = [x.reshape(-1, W) for x in packed[:4]]
     seen = []

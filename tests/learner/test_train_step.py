@@ -113,8 +113,6 @@ def assert_same(result, expected, *, atol=1e-5):
         expected_state._replace(opt_state=()),
     )
     for key in expected_metrics:
-        if key.startswith("perf/"):
-            continue
         np.testing.assert_allclose(
             metrics[key], expected_metrics[key], rtol=1e-4, atol=atol, err_msg=key
         )

@@ -206,10 +206,10 @@ def test_evaluation_of_a_run_repeats_what_training_measured(
 
 
 def test_bad_input_ends_with_its_message_alone(environment, tmp_path):
-    flags = ("--config.learner.micro_rows=7", "--config.rollout.batch_prompts=33")
+    flags = ("--config.learner.row_tokens=7", "--config.rollout.batch_prompts=33")
     done = run(environment, tmp_path / "run", *flags, expect=2)
     assert "Traceback" not in done.stderr
-    assert "micro_rows=7" in done.stderr and "batch_prompts=33" in done.stderr
+    assert "row_tokens=7" in done.stderr and "batch_prompts=33" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

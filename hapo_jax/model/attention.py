@@ -32,9 +32,11 @@ from hapo_jax.model import sharding
 
 Array = jax.Array
 
-# Blocks of queries are unrolled in the program, so there are at most this many.
+# Blocks of queries are unrolled in the program, so there are at most this many. Those
+# whose scores would take more than this on a device are cut further, in a loop.
 _MOST_BLOCKS = 16
 _LEAST_BLOCK = 32
+_SCORE_BYTES = 64 * 2**20
 
 # Rows that the kernels take have a multiple of this many columns.
 KERNEL_COLUMNS = 128
@@ -117,13 +119,42 @@ def _by_blocks(q: Array, k: Array, v: Array, masks, keep_scores: bool) -> Array:
     # them is one matrix and keys are never repeated.
     q = (q * C**-0.5).reshape(B, T, K, H // K, C).transpose(0, 2, 1, 3, 4)
     k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-    block = _block if keep_scores else jax.checkpoint(_block)
+    mesh = jax.sharding.get_abstract_mesh()
+    per_query = 4 * B * H * T // (1 if mesh.empty else mesh.size)
+    block = functools.partial(
+        _in_parts,
+        _block if keep_scores else jax.checkpoint(_block),
+        size=max(1, _SCORE_BYTES // per_query),
+    )
     heads = [
         block(q[:, :, start:end], k[..., :end], v[:, :, :end], mask)
         for (start, end), mask in zip(_blocks(T), masks)
     ]
     heads = jnp.concatenate(heads, axis=2)
     return heads.transpose(0, 2, 1, 3, 4).reshape(B, T, H, C)
+
+
+def _in_parts(block, q: Array, k: Array, v: Array, mask: Array, *, size: int) -> Array:
+    """`_block`, `size` queries at a time."""
+    t = q.shape[2]
+    whole = t // size * size
+    if t <= size:
+        return block(q, k, v, mask)
+
+    def parts(x, axis):
+        x = jax.lax.slice_in_dim(x, 0, whole, axis=axis)
+        shape = (*x.shape[:axis], whole // size, size, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x.reshape(shape), axis, 0)
+
+    heads = jax.lax.map(
+        lambda part: block(part[0], k, v, part[1]), (parts(q, 2), parts(mask, 1))
+    )
+    heads = jnp.moveaxis(heads, 0, 2)
+    heads = heads.reshape(*q.shape[:2], whole, *q.shape[3:])
+    if whole == t:
+        return heads
+    rest = block(q[:, :, whole:], k, v, mask[:, whole:])
+    return jnp.concatenate([heads, rest], axis=2)
 
 
 def _block(q: Array, k: Array, v: Array, mask: Array) -> Array:

@@ -46,10 +46,14 @@ def plain(q, k, v, mask):
     return jnp.einsum("BHTS,BSHC->BTHC", weights, v)
 
 
+@pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize("T", [7, 70, 600])
 @pytest.mark.parametrize("keep_scores", [True, False])
-def test_blocks_equal_the_formula(T, keep_scores):
-    """One block, some blocks with a last one that is shorter, and the most blocks."""
+def test_blocks_equal_the_formula(T, keep_scores, parts, monkeypatch):
+    """One block, some blocks with a last one that is shorter, and the most blocks;
+    with `parts`, 5 queries of a block at a time."""
+    if parts:
+        monkeypatch.setattr(attention, "_SCORE_BYTES", 5 * 4 * B * H * T)
     q, k, v = inputs(T)
     segment, branch = ids(T)
     mask = jnp.asarray(allowed(np.asarray(segment[0]), np.asarray(branch[0])))

@@ -130,8 +130,10 @@ def gradients(
         d_logits = d_logits.astype(hidden.dtype)
         d_states = jnp.einsum("SNV,VD->SND", d_logits, weight)
         # Summed over shards behind the loop: one reduction per call, not per chunk.
+        # [D, V] and not [V, D]: a product turns its first factor round, on a CPU for
+        # half as long again, so that is the small one.
         d_weight += jnp.einsum(
-            "SNV,SND->SVD", d_logits, states, preferred_element_type=jnp.float32
+            "SND,SNV->SDV", states, d_logits, preferred_element_type=jnp.float32
         )
         sums = jax.tree.map(jnp.add, sums, new)
         return sums, _put(d_hidden, d_states, k, width), d_weight
@@ -146,12 +148,12 @@ def gradients(
     carry = (
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
         jnp.zeros_like(hidden),
-        sharding.constrain_vocab(jnp.zeros((S, V, D), jnp.float32), axis=1),
+        sharding.constrain_vocab(jnp.zeros((S, D, V), jnp.float32), axis=2),
     )
     sums, d_hidden, d_weight = jax.lax.fori_loop(
         0, _num_chunks(counts, width), chunk, carry
     )
-    return sums, d_hidden, d_weight.sum(0)
+    return sums, d_hidden, d_weight.sum(0).T
 
 
 def _chunk(hidden, weight, tokens, base_temperature, with_entropy):

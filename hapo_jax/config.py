@@ -75,7 +75,8 @@ def default() -> ConfigDict:
     c.learner.row_tokens = 0  # width of a row; 0: longest prompt + completion
     c.learner.micro_rows = 0  # rows per gradient accumulation; 0: about 4096 tokens
     c.learner.chunk_tokens = 0  # whose logits exist at a time; 0: 128 MiB of them
-    c.learner.remat = "none"  # made again in the backward pass: none | dots | full
+    # Made again in the backward pass: none | dots (all but weight products) | full
+    c.learner.remat = "dots"
     c.learner.peak_tflops = 0.0  # per device, for perf/mfu; 0: known or measured
     c.learner.learning_rate = 1e-6
     c.learner.warmup_steps = 10  # optimizer updates

@@ -33,7 +33,6 @@ def get_config(arg=None):
     c.learner.warmup_steps = 10
     c.learner.decay_steps = 290  # to zero at the end: 2 updates a step
     c.learner.weight_decay = 0.01
-    c.learner.chunk_tokens = 65536
 
     c.eval.every_steps = 30
     c.eval.num_problems = 256

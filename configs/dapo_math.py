@@ -42,7 +42,7 @@ def get_config(arg=None):
         split="test", path=str(data / "aime24.jsonl"), prompt_template=PROMPT
     )
 
-    c.model.remat = True
+    c.learner.remat = "full"
     c.rollout.batch_prompts = 512
     c.rollout.round_prompts = 512
     c.rollout.group_size = 16

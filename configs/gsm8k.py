@@ -42,7 +42,7 @@ def get_config(arg=None):
         prompt_template=PROMPTS[args.prompt],
     )
 
-    c.model.remat = True
+    c.learner.remat = "full"
     c.rollout.batch_prompts = 128
     c.rollout.round_prompts = 128
     c.rollout.group_size = 8

@@ -43,7 +43,7 @@ def get_config(arg=None):
         size=512,
     )
 
-    c.model.remat = True
+    c.learner.remat = "full"
     # The longest problem and solution have 235 and 454 tokens of Qwen's.
     c.max_prompt_tokens = 320
     c.max_completion_tokens = 512

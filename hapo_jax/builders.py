@@ -1,14 +1,17 @@
-"""From config to the rollout's parts: problems, verifier, generator."""
+"""From config to a run's parts: problems, verifier, generator, optimizer, learner."""
 
 import functools
 import math
 
+import jax
 import optax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
+from hapo_jax.algo.objective import Objective
+from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.model import sharding
+from hapo_jax.model import attention, sharding
 from hapo_jax.policy import Policy
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import grading, memory
@@ -53,6 +56,66 @@ def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:
         eps=options.eps,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
+    )
+
+
+def make_learner(
+    options: ConfigDict,
+    policy: Policy,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    *,
+    longest: int,
+    minibatch_rows: int,
+    base_temperature: float,
+) -> train_step.Learner:
+    """A Learner from a config's `learner` section.
+
+    Args:
+      options: that section.
+      policy, objective, optimizer: what learns, and how.
+      longest: tokens of the longest prompt plus completion.
+      minibatch_rows: completions per update.
+      base_temperature: see `train_step.make_learner`.
+    """
+    return train_step.make_learner(
+        policy.graphdef,
+        objective,
+        optimizer,
+        policy.mesh,
+        jax.tree.map(lambda x: x.sharding, policy.abstract_state(optimizer)),
+        base_temperature=base_temperature,
+        minibatch_rows=minibatch_rows,
+        layout=make_layout(
+            options,
+            longest=longest,
+            shards=math.prod(policy.mesh.shape[axis] for axis in sharding.BATCH),
+        ),
+        chunk_tokens=options.chunk_tokens
+        or head.chunk_tokens(policy.config.vocab_size),
+        remat=options.remat,
+    )
+
+
+# Tokens of a micro-batch per shard where the config leaves it open: enough to keep the
+# matrix products efficient, few enough for the activations of a small model.
+_MICRO_TOKENS = 4096
+
+
+def make_layout(options: ConfigDict, *, longest: int, shards: int) -> packing.Layout:
+    """How the learner's rows are cut; see `learner` in `config.py`.
+
+    On accelerators a row's width is rounded up to what the attention kernels take.
+    """
+    width = options.row_tokens or longest
+    if jax.default_backend() != "cpu":
+        width += -width % attention.KERNEL_COLUMNS
+    return packing.Layout(
+        width=width,
+        micro_rows=options.micro_rows or shards * max(1, _MICRO_TOKENS // width),
+        shards=shards,
+        packing=options.packing,
+        share_prompts=options.share_prompts,
     )
 
 

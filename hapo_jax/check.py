@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import config as config_lib
 from hapo_jax import tasks
+from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
 
 
@@ -56,23 +57,19 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
 
     shards = _resolve(c.mesh.data, fixed, num_devices)
     shards *= _resolve(c.mesh.fsdp, fixed, num_devices)
-    minibatch_rows = learner.minibatch_prompts * r.group_size
-    micro_rows = learner.micro_rows or minibatch_rows
+    batch_rows = r.batch_prompts * r.group_size
     need(
         r.batch_prompts % learner.minibatch_prompts == 0,
         f"rollout.batch_prompts={r.batch_prompts} must be a multiple of "
         f"learner.minibatch_prompts={learner.minibatch_prompts}; change one of them.",
     )
     need(
-        minibatch_rows % micro_rows == 0,
-        f"learner.micro_rows={micro_rows} must divide the rows of a mini-batch, "
-        f"learner.minibatch_prompts × rollout.group_size = {minibatch_rows}; set it to "
-        "a divisor, or to 0 for the whole mini-batch.",
+        batch_rows % shards == 0,
+        f"rollout.batch_prompts × rollout.group_size = {batch_rows} must be a multiple "
+        f"of mesh.data × mesh.fsdp = {shards}; raise one, or shrink the mesh.",
     )
-    need(
-        micro_rows % shards == 0,
-        f"learner.micro_rows={micro_rows} (0 means the mini-batch) must be a multiple "
-        f"of mesh.data × mesh.fsdp = {shards}; raise it, or shrink the mesh.",
+    _check_rows(
+        learner, r.max_prompt_tokens + r.max_completion_tokens, shards, problems
     )
     need(
         r.dynamic_sampling or r.batch_prompts % r.round_prompts == 0,
@@ -119,19 +116,16 @@ def check_sft(config: ConfigDict, *, num_devices: int) -> None:
     for key in ("num_steps", "learner.batch_rows", "learner.learning_rate"):
         if _get(c, key) <= 0:
             problems.append(f"{key}={_get(c, key)} must be positive.")
-    micro_rows = c.learner.micro_rows or c.learner.batch_rows
-    if c.learner.batch_rows % micro_rows:
-        problems.append(
-            f"learner.micro_rows={micro_rows} must divide "
-            f"learner.batch_rows={c.learner.batch_rows}."
-        )
     fixed, sizes = _mesh_sizes(c)
     shards = _resolve(sizes["data"], fixed, num_devices)
     shards *= _resolve(sizes["fsdp"], fixed, num_devices)
-    if micro_rows % shards:
+    _check_rows(
+        c.learner, c.max_prompt_tokens + c.max_completion_tokens, shards, problems
+    )
+    if c.learner.batch_rows % shards:
         problems.append(
-            f"learner.micro_rows={micro_rows} (0: the batch) must be a multiple of "
-            f"mesh.data × mesh.fsdp = {shards}."
+            f"learner.batch_rows={c.learner.batch_rows} must be a multiple of "
+            f"mesh.data × mesh.fsdp = {shards}; raise it, or shrink the mesh."
         )
     if bool(c.model.path) == bool(c.model.init):
         problems.append(
@@ -140,6 +134,35 @@ def check_sft(config: ConfigDict, *, num_devices: int) -> None:
         )
     if problems:
         raise ValueError(_message(problems))
+
+
+def _check_rows(
+    learner: ConfigDict, longest: int, shards: int, problems: list[str]
+) -> None:
+    """Widths and numbers of packed rows; `longest` is in tokens, prompt included."""
+    if learner.remat not in transformer.REMATS:
+        hint = config_lib.nearest(learner.remat, transformer.REMATS)
+        problems.append(
+            f"learner.remat={learner.remat!r} must be one of "
+            f"{', '.join(transformer.REMATS)}{hint}."
+        )
+    if 0 < learner.row_tokens < longest:
+        problems.append(
+            f"learner.row_tokens={learner.row_tokens} must hold the longest sequence, "
+            f"max_prompt_tokens + max_completion_tokens = {longest}; raise it, or set "
+            "it to 0 for just that."
+        )
+    if learner.micro_rows % shards:
+        problems.append(
+            f"learner.micro_rows={learner.micro_rows} must be a multiple of "
+            f"mesh.data × mesh.fsdp = {shards}; raise it, set it to 0, or shrink the "
+            "mesh."
+        )
+    if learner.share_prompts and not learner.packing:
+        problems.append(
+            "learner.share_prompts=True puts several sequences in a row and needs "
+            "learner.packing=True; change one of them."
+        )
 
 
 def check_model(config: ConfigDict, model: ModelConfig, vocab_size: int) -> None:
@@ -207,7 +230,6 @@ _POSITIVE = (
     "grading.start_timeout_s",
     "learner.minibatch_prompts",
     "learner.passes",
-    "learner.chunk_tokens",
     "learner.learning_rate",
     "learner.max_grad_norm",
     "learner.max_skipped",
@@ -223,6 +245,9 @@ _NOT_NEGATIVE = (
     "reward.overlong_buffer_tokens",
     "reward.overlong_factor",
     "learner.micro_rows",
+    "learner.row_tokens",
+    "learner.chunk_tokens",
+    "learner.peak_tflops",
     "learner.warmup_steps",
     "learner.decay_steps",
     "learner.weight_decay",

@@ -16,6 +16,17 @@ from hapo_jax.learner import train_step
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Experiment file, such as configs/countdown.py:method=dapo."
 )
+# Settings of the learner that say how its work is cut and counted, and not what it is.
+CUTS = (
+    "learner.packing",
+    "learner.share_prompts",
+    "learner.row_tokens",
+    "learner.micro_rows",
+    "learner.chunk_tokens",
+    "learner.remat",
+    "learner.peak_tflops",
+)
+
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; resumed if it exists."
 )

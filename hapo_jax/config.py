@@ -25,7 +25,6 @@ def default() -> ConfigDict:
     c.model = ConfigDict()
     c.model.path = ""  # Hugging Face folder: config.json, *.safetensors, tokenizer
     c.model.dtype = "auto"  # compute: float32 | bfloat16 | auto (float32 on CPU)
-    c.model.remat = False  # recompute layers in the backward pass
     c.model.stop_tokens = ()  # further stop tokens, as strings
 
     c.mesh = ConfigDict()
@@ -69,8 +68,16 @@ def default() -> ConfigDict:
     c.learner = ConfigDict()
     c.learner.minibatch_prompts = 16  # groups per optimizer update
     c.learner.passes = 1  # over the batch
-    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: the mini-batch
-    c.learner.chunk_tokens = 4096  # tokens whose logits exist at a time
+    c.learner.packing = True  # several sequences in a row; False: one, padded
+    # A prompt once for its group, where that saves rows. Off for TPUs: their attention
+    # kernel knows sequences in a row and not sequences that branch.
+    c.learner.share_prompts = False
+    c.learner.row_tokens = 0  # width of a row; 0: longest prompt + completion
+    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: about 4096 tokens
+    c.learner.chunk_tokens = 0  # whose logits exist at a time; 0: 128 MiB of them
+    # Made again in the backward pass: none | dots (all but weight products) | full
+    c.learner.remat = "dots"
+    c.learner.peak_tflops = 0.0  # per device, for perf/mfu; 0: known or measured
     c.learner.learning_rate = 1e-6
     c.learner.warmup_steps = 10  # optimizer updates
     c.learner.decay_steps = 0  # of a cosine to 0 behind the warm-up; 0: constant

@@ -45,6 +45,12 @@ class Policy:
             self.source, self.config, dtype=jnp.float32, shardings=self.train_shardings
         )
 
+    def load_reference(self) -> nnx.State:
+        """The same in the dtype that layers compute in: only ever read."""
+        return huggingface.load_params(
+            self.source, self.config, dtype=self.dtype, shardings=self.train_shardings
+        )
+
     def abstract_state(self, optimizer) -> train_step.TrainState:
         """A TrainState of ShapeDtypeStructs with shardings, to restore into."""
         abstract = jax.eval_shape(

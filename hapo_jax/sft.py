@@ -20,16 +20,26 @@ from ml_collections import ConfigDict
 from hapo_jax import builders, check, cli, interrupt, run_folder, tasks
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
-from hapo_jax.learner import train_step
+from hapo_jax.learner import head, train_step
+from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import huggingface, transformer, word_tokenizer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
+from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.tasks.problems import Demonstration
 
 # A resumed run may set these anew: they do not change what its numbers mean.
-MAY_CHANGE = ("num_steps", "mesh", "log", "checkpoint", "eval", "learner.micro_rows")
+MAY_CHANGE = (
+    "num_steps",
+    "mesh",
+    "log",
+    "checkpoint",
+    "eval",
+    *cli.CUTS,
+)
 
 
 def sft(config: ConfigDict, workdir: str) -> None:
@@ -49,16 +59,14 @@ def sft(config: ConfigDict, workdir: str) -> None:
     )
     optimizer = builders.make_optimizer(options)
     abstract = policy.abstract_state(optimizer)
-    learner = train_step.make_learner(
-        policy.graphdef,
+    learner = builders.make_learner(
+        options,
+        policy,
         likelihood.make_likelihood_objective(),
         optimizer,
-        policy.mesh,
-        jax.tree.map(lambda x: x.sharding, abstract),
+        longest=config.max_prompt_tokens + config.max_completion_tokens,
+        minibatch_rows=options.batch_rows,
         base_temperature=1.0,
-        micro_rows=options.micro_rows or options.batch_rows,
-        chunk_tokens=options.chunk_tokens,
-        remat=config.model.remat,
     )
     with (
         jax.set_mesh(policy.mesh),
@@ -96,8 +104,11 @@ def sft(config: ConfigDict, workdir: str) -> None:
                     (step - 1) * options.batch_rows,
                     options.batch_rows,
                 )
-                rows = _put(train, index, learner)
-                state, metrics = learner.update(state, rows, jnp.int32(0))
+                chosen = batch_lib.rows(train, index)
+                old = head.Scores(chosen.base_logprobs, chosen.entropy)  # not read
+                learnt, _ = learn_lib.prepare(learner, chosen, state.stats, old)
+                minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
+                state, metrics = learner.update(state, minibatch)
                 last = step == config.num_steps or stop.requested
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
@@ -134,8 +145,8 @@ def tokenise(
     demonstrations: Sequence[Demonstration],
     config: ConfigDict,
     policy: policy_lib.Policy,
-) -> train_step.Rows:
-    """Demonstrations as learner rows on the host; [n, ...] each.
+) -> RolloutBatch:
+    """Demonstrations as a batch of completions, with zeros where nothing was sampled.
 
     Raises:
       ValueError: a prompt or completion is longer than the config allows, or a
@@ -168,40 +179,37 @@ def tokenise(
             f"demonstration {i} has a word outside the vocabulary: "
             f"{demonstrations[i].completion!r}; add it to the tokenizer (task.words)."
         )
-    zeros = np.zeros((n, T), np.float32)
-    return train_step.Rows(
+    zeros, nothing = np.zeros((n, T), np.float32), np.zeros(n, np.float32)
+    number = np.arange(n, dtype=np.int32)
+    return RolloutBatch(
         prompt_tokens=prompt_tokens,
         prompt_lengths=prompt_lengths,
         completion_tokens=completion_tokens,
         completion_mask=np.arange(T)[None] < lengths[:, None],
+        entropy=zeros,
+        temperature=zeros,
         behavior_logprobs=zeros,
-        rewards=np.zeros(n, np.float32),
-        group_ids=np.zeros(n, np.int32),
-        old_logprobs=zeros,
-        old_entropy=zeros,
-        advantages=zeros,
+        base_logprobs=zeros,
+        group_ids=number,
+        prompt_ids=number,
+        sample_ids=np.zeros(n, np.int32),
+        scores=nothing,
+        rewards=nothing,
+        truncated=np.zeros(n, bool),
     )
 
 
 def held_out_loss(
-    learner: train_step.Learner, params, rows: train_step.Rows, batch_rows: int
+    learner: train_step.Learner, params, test: RolloutBatch, batch_rows: int
 ) -> float:
-    """Mean negative log-prob per token, nats, over the full batches of `rows`."""
+    """Mean negative log-prob per token, nats, over the full batches of `test`."""
     total = count = 0.0
-    for start in range(0, len(rows.rewards) - batch_rows + 1, batch_rows):
-        batch = _put(rows, np.arange(start, start + batch_rows), learner)
-        logprobs = np.asarray(learner.score(params, batch).logprobs)
-        mask = np.asarray(batch.completion_mask)
-        total -= logprobs[mask].sum()
-        count += mask.sum()
+    for start in range(0, len(test.rewards) - batch_rows + 1, batch_rows):
+        batch = batch_lib.rows(test, slice(start, start + batch_rows))
+        (scores,) = learn_lib.score(learner, [params], batch)
+        total -= scores.logprobs[batch.completion_mask].sum()
+        count += batch.completion_mask.sum()
     return total / count
-
-
-def _put(rows: train_step.Rows, index, learner: train_step.Learner) -> train_step.Rows:
-    """The chosen rows on the devices, as one mini-batch."""
-    return jax.tree.map(
-        lambda x: jax.device_put(x[index][None], learner.sharding), rows
-    )
 
 
 def _start(

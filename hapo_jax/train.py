@@ -13,12 +13,14 @@ import time
 
 import jax
 import tqdm
+from absl import flags
 from ml_collections import ConfigDict
 
 from hapo_jax import (
     builders,
     check,
     cli,
+    dry_run,
     evaluate,
     interrupt,
     records,
@@ -29,8 +31,8 @@ from hapo_jax import (
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import flops, perf, train_step
 from hapo_jax.learner import learn as learn_lib
-from hapo_jax.learner import train_step
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import huggingface
 from hapo_jax.rollout import collect as collect_lib
@@ -46,9 +48,7 @@ MAY_CHANGE = (
     "checkpoint",
     "eval",
     "grading",
-    "learner.micro_rows",
-    "learner.chunk_tokens",
-    "model.remat",
+    *cli.CUTS,
     "rollout.chunk_tokens",
     "rollout.slots",
     "rollout.memory_fraction",
@@ -72,22 +72,22 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     # Build.
     r, options = config.rollout, config.learner
-    minibatch_rows = options.minibatch_prompts * r.group_size
     optimizer = builders.make_optimizer(options)
     abstract = policy.abstract_state(optimizer)
-    learner = train_step.make_learner(
-        policy.graphdef,
+    learner = builders.make_learner(
+        options,
+        policy,
         objective,
         optimizer,
-        policy.mesh,
-        jax.tree.map(lambda x: x.sharding, abstract),
+        longest=r.max_prompt_tokens + r.max_completion_tokens,
+        minibatch_rows=options.minibatch_prompts * r.group_size,
         base_temperature=r.base_temperature,
-        micro_rows=options.micro_rows or minibatch_rows,
-        chunk_tokens=options.chunk_tokens,
-        remat=config.model.remat,
     )
     to_sampler = policy.to_sampler()
-    reference_params = policy.load() if objective.needs_reference else None
+    reference_params = policy.load_reference() if objective.needs_reference else None
+    peak_flops = options.peak_tflops * 1e12 * jax.device_count() or flops.peak(
+        policy.dtype, jax.device_count()
+    )
     take = functools.partial(prompts_lib.take, len(prompts), config.seed)
 
     with contextlib.ExitStack() as stack:
@@ -144,6 +144,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             desc=config.method,
             dynamic_ncols=True,
         )
+        programs = 0
         for step in steps:
             started = time.perf_counter()
             batch, stream, metrics = collect_lib.collect(
@@ -164,16 +165,26 @@ def train(config: ConfigDict, workdir: str) -> None:
                 max_rounds=r.max_rounds,
             )
             collected = time.perf_counter()
-            state, rows, learnt = learn_lib.learn(
+            state, learnt, learning = learn_lib.learn(
                 learner,
                 state,
                 batch,
-                minibatch_rows=minibatch_rows,
                 passes=options.passes,
                 reference_params=reference_params,
             )
-            metrics |= learnt
+            metrics |= learning
             metrics["time/update"] = time.perf_counter() - collected
+            metrics |= perf.rates(
+                policy.config,
+                learnt,
+                metrics["time/update"],
+                peak_flops=peak_flops,
+                scorings=2 if objective.needs_reference else 1,
+            )
+            # Shapes do not depend on lengths: whatever the first step needed is all.
+            metrics["perf/programs"] = learner.num_programs()
+            programs = programs or learner.num_programs()
+            assert learner.num_programs() == programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
 
             run.log(step, metrics)
@@ -185,7 +196,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                     run,
                     step,
                     batch,
-                    *learn_lib.look_back(learner, state, rows),
+                    *learn_lib.look_back(learner, state, learnt),
                     generator=generator,
                     pieces=policy.tokenizer.pieces,
                     num_rows=config.log.record_groups * r.group_size,
@@ -266,7 +277,19 @@ def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
 
 def run() -> None:
     """The program `hapo-train`."""
-    cli.run(train)
+    only_try = flags.DEFINE_bool(
+        "dry_run", False, "Run the largest work once, print time and memory, and end."
+    )
+
+    def start(config: ConfigDict, workdir: str | None) -> None:
+        if only_try.value:
+            dry_run.dry_run(config)
+        elif workdir is None:
+            raise ValueError("--workdir is missing; give the run's folder.")
+        else:
+            train(config, workdir)
+
+    cli.run(start, required=("config",))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,13 @@ def refuse(program, config, workdir, changes):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "128", "divisor"]),
+        ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "multiple of", "= 8"]),
+        ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
+        ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
+        (
+            {"learner.packing": False, "learner.share_prompts": True},
+            ["learner.share_prompts=True", "learner.packing"],
+        ),
         ({"rollout.batch_prompts": 33}, ["rollout.batch_prompts=33", "multiple"]),
         ({"rollout.slots": 33}, ["rollout.slots=33", "multiple of 8"]),
         ({"rollout.memory_fraction": 1e-9}, ["slots fit", "GiB"]),

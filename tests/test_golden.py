@@ -217,7 +217,7 @@ def _make(method, **changes):
 def _tokens(case, **fields):
     """The case as Tokens; what it has not, no stage of the tests reads."""
     inputs = case.inputs
-    size, zeros = case.mask.shape[0], jnp.zeros(case.mask.shape)
+    zeros = jnp.zeros(case.mask.shape)
     given = {
         "logprobs": inputs["log_prob"],
         "entropy": inputs["entropy"],
@@ -227,8 +227,6 @@ def _tokens(case, **fields):
         "reference_logprobs": None,
         "advantages": inputs.get("advantages", zeros),
         "mask": case.mask,
-        "rewards": jnp.zeros(size),
-        "group_ids": jnp.arange(size),
     }
     return objective.Tokens(**{**given, **fields})
 
@@ -387,7 +385,8 @@ def _aggregate(case, *, count_empty_rows=False, divide_norm_by_rows=True):
         options = {"scale_tokens": scale}
 
     def mean(loss):
-        numerator, denominator = function(loss, mask, **options)
+        weights, denominator = function(mask, **options)
+        numerator = masked.sum(loss * weights, mask)
         if name == "seq_mean_token_sum_norm" and not divide_norm_by_rows:
             denominator = 1.0
         elif count_empty_rows and name.startswith("seq"):

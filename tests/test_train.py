@@ -87,7 +87,7 @@ def wait_for_step(process, workdir, step):
 def numbers(workdir):
     """All metrics but times, by step."""
     return [
-        {k: v for k, v in line.items() if not k.startswith("time/")}
+        {k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))}
         for line in run_records.read_metrics(workdir)
     ]
 
@@ -206,10 +206,10 @@ def test_evaluation_of_a_run_repeats_what_training_measured(
 
 
 def test_bad_input_ends_with_its_message_alone(environment, tmp_path):
-    flags = ("--config.learner.micro_rows=7", "--config.rollout.batch_prompts=33")
+    flags = ("--config.learner.row_tokens=7", "--config.rollout.batch_prompts=33")
     done = run(environment, tmp_path / "run", *flags, expect=2)
     assert "Traceback" not in done.stderr
-    assert "micro_rows=7" in done.stderr and "batch_prompts=33" in done.stderr
+    assert "row_tokens=7" in done.stderr and "batch_prompts=33" in done.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -219,3 +219,33 @@ def test_a_folder_of_another_config_is_refused(environment, tmp_path):
     )
     done = run(environment, tmp_path, expect=2)
     assert "another config" in done.stderr and "seed: was 5, now 0" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_dry_run_names_time_and_memory(environment):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "hapo_jax.train", "--dry_run"),
+            *("--config=configs/countdown.py", *SMALL),
+        ],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    phases = [line.split()[0] for line in done.stdout.splitlines()]
+    assert phases == ["phase", "load", "rollout", "score", "update"]
+    assert "temporaries" in done.stdout.splitlines()[-1]
+
+
+def test_a_run_without_a_workdir_is_refused(environment):
+    done = subprocess.run(
+        [sys.executable, "-m", "hapo_jax.train", "--config=configs/countdown.py"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and "--workdir is missing" in done.stderr

@@ -9,7 +9,7 @@ from flax import nnx
 
 from hapo_jax import config as config_lib
 from hapo_jax.algo import objective as objective_lib
-from hapo_jax.learner import scoring
+from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
@@ -90,25 +90,57 @@ def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):
         rewards=rewards,
         truncated=np.zeros(B, bool),
     )
-    graphdef, params = model(seed=1)
-    scores = scoring.score_rows(
-        nnx.merge(graphdef, params),
-        *map(
-            jnp.asarray,
-            (
-                rows.prompt_tokens,
-                rows.prompt_lengths,
-                rows.completion_tokens,
-                rows.completion_mask,
-            ),
-        ),
-        base_temperature=1.0,
-        chunk_tokens=1024,
-        with_entropy=True,
-    )
-    logprobs = np.where(mask, scores.logprobs, 0)
+    logprobs, entropy = teacher_forced(model(seed=1), rows)
     return rows._replace(
-        behavior_logprobs=logprobs,
-        base_logprobs=logprobs,
-        entropy=np.where(mask, scores.entropy, 0),
+        behavior_logprobs=logprobs, base_logprobs=logprobs, entropy=entropy
     )
+
+
+def teacher_forced(model, batch: batch_lib.RolloutBatch):
+    """Log-probs and entropies [B, T] by the plain formulas, one padded row each."""
+    logits = jax.jit(logits_of, static_argnums=0)(*model, batch)
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    chosen = np.take_along_axis(log_p, batch.completion_tokens[..., None], 2)[..., 0]
+    entropy = -(np.exp(log_p) * log_p).sum(-1)
+    return tuple(np.where(batch.completion_mask, x, 0) for x in (chosen, entropy))
+
+
+def packed_scores(model, batch: batch_lib.RolloutBatch, layout: packing.Layout):
+    """Log-probs and entropies [B, T] as the learner makes them, in packed rows."""
+    graphdef, params = model
+    plan = packing.make_plan(
+        layout, batch.prompt_lengths, batch.lengths, batch.group_ids
+    )
+    packed, index = packing.pack(
+        layout,
+        plan,
+        batch.prompt_tokens,
+        batch.completion_tokens,
+        num_micros=plan.num_micros(layout),
+        pad_targets_to=8,
+    )
+    score = jax.jit(
+        lambda params: scoring.score(
+            nnx.merge(graphdef, params),
+            packed,
+            branches=layout.share_prompts,
+            base_temperature=1.0,
+            width=8,
+        )
+    )
+    shape = batch.completion_mask.shape
+    return tuple(packing.scatter(index, np.asarray(x), shape) for x in score(params))
+
+
+def logits_of(graphdef, params, batch: batch_lib.RolloutBatch):
+    """Untempered logits [B, T, V] of the completions; differentiable."""
+    P = batch.prompt_tokens.shape[1]
+    tokens = jnp.concatenate([batch.prompt_tokens, batch.completion_tokens], axis=1)
+    start = (P - batch.prompt_lengths)[:, None]
+    column = jnp.arange(tokens.shape[1])[None]
+    seen = (column >= start) & jnp.pad(
+        batch.completion_mask, [(0, 0), (P, 0)], constant_values=True
+    )
+    policy = nnx.merge(graphdef, params)
+    hidden = policy(tokens, jnp.maximum(column - start, 0), seen.astype(jnp.int32))
+    return policy.logits(hidden[:, P - 1 : -1])

@@ -152,20 +152,19 @@ def make_learner(
 ) -> tuple[train_step.Learner, train_step.TrainState]:
     """The learner of a config, and its state around `params`, which it consumes."""
     optimizer = builders.make_optimizer(config.learner)
-    abstract = policy.abstract_state(optimizer)
-    rows = config.learner.minibatch_prompts * config.rollout.group_size
-    learner = train_step.make_learner(
-        policy.graphdef,
+    r, rows = config.rollout, config.learner.minibatch_prompts
+    learner = builders.make_learner(
+        config.learner,
+        policy,
         make_objective(config),
         optimizer,
-        policy.mesh,
-        jax.tree.map(lambda x: x.sharding, abstract),
-        base_temperature=config.rollout.base_temperature,
-        micro_rows=config.learner.micro_rows or rows,
-        chunk_tokens=config.learner.chunk_tokens,
-        remat=config.model.remat,
+        longest=r.max_prompt_tokens + r.max_completion_tokens,
+        minibatch_rows=rows * r.group_size,
+        base_temperature=r.base_temperature,
     )
-    return learner, train_step.place(params, optimizer, abstract)
+    return learner, train_step.place(
+        params, optimizer, policy.abstract_state(optimizer)
+    )
 
 
 class Step(NamedTuple):
@@ -205,7 +204,6 @@ def make_step(
     learn = functools.partial(
         learn_lib.learn,
         learner,
-        minibatch_rows=config.learner.minibatch_prompts * group_size,
         passes=config.learner.passes,
     )
 

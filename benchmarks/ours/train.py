@@ -4,7 +4,6 @@ import importlib.metadata
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -12,6 +11,7 @@ from benchmarks import worker, workload
 from benchmarks.ours import parts
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
+from hapo_jax.learner import head
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout.batch import RolloutBatch
@@ -64,24 +64,22 @@ def _updater(
 ) -> Callable[[], dict]:
     """A function that makes one update and says what came of it.
 
-    Old scores are given, so each run is what `learn.learn` does behind scoring.
+    Old scores are given, so each run is what `learn.learn` does behind scoring:
+    planning, packing and moving the rows are part of it.
     """
     with jax.set_mesh(policy.mesh):
         learner, state = parts.make_learner(config, policy, policy.load())
         batch = batch_of(update, config.rollout.group_size)
-        rows = learn_lib.put_rows(batch, len(batch.rewards), learner.sharding)
-        old_logprobs, old_entropy = jax.device_put(
-            (batch.base_logprobs[None], batch.entropy[None]), learner.sharding
-        )
-        rows = rows._replace(old_logprobs=old_logprobs, old_entropy=old_entropy)
-        advantages, stats = learner.prepare(rows, state.stats)
-    rows, state = rows._replace(advantages=advantages), state._replace(stats=stats)
-    trained = int(rows.completion_mask.sum())
+        old = head.Scores(batch.base_logprobs, batch.entropy)
+        learnt, stats = learn_lib.prepare(learner, batch, state.stats, old)
+    state = state._replace(stats=stats)
+    trained = int(batch.completion_mask.sum())
 
     def run() -> dict:
         nonlocal state
         with jax.set_mesh(policy.mesh):
-            state, metrics = learner.update(state, rows, jnp.int32(0))
+            minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
+            state, metrics = learner.update(state, minibatch)
         jax.block_until_ready(state.params)
         return {
             "loss": float(metrics["loss/policy"]),

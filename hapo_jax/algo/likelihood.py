@@ -50,4 +50,6 @@ def make_likelihood_objective() -> objective_lib.Objective:
         stats_scope="batch",
         needs_current_entropy=False,
         needs_reference=False,
+        token_wise=True,
+        zero_advantage_is_silent=False,
     )

@@ -1,9 +1,10 @@
 """The clipped surrogate per token, and the ways to add tokens up.
 
-Losses are quantities to minimise. Every aggregation returns (numerator, denominator),
-both additive over micro-batches: the caller sums each over the micro-batches of the
-global mini-batch and divides once (by 1 where the denominator is 0). The loss is then
-the same however the mini-batch is cut, `token_mean_micro` excepted, whose point it is.
+Losses are quantities to minimise. An aggregation is (weights [B, T], denominator) of a
+mask [B, T] alone: the loss is the sum over tokens of weight times token loss, divided
+once by the denominator (by 1 where that is 0). So the weight of a token is known before
+the policy is run, and sums over any parts of a mini-batch add up to the sum over the
+whole: how it is cut changes nothing, `token_mean_micro` excepted, whose point it is.
 """
 
 from collections.abc import Callable
@@ -85,45 +86,44 @@ def ppo(
     return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
 
 
-def token_mean(loss: Array, mask: Array) -> tuple[Array, Array]:
-    """(sum over tokens, number of tokens); [B, T] each, scalars out."""
-    return masked.sum(loss, mask), masked.count(mask)
+def token_mean(mask: Array) -> tuple[Array, Array]:
+    """Every token alike: the mean over the tokens of the mini-batch."""
+    return mask.astype(jnp.float32), masked.count(mask)
 
 
-def token_mean_micro(loss: Array, mask: Array) -> tuple[Array, Array]:
-    """(mean over the tokens of this micro-batch * rows, rows): the public HAPO code.
+def token_mean_micro(mask: Array) -> tuple[Array, Array]:
+    """The mean over the tokens of this micro-batch, times its rows: public HAPO.
 
     Not invariant: a token in a short micro-batch weighs more. Rows are those with at
     least one token, so rows that only fill a micro-batch up do not count.
     """
     rows = _filled_rows(mask)
-    return masked.mean(loss, mask) * rows, rows
+    return mask * (rows / jnp.maximum(masked.count(mask), 1)), rows
 
 
-def seq_mean_token_mean(loss: Array, mask: Array) -> tuple[Array, Array]:
-    """(sum over rows of the row's token mean, rows with tokens): GRPO's paper."""
-    return jnp.sum(masked.mean(loss, mask, axis=1)), _filled_rows(mask)
+def seq_mean_token_mean(mask: Array) -> tuple[Array, Array]:
+    """The mean over rows of the row's token mean: GRPO's paper."""
+    lengths = jnp.maximum(masked.count(mask, axis=1), 1)
+    return mask / lengths[:, None], _filled_rows(mask)
 
 
-def seq_mean_token_sum(loss: Array, mask: Array) -> tuple[Array, Array]:
-    """(sum over tokens, rows with tokens)."""
-    return masked.sum(loss, mask), _filled_rows(mask)
+def seq_mean_token_sum(mask: Array) -> tuple[Array, Array]:
+    """The mean over rows of the row's sum."""
+    return mask.astype(jnp.float32), _filled_rows(mask)
 
 
-def seq_mean_token_sum_norm(
-    loss: Array, mask: Array, *, scale_tokens: float
-) -> tuple[Array, Array]:
-    """(sum over tokens / scale_tokens, rows with tokens): Dr.GRPO.
+def seq_mean_token_sum_norm(mask: Array, *, scale_tokens: float) -> tuple[Array, Array]:
+    """The mean over rows of the row's sum / scale_tokens: Dr.GRPO.
 
     `scale_tokens` is a constant, the longest completion that may be sampled. With the
     padded length of the batch the step size would change from batch to batch.
     """
-    return masked.sum(loss, mask) / scale_tokens, _filled_rows(mask)
+    return mask / jnp.float32(scale_tokens), _filled_rows(mask)
 
 
-def token_sum(loss: Array, mask: Array) -> tuple[Array, Array]:
-    """(sum over tokens, 0): no division."""
-    return masked.sum(loss, mask), jnp.zeros((), jnp.float32)
+def token_sum(mask: Array) -> tuple[Array, Array]:
+    """The sum over tokens; its denominator of 0 stands for no division."""
+    return mask.astype(jnp.float32), jnp.zeros((), jnp.float32)
 
 
 def _filled_rows(mask: Array) -> Array:

@@ -7,8 +7,11 @@
 them. A method is a choice of stages, never a branch in here: HAPO with all strengths at
 zero is DAPO, DAPO with a symmetric clip and a mean per completion is GRPO.
 
-The learner calls `compute_advantages` and `fit_stats` once per rollout and `loss` in
-every micro-batch; the sampler calls `temperature` at every position.
+The learner calls `compute_advantages` and `fit_stats` once per rollout; the sampler
+calls `temperature` at every position. `loss` takes whole rows. Almost every method is
+token-wise, that is, the loss of a token follows from its own log-prob and from what was
+known before (`known`, and the weights of its aggregation): for those `token_loss` gives
+the same numbers from any tokens in any order.
 """
 
 import dataclasses
@@ -57,6 +60,18 @@ class TokenTerms(NamedTuple):
     score: Array
 
 
+class Known(NamedTuple):
+    """What rows tell about each token before the policy is run; [B, T] float32.
+
+    Attributes:
+      score: entropy score, or None where none is used or it is the current policy's.
+      importance: weight on the surrogate, or None for 1.
+    """
+
+    score: Array | None
+    importance: Array | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Objective:
     """The stages, in the order in which they run. All are pure functions.
@@ -74,12 +89,15 @@ class Objective:
       token_mask: (tokens, surrogate) -> (kept, counted), bool [B, T] each: a token
         that is not kept has no policy loss, one not counted leaves the denominator.
       regularisers: each (tokens) -> [B, T], added to the weighted surrogate.
-      aggregate: (loss, mask) -> (numerator, denominator).
+      aggregate: (mask) -> (weights [B, T], denominator), see `losses.py`.
       entropy_source: "old" or "current" policy's entropy for the score.
       stats_scope: "batch", statistics as given, or "micro", fitted on the tokens at
         hand, which makes the loss depend on how the batch is cut.
       needs_current_entropy: `Tokens.entropy` is read.
       needs_reference: `Tokens.reference_logprobs` is read.
+      token_wise: given `known` and the weights of the whole mini-batch, no term of a
+        token depends on another token, and every token of the mask is counted.
+      zero_advantage_is_silent: a token whose advantage is 0 has loss 0 and gradient 0.
     """
 
     temperature: Callable[..., Array]
@@ -93,11 +111,13 @@ class Objective:
     importance: Callable[[Tokens], Array] | None
     token_mask: Callable[[Tokens, losses.Surrogate], tuple[Array, Array]]
     regularisers: tuple[Callable[[Tokens], Array], ...]
-    aggregate: Callable[[Array, Array], tuple[Array, Array]]
+    aggregate: Callable[[Array], tuple[Array, Array]]
     entropy_source: str
     stats_scope: str
     needs_current_entropy: bool
     needs_reference: bool
+    token_wise: bool
+    zero_advantage_is_silent: bool
 
 
 def compute_advantages(
@@ -142,7 +162,28 @@ def token_terms(
       TokenTerms, [B, T] each; only `loss` and `ratio` carry a gradient, and only with
       respect to `tokens.logprobs`.
     """
-    return _terms(objective, _prepare(objective, tokens), stats)
+    tokens = _prepare(objective, tokens)
+    return _terms(objective, tokens, known(objective, tokens, stats), stats)
+
+
+def known(
+    objective: Objective, tokens: Tokens, stats: entropy_lib.EntropyStats
+) -> Known:
+    """What of the objective follows from rows and the old policy alone.
+
+    Args:
+      objective: from `make_objective`.
+      tokens: whole rows; current log-probs and entropies are not read.
+      stats: see `token_terms`.
+
+    Returns:
+      Known, [B, T] each.
+    """
+    score = None
+    if objective.score is not None and objective.entropy_source == "old":
+        score = _score(objective, tokens.old_entropy, tokens.mask, stats)
+    importance = objective.importance(tokens) if objective.importance else None
+    return jax.lax.stop_gradient(Known(score, importance))
 
 
 def loss(
@@ -163,10 +204,38 @@ def loss(
         divide by their number. All parts are 0 for an empty mask.
     """
     tokens = _prepare(objective, tokens)
-    terms = _terms(objective, tokens, stats)
-    numerator, denominator = objective.aggregate(terms.loss, terms.mask)
-    sums = jax.lax.stop_gradient(_sums(objective, tokens, terms))
-    return numerator, jax.lax.stop_gradient(denominator), sums
+    given = known(objective, tokens, stats)
+    terms = _terms(objective, tokens, given, stats)
+    weights, denominator = jax.lax.stop_gradient(objective.aggregate(terms.mask))
+    numerator = masked.sum(terms.loss * weights, terms.mask)
+    sums = jax.lax.stop_gradient(_sums(objective, tokens, given, terms))
+    return numerator, denominator, sums
+
+
+def token_loss(
+    objective: Objective,
+    tokens: Tokens,
+    given: Known,
+    weights: Array,
+    stats: entropy_lib.EntropyStats,
+) -> tuple[Array, dict[str, Array]]:
+    """Numerator and sums of `loss`, of tokens that need not lie in rows.
+
+    Args:
+      objective: one that is `token_wise`.
+      tokens: any tokens in any arrangement of two axes.
+      given: their `known`, taken where they lay in rows.
+      weights: theirs in the aggregation of the mini-batch; float32.
+      stats: of the batch.
+
+    Returns:
+      numerator and sums, as `loss` returns them.
+    """
+    assert objective.token_wise, "this objective needs whole rows; use `loss`"
+    tokens = _prepare(objective, tokens)
+    terms = _terms(objective, tokens, given, stats)
+    numerator = masked.sum(terms.loss * weights, tokens.mask)
+    return numerator, jax.lax.stop_gradient(_sums(objective, tokens, given, terms))
 
 
 def _prepare(objective: Objective, tokens: Tokens) -> Tokens:
@@ -175,20 +244,19 @@ def _prepare(objective: Objective, tokens: Tokens) -> Tokens:
     Zero everywhere means ratio 1 and advantage 0 in padding, so that no stage after
     this one can produce a non-finite number there.
     """
-    chex.assert_rank([tokens.mask, tokens.rewards, tokens.group_ids], [2, 1, 1])
-    chex.assert_type([tokens.mask, tokens.group_ids], [bool, jnp.int32])
+    chex.assert_rank(tokens.mask, 2)
+    chex.assert_type(tokens.mask, bool)
     optional = {
         "entropy": objective.needs_current_entropy,
         "reference_logprobs": objective.needs_reference,
     }
-    whole = ("mask", "rewards", "group_ids")
 
     def clean(name: str, value: Array | None) -> Array | None:
         if value is None:
             assert not optional.get(name, True), f"this objective reads Tokens.{name}"
             return None
-        if name in whole:
-            return jax.lax.stop_gradient(value)
+        if name == "mask":
+            return value
         chex.assert_equal_shape([value, tokens.mask])
         chex.assert_type(value, jnp.float32)
         value = jnp.where(tokens.mask, value, 0)
@@ -198,17 +266,22 @@ def _prepare(objective: Objective, tokens: Tokens) -> Tokens:
 
 
 def _terms(
-    objective: Objective, tokens: Tokens, stats: entropy_lib.EntropyStats
+    objective: Objective, tokens: Tokens, given: Known, stats: entropy_lib.EntropyStats
 ) -> TokenTerms:
     """`token_terms` of prepared tokens."""
-    score = _score(objective, tokens, stats)
+    if objective.score is None:
+        score = jnp.zeros_like(tokens.advantages)
+    elif objective.entropy_source == "current":
+        score = _score(objective, tokens.entropy, tokens.mask, stats)
+    else:
+        score = jnp.where(tokens.mask, given.score, 0)
     ratio = objective.ratio(tokens)
     low, high = objective.clip_range(tokens, score)
     shaped = objective.shaping(tokens, score, ratio, low, high)
     surrogate = objective.surrogate(tokens, ratio, shaped, low, high)
     per_token = surrogate.loss
-    if objective.importance is not None:
-        per_token = per_token * objective.importance(tokens)
+    if given.importance is not None:
+        per_token = per_token * jnp.where(tokens.mask, given.importance, 0)
     kept, counted = objective.token_mask(tokens, surrogate)
     per_token = jnp.where(kept, per_token, 0)
     for regulariser in objective.regularisers:
@@ -228,19 +301,17 @@ def _terms(
 
 
 def _score(
-    objective: Objective, tokens: Tokens, stats: entropy_lib.EntropyStats
+    objective: Objective, entropy: Array, mask: Array, stats: entropy_lib.EntropyStats
 ) -> Array:
-    """Entropy score [B, T]; 0 outside the mask and where no stage uses it."""
-    if objective.score is None:
-        return jnp.zeros_like(tokens.advantages)
-    current = objective.entropy_source == "current"
-    entropy = tokens.entropy if current else tokens.old_entropy
+    """Entropy score [B, T]; 0 outside the mask."""
     if objective.stats_scope == "micro":
-        stats = objective.fit(entropy, tokens.mask, previous=stats)
-    return jnp.where(tokens.mask, objective.score(entropy, stats), 0)
+        stats = objective.fit(entropy, mask, previous=stats)
+    return jnp.where(mask, objective.score(entropy, stats), 0)
 
 
-def _sums(objective: Objective, tokens: Tokens, terms: TokenTerms) -> dict[str, Array]:
+def _sums(
+    objective: Objective, tokens: Tokens, given: Known, terms: TokenTerms
+) -> dict[str, Array]:
     """Sums over tokens of what a dashboard shows; see `loss`."""
     old, behavior = tokens.old_logprobs, tokens.behavior_logprobs
     per_token = {
@@ -264,8 +335,8 @@ def _sums(objective: Objective, tokens: Tokens, terms: TokenTerms) -> dict[str, 
     if objective.score is not None:
         per_token["entropy_score/mean"] = terms.score
         per_token["entropy_score/frac_positive"] = terms.score > 0
-    if objective.importance is not None:
-        per_token["importance/weight"] = objective.importance(tokens)
+    if given.importance is not None:
+        per_token["importance/weight"] = given.importance
     if objective.needs_reference:
         per_token["kl/reference_k3"] = kl.estimate(
             tokens.logprobs, tokens.reference_logprobs, estimator="k3"
@@ -392,4 +463,6 @@ def make_objective(
         stats_scope=entropy_scope,
         needs_current_entropy=uses_score and entropy_source == "current",
         needs_reference=kl_strength > 0,
+        token_wise=entropy_scope == "batch" and aggregation != "token_mean_micro",
+        zero_advantage_is_silent=kl_strength == 0,
     )

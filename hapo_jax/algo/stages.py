@@ -21,8 +21,8 @@ Array = jax.Array
 class Tokens(NamedTuple):
     """What the loss reads; only `logprobs` is differentiated.
 
-    Arrays are [B, T] unless said otherwise, values outside the mask are arbitrary.
-    Log-probs are of the sampled token and, like entropies, in nats and float32.
+    Arrays are [B, T], values outside the mask are arbitrary. Log-probs are of the
+    sampled token and, like entropies, in nats and float32.
 
     Attributes:
       logprobs: current policy, base temperature.
@@ -33,8 +33,6 @@ class Tokens(NamedTuple):
       reference_logprobs: frozen reference, or None unless `Objective.needs_reference`.
       advantages: float32, from `compute_advantages`.
       mask: bool, True where the loss counts.
-      rewards: [B] float32.
-      group_ids: [B] int32 in [0, B), the prompt of each completion.
     """
 
     logprobs: Array
@@ -45,8 +43,6 @@ class Tokens(NamedTuple):
     reference_logprobs: Array | None
     advantages: Array
     mask: Array
-    rewards: Array
-    group_ids: Array
 
 
 def advantage(name: str, strength: float, fallback: float, singleton: str) -> Callable:

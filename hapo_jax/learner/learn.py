@@ -1,11 +1,28 @@
 """One step of learning from one rollout batch: score, prepare, update."""
 
+from typing import NamedTuple
+
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from hapo_jax.learner import train_step
+from hapo_jax.learner import head, packing, train_step
 from hapo_jax.rollout.batch import RolloutBatch
+
+
+class Learnt(NamedTuple):
+    """What the updates of a step saw, for its records; NumPy, on the host.
+
+    Attributes:
+      batch: the rollout.
+      rows: with old log-probs and entropies.
+      prepared: advantages, weights and statistics.
+      plans: of the scoring, then of each update.
+    """
+
+    batch: RolloutBatch
+    rows: train_step.Rows
+    prepared: train_step.Prepared
+    plans: tuple[packing.Plan, ...] = ()
 
 
 def learn(
@@ -13,10 +30,9 @@ def learn(
     state: train_step.TrainState,
     batch: RolloutBatch,
     *,
-    minibatch_rows: int,
     passes: int,
     reference_params=None,
-) -> tuple[train_step.TrainState, train_step.Rows, dict[str, float]]:
+) -> tuple[train_step.TrainState, Learnt, dict[str, float]]:
     """Makes `passes` passes of mini-batch updates over a batch.
 
     Old log-probs, entropies, statistics and advantages are taken once, under the
@@ -25,38 +41,133 @@ def learn(
     Args:
       learner: the jitted functions.
       state: donated; use the returned one.
-      batch: B rows, a multiple of `minibatch_rows`.
-      minibatch_rows: rows per optimizer update.
+      batch: B rows, a multiple of `learner.minibatch_rows`.
       passes: over the batch.
       reference_params: of the reference policy, if the objective has a KL term.
 
     Returns:
-      The new state, the rows as the updates saw them (on the devices), and metrics,
-      averaged over the updates.
+      The new state, what the updates saw, and metrics, averaged over the updates.
     """
-    rows = put_rows(batch, minibatch_rows, learner.sharding)
-    old = learner.score(state.params, rows)
-    rows = rows._replace(old_logprobs=old.logprobs, old_entropy=old.entropy)
-    if reference_params is not None:
-        reference = learner.score(reference_params, rows)
-        rows = rows._replace(reference_logprobs=reference.logprobs)
-    advantages, stats = learner.prepare(rows, state.stats)
-    rows = rows._replace(advantages=advantages)
+    old, *reference = score(
+        learner,
+        [state.params] + ([] if reference_params is None else [reference_params]),
+        batch,
+    )
+    learnt, stats = prepare(learner, batch, state.stats, old, *reference)
     state = state._replace(stats=stats)
 
-    history = []
+    history, plans = [], []
     for _ in range(passes):
-        for m in range(len(rows.rewards)):
-            state, metrics = learner.update(state, rows, jnp.int32(m))
+        for first in range(0, len(batch.rewards), learner.minibatch_rows):
+            minibatch, plan = make_minibatch(learner, learnt, first)
+            state, metrics = learner.update(state, minibatch)
             history.append(metrics)
+            plans.append(plan)
     history = jax.device_get(history)
     mean = {key: float(np.mean([h[key] for h in history])) for key in history[0]}
     mean["grad/skipped"] = float(sum(h["grad/skipped"] for h in history))
-    return state, rows, mean | _describe(batch, rows, state.stats)
+    mean |= _describe(learnt)
+    skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in plans)
+    mean["batch/skipped_sequences"] = float(skipped) / passes
+    learnt = learnt._replace(plans=(plan_all(learner, batch), *plans))
+    return state, learnt, mean
+
+
+def score(
+    learner: train_step.Learner, policies: list, batch: RolloutBatch
+) -> list[head.Scores]:
+    """Scores of a batch under each of some policies; NumPy [B, T], 0 outside the mask.
+
+    Args:
+      learner: the jitted functions.
+      policies: parameters of each.
+      batch: B rows; a batch of another size or width is compiled for anew.
+    """
+    packed, index = _pack(learner, plan_all(learner, batch), batch)
+    shape = batch.completion_mask.shape
+    placed = jax.device_put(packed, learner.shardings.packed)
+    return [
+        jax.tree.map(
+            lambda x: packing.scatter(index, np.asarray(x), shape),
+            learner.score(params, placed),
+        )
+        for params in policies
+    ]
+
+
+def plan_all(learner: train_step.Learner, batch: RolloutBatch) -> packing.Plan:
+    """The plan that scores every completion of a batch."""
+    return packing.make_plan(
+        learner.layout, batch.prompt_lengths, batch.lengths, batch.group_ids
+    )
+
+
+def prepare(
+    learner: train_step.Learner,
+    batch: RolloutBatch,
+    stats,
+    old: head.Scores,
+    reference: head.Scores | None = None,
+):
+    """Advantages, weights and statistics of a batch, given its scores.
+
+    Returns:
+      Learnt, and the new EntropyStats on the devices.
+    """
+    rows = train_step.Rows(
+        completion_mask=batch.completion_mask,
+        behavior_logprobs=batch.behavior_logprobs,
+        old_logprobs=old.logprobs,
+        old_entropy=old.entropy,
+        reference_logprobs=None if reference is None else reference.logprobs,
+        rewards=batch.rewards,
+        group_ids=batch.group_ids,
+    )
+    prepared = learner.prepare(jax.device_put(rows, learner.row_sharding), stats)
+    return Learnt(batch, rows, jax.device_get(prepared)), prepared.stats
+
+
+def make_minibatch(
+    learner: train_step.Learner, learnt: Learnt, first: int
+) -> tuple[train_step.Minibatch, packing.Plan]:
+    """The mini-batch that begins at completion `first`, on the devices, and its plan.
+
+    Completions whose advantages are all 0 are left out where the objective allows it;
+    they still count in the denominator.
+    """
+    span = slice(first, first + learner.minibatch_rows)
+    batch, rows, advantages, known, weights = jax.tree.map(
+        lambda x: x[span],
+        (learnt.batch, learnt.rows, *learnt.prepared[:3]),
+    )
+    include = (advantages != 0).any(axis=1) if learner.skips else None
+    plan = packing.make_plan(
+        learner.layout,
+        batch.prompt_lengths,
+        batch.lengths,
+        batch.group_ids,
+        include=include,
+    )
+    packed, index = _pack(learner, plan, batch)
+    tokens = train_step.tokens(rows, advantages)
+    if learner.token_wise:
+        tokens, known, weights = jax.tree.map(
+            lambda x: packing.gather(index, x), (tokens, known, weights)
+        )
+    minibatch = train_step.Minibatch(
+        packed=packed,
+        tokens=tokens,
+        known=known,
+        weights=weights,
+        index=None if learner.token_wise else index,
+        denominator=learnt.prepared.denominators[first // learner.minibatch_rows],
+        num_tokens=np.int32(batch.completion_mask.sum()),
+    )
+    return jax.device_put(minibatch, learner.shardings), plan
 
 
 def look_back(
-    learner: train_step.Learner, state: train_step.TrainState, rows: train_step.Rows
+    learner: train_step.Learner, state: train_step.TrainState, learnt: Learnt
 ):
     """What the loss makes of each token now that the updates are done.
 
@@ -64,40 +175,35 @@ def look_back(
       TokenTerms, current and old log-probs, NumPy, [B, T] each. Ratios compare the
       policy after the step with the one before it.
     """
-    scores = learner.score(state.params, rows)
-    terms = jax.device_get(learner.inspect(rows, scores, state.stats))
-    return (
-        terms,
-        np.asarray(scores.logprobs).reshape(terms.mask.shape),
-        np.asarray(rows.old_logprobs).reshape(terms.mask.shape),
+    (now,) = score(learner, [state.params], learnt.batch)
+    tokens = train_step.tokens(learnt.rows, learnt.prepared.advantages)
+    tokens = tokens._replace(logprobs=now.logprobs, entropy=now.entropy)
+    terms = jax.device_get(learner.inspect(tokens, state.stats))
+    return terms, now.logprobs, learnt.rows.old_logprobs
+
+
+def _pack(learner: train_step.Learner, plan: packing.Plan, batch: RolloutBatch):
+    """A plan's arrays, of the size that the worst case of this batch's shape needs."""
+    layout = learner.layout
+    longest = batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1]
+    return packing.pack(
+        layout,
+        plan,
+        batch.prompt_tokens,
+        batch.completion_tokens,
+        num_micros=layout.num_micros(len(batch.rewards), longest),
+        pad_targets_to=learner.width,
     )
 
 
-def put_rows(batch: RolloutBatch, minibatch_rows: int, sharding) -> train_step.Rows:
-    """Moves a batch of B rows to the devices as [B/minibatch_rows, minibatch_rows]."""
-    rows = train_step.Rows(
-        prompt_tokens=batch.prompt_tokens,
-        prompt_lengths=batch.prompt_lengths,
-        completion_tokens=batch.completion_tokens,
-        completion_mask=batch.completion_mask,
-        behavior_logprobs=batch.behavior_logprobs,
-        rewards=batch.rewards,
-        group_ids=batch.group_ids,
-    )
-    return jax.tree.map(
-        lambda x: jax.device_put(x.reshape(-1, minibatch_rows, *x.shape[1:]), sharding),
-        rows,
-    )
-
-
-def _describe(batch: RolloutBatch, rows: train_step.Rows, stats) -> dict[str, float]:
+def _describe(learnt: Learnt) -> dict[str, float]:
     """Metrics of the training batch; entropies and log-probs in nats."""
-    mask = batch.completion_mask
+    batch, rows, prepared, _ = learnt
+    mask, stats = batch.completion_mask, prepared.stats
     if not mask.any():
         return {"batch/tokens": 0.0}
     old, entropy, advantages = (
-        np.asarray(x).reshape(mask.shape)[mask]
-        for x in (rows.old_logprobs, rows.old_entropy, rows.advantages)
+        x[mask] for x in (rows.old_logprobs, rows.old_entropy, prepared.advantages)
     )
     gap = batch.base_logprobs[mask] - old
     return {

@@ -1,11 +1,13 @@
 """The learner's jitted functions: score a batch, turn rewards into advantages, update.
 
-    rows ── score ──► old_logprobs, old_entropy
-         ── prepare ► advantages, EntropyStats
-         ── update ─► new TrainState          (once per mini-batch)
+    Packed ─ score ──► old log-probs and entropies
+    Rows ── prepare ─► advantages, EntropyStats, weights
+    Minibatch ─ update ► new TrainState          (once per mini-batch)
 
 Sums of a mini-batch run over its micro-batches in float32 and are divided once, by
 the global mini-batch's count, so how the work is cut changes speed and not numbers.
+Arrays have room for the worst case and a loop that ends behind the last micro-batch
+with a token in it: every function is compiled once.
 """
 
 import functools
@@ -19,8 +21,8 @@ from flax import nnx
 
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import objective as objective_lib
-from hapo_jax.learner import scoring
-from hapo_jax.model import sharding
+from hapo_jax.learner import head, packing, scoring
+from hapo_jax.model import sharding, transformer
 
 Array = jax.Array
 
@@ -44,43 +46,98 @@ class TrainState(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Completions as the learner sees them; fields as in `batch.RolloutBatch`.
+    """Completions as `prepare` sees them; fields as in `batch.RolloutBatch`.
 
-    Every field has the shape [M, b, ...]: M mini-batches of b rows, b split over
-    data and fsdp. So choosing a mini-batch moves nothing between devices.
-    `score` and `prepare` fill the fields that start as None.
+    Attributes:
+      completion_mask, behavior_logprobs, old_logprobs, old_entropy: [B, T].
+      reference_logprobs: [B, T], or None.
+      rewards, group_ids: [B].
     """
 
-    prompt_tokens: Array
-    prompt_lengths: Array
-    completion_tokens: Array
     completion_mask: Array
     behavior_logprobs: Array
+    old_logprobs: Array
+    old_entropy: Array
+    reference_logprobs: Array | None
     rewards: Array
     group_ids: Array
-    old_logprobs: Array | None = None
-    old_entropy: Array | None = None
-    reference_logprobs: Array | None = None
-    advantages: Array | None = None
+
+
+class Prepared(NamedTuple):
+    """What an update needs beside the policy; B rows in mini-batches of b.
+
+    Attributes:
+      advantages: [B, T] float32.
+      known: [B, T] each; None for an objective that is not token-wise, as is weights.
+      weights: [B, T] float32, of the aggregation.
+      denominators: [B/b] float32, of each mini-batch; 0 if not token-wise.
+      stats: of the batch.
+    """
+
+    advantages: Array
+    known: objective_lib.Known | None
+    weights: Array | None
+    denominators: Array
+    stats: entropy_lib.EntropyStats
+
+
+class Minibatch(NamedTuple):
+    """One update's work. Token-wise objectives get what they read target by target;
+    the others get rows, and where each target stands in them.
+
+    Attributes:
+      packed: M micro-batches; targets [M, S, N].
+      tokens: [M, S, N] each, or rows [b, T]; without current log-probs and entropies.
+      known, weights: [M, S, N], or None with rows.
+      index: of the targets in the rows, or None without rows.
+      denominator: float32 scalar; 0 with rows.
+      num_tokens: int32 scalar, completion tokens of the mini-batch, those of
+        completions that the plan leaves out too.
+    """
+
+    packed: packing.Packed
+    tokens: objective_lib.Tokens
+    known: objective_lib.Known | None
+    weights: Array | None
+    index: packing.Index | None
+    denominator: Array
+    num_tokens: Array
 
 
 class Learner(NamedTuple):
     """The jitted functions, with shardings and donation as `make_learner` set them.
 
     Attributes:
-      score: (params, Rows) -> Scores of all rows, [M, b, T].
-      prepare: (Rows, EntropyStats) -> (advantages [M, b, T], EntropyStats).
-      update: (TrainState, Rows, m) -> (TrainState, metrics), from mini-batch m with
-        the state's statistics; the state is donated.
-      inspect: (Rows, Scores, EntropyStats) -> TokenTerms, [M·b, T].
-      sharding: of every field of `Rows`.
+      score: (params, Packed) -> head.Scores, [M, S, N].
+      prepare: (Rows, EntropyStats) -> Prepared.
+      update: (TrainState, Minibatch) -> (TrainState, metrics), with the state's
+        statistics; the state is donated.
+      inspect: (Tokens, EntropyStats) -> TokenTerms, [B, T].
+      layout: how rows are cut.
+      width: columns of a chunk of the head.
+      minibatch_rows: b, completions per update.
+      token_wise, skips: see `objective.Objective`; `skips` if completions without
+        advantages need no pass.
+      row_sharding: of every field of `Rows`.
+      shardings: of a Minibatch.
     """
 
-    score: Callable[..., scoring.Scores]
-    prepare: Callable[..., tuple[Array, entropy_lib.EntropyStats]]
+    score: Callable[..., head.Scores]
+    prepare: Callable[..., Prepared]
     update: Callable[..., tuple[TrainState, dict[str, Array]]]
     inspect: Callable[..., objective_lib.TokenTerms]
-    sharding: jax.sharding.NamedSharding
+    layout: packing.Layout
+    width: int
+    minibatch_rows: int
+    token_wise: bool
+    skips: bool
+    row_sharding: jax.sharding.NamedSharding
+    shardings: Minibatch
+
+    def num_programs(self) -> int:
+        """Compiled programs so far; it must not grow after the first step."""
+        jitted = (self.score, self.prepare, self.update)
+        return sum(function._cache_size() for function in jitted)
 
 
 def make_learner(
@@ -91,9 +148,10 @@ def make_learner(
     state_shardings: TrainState,
     *,
     base_temperature: float,
-    micro_rows: int,
+    minibatch_rows: int,
+    layout: packing.Layout,
     chunk_tokens: int,
-    remat: bool,
+    remat: str,
 ) -> Learner:
     """Jits the learner's functions.
 
@@ -104,45 +162,55 @@ def make_learner(
       mesh: rows are split over its data and fsdp axes.
       state_shardings: of every leaf of the TrainState.
       base_temperature: at which old and current log-probs are taken.
-      micro_rows: rows per micro-batch over the whole mesh; divides every batch.
-      chunk_tokens: see `scoring.token_scores`.
-      remat: recompute layers in the backward pass.
+      minibatch_rows: completions per update; divides every batch.
+      layout: how rows are cut.
+      chunk_tokens: tokens whose logits exist at a time, over the whole mesh.
+      remat: what the backward pass computes again, see `transformer.REMATS`.
     """
+    rows = sharding.batch_sharding(mesh)
     by_row = sharding.batch_sharding(mesh, leading=1)
     whole = sharding.replicated(mesh)
-    score_rows = functools.partial(
-        scoring.score_rows, base_temperature=base_temperature, chunk_tokens=chunk_tokens
+    S = layout.shards
+    width = head.chunk_columns(chunk_tokens, S, layout.micro_rows // S * layout.width)
+    options = dict(
+        branches=layout.share_prompts, base_temperature=base_temperature, width=width
     )
-    score = functools.partial(_score, graphdef, score_rows, micro_rows=micro_rows)
-    update = functools.partial(
-        _update,
-        graphdef,
-        objective,
-        optimizer,
-        functools.partial(
-            score_rows,
-            with_entropy=objective.needs_current_entropy,
-            remat=remat,
-        ),
-        micro_rows=micro_rows,
-    )
+    packed = packing.Packed(*(by_row,) * (len(packing.Packed._fields) - 1), whole)
+    by_target = by_row if objective.token_wise else whole
+    minibatch = Minibatch(packed, by_target, by_target, by_target, by_row, whole, whole)
     return Learner(
         score=jax.jit(
-            score, in_shardings=(state_shardings.params, by_row), out_shardings=by_row
+            functools.partial(_score, graphdef, **options),
+            in_shardings=(state_shardings.params, packed),
+            out_shardings=whole,
         ),
         prepare=jax.jit(
-            functools.partial(_prepare, objective),
-            in_shardings=(by_row, whole),
-            out_shardings=(by_row, whole),
+            functools.partial(_prepare, objective, minibatch_rows=minibatch_rows),
+            in_shardings=(rows, whole),
+            out_shardings=whole,
         ),
         update=jax.jit(
-            update,
-            in_shardings=(state_shardings, by_row, whole),
+            functools.partial(
+                _update,
+                graphdef,
+                objective,
+                optimizer,
+                state_shardings.params,
+                remat=remat,
+                **options,
+            ),
+            in_shardings=(state_shardings, minibatch),
             out_shardings=(state_shardings, whole),
             donate_argnums=0,
         ),
-        inspect=jax.jit(functools.partial(_inspect, objective)),
-        sharding=by_row,
+        inspect=jax.jit(functools.partial(objective_lib.token_terms, objective)),
+        layout=layout,
+        width=width,
+        minibatch_rows=minibatch_rows,
+        token_wise=objective.token_wise,
+        skips=objective.token_wise and objective.zero_advantage_is_silent,
+        row_sharding=rows,
+        shardings=minibatch,
     )
 
 
@@ -191,89 +259,209 @@ def state_shardings(
     return rest._replace(params=params, opt_state=opt_state)
 
 
-def _score(graphdef, score_rows, params, rows: Rows, *, micro_rows) -> scoring.Scores:
-    """Scores all rows, micro-batch by micro-batch, entropy included."""
+def _score(graphdef, params, packed: packing.Packed, **options) -> head.Scores:
+    """Scores all targets, entropy included."""
     model = nnx.merge(graphdef, params)
-
-    def one(micro: Rows):
-        return score_rows(
-            model,
-            micro.prompt_tokens,
-            micro.prompt_lengths,
-            micro.completion_tokens,
-            micro.completion_mask,
-            with_entropy=True,
-        )
-
-    def minibatch(rows: Rows):
-        scores = jax.lax.map(one, _split(rows, micro_rows))
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), scores)
-
-    return jax.lax.map(minibatch, rows)
+    model = nnx.merge(graphdef, transformer.compute_params(params, model.dtype))
+    return scoring.score(model, packed, **options)
 
 
-def _prepare(objective, rows: Rows, previous: entropy_lib.EntropyStats):
-    """Advantages [M, b, T] and the statistics, both over the whole batch."""
-    shape, rows = rows.completion_mask.shape, _flatten(rows)
+def _prepare(
+    objective, rows: Rows, previous: entropy_lib.EntropyStats, *, minibatch_rows: int
+) -> Prepared:
+    """Advantages and statistics over the whole batch, weights per mini-batch."""
     mask = rows.completion_mask
     advantages = objective_lib.compute_advantages(
         objective, rows.rewards, mask, rows.group_ids
     )
     stats = objective_lib.fit_stats(objective, rows.old_entropy, mask, previous)
-    return advantages.reshape(shape), stats
+    by_minibatch = mask.reshape(-1, minibatch_rows, mask.shape[1])
+    if not objective.token_wise:
+        zeros = jnp.zeros(len(by_minibatch), jnp.float32)
+        return Prepared(advantages, None, None, zeros, stats)
+    weights, denominators = jax.vmap(objective.aggregate)(by_minibatch)
+    known = objective_lib.known(objective, tokens(rows, advantages), stats)
+    return Prepared(advantages, known, weights.reshape(mask.shape), denominators, stats)
+
+
+def tokens(rows: Rows, advantages: Array) -> objective_lib.Tokens:
+    """The objective's view of rows, without the current policy."""
+    return objective_lib.Tokens(
+        logprobs=None,
+        entropy=None,
+        old_logprobs=rows.old_logprobs,
+        old_entropy=rows.old_entropy,
+        behavior_logprobs=rows.behavior_logprobs,
+        reference_logprobs=rows.reference_logprobs,
+        advantages=advantages,
+        mask=rows.completion_mask,
+    )
 
 
 def _update(
     graphdef,
     objective,
     optimizer,
-    score_rows,
+    param_shardings,
     state: TrainState,
-    rows: Rows,
-    m: Array,
+    batch: Minibatch,
     *,
-    micro_rows: int,
+    remat: str,
+    branches: bool,
+    **options,
 ):
-    """One optimizer update from mini-batch m."""
-    rows = jax.tree.map(
-        lambda x: jax.lax.dynamic_index_in_dim(x, m, keepdims=False), rows
+    """One optimizer update."""
+    dtype = nnx.merge(graphdef, state.params).dtype
+    # Cast once, and not in every micro-batch.
+    params = transformer.compute_params(state.params, dtype)
+    through_head = _token_wise if objective.token_wise else _row_wise
+    through_head = functools.partial(through_head, objective, state.stats, **options)
+
+    def gradients(k):
+        """Sums of micro-batch k, its gradients, and that in the unembedding."""
+        micro = scoring.micro_batch(batch.packed, k)
+        hidden, pull = jax.vjp(
+            lambda params: scoring.states(
+                nnx.merge(graphdef, params), micro, branches=branches, remat=remat
+            ),
+            params,
+        )
+        weight = nnx.merge(graphdef, params).unembedding()
+        sums, d_hidden, d_weight = through_head(hidden, weight, micro, batch, k)
+        (grads,) = pull(d_hidden)
+        return sums, grads, d_weight
+
+    def add(k, total):
+        total = jax.tree.map(jnp.add, total, gradients(k))
+        # Within the loop, so that devices exchange only the share that each keeps.
+        return _constrain(total, param_shardings, nnx.merge(graphdef, params))
+
+    zeros = jax.tree.map(
+        lambda s: jnp.zeros(s.shape, jnp.float32), jax.eval_shape(gradients, 0)
+    )
+    (numerator, denominator, sums), grads, d_weight = jax.lax.fori_loop(
+        0, batch.packed.num_micros, add, zeros
+    )
+    name = nnx.merge(graphdef, params).unembedding_name
+    grads[name] = grads[name].replace(grads[name].get_value() + d_weight)
+    return _apply(
+        optimizer,
+        state,
+        numerator,
+        denominator + batch.denominator,
+        sums,
+        grads,
+        num_tokens=batch.num_tokens,
+        trained_tokens=batch.packed.counts.sum(),
     )
 
-    def numerator(params, micro: Rows):
-        scores = score_rows(
-            nnx.merge(graphdef, params),
-            micro.prompt_tokens,
-            micro.prompt_lengths,
-            micro.completion_tokens,
-            micro.completion_mask,
+
+def _token_wise(
+    objective, stats, hidden, weight, micro, batch: Minibatch, k, **options
+):
+    """The head where a token's loss needs no other token: one pass over the logits."""
+    constants = jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False),
+        (batch.tokens, batch.known, batch.weights),
+    )
+
+    def slopes(scores: head.Scores, constants):
+        tokens, known, weights = constants
+
+        def value(logprobs):
+            given = tokens._replace(logprobs=logprobs, entropy=scores.entropy)
+            return objective_lib.token_loss(objective, given, known, weights, stats)
+
+        (numerator, sums), slope = jax.value_and_grad(value, has_aux=True)(
+            scores.logprobs
         )
-        numerator, denominator, sums = objective_lib.loss(
-            objective, tokens(micro, scores.logprobs, scores.entropy), state.stats
+        return (numerator, jnp.float32(0), sums), slope
+
+    return head.gradients(
+        slopes,
+        hidden,
+        weight,
+        micro.targets,
+        micro.counts,
+        constants,
+        with_entropy=objective.needs_current_entropy,
+        **options,
+    )
+
+
+def _row_wise(objective, stats, hidden, weight, micro, batch: Minibatch, k, **options):
+    """The head where the loss needs rows, or statistics of the micro-batch: scores
+    first, then the loss of the rows, then gradients from logits made again."""
+    scores = head.scores(
+        hidden,
+        weight,
+        micro.targets,
+        micro.counts,
+        with_entropy=objective.needs_current_entropy,
+        **options,
+    )
+    index = jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False), batch.index
+    )
+    shape = batch.tokens.mask.shape
+
+    def rows(x):
+        """[S, N] → [b, T]; padding points behind the last row."""
+        return jnp.zeros(shape, x.dtype).at[index.row, index.column].set(x, mode="drop")
+
+    mask = rows(jnp.ones(micro.targets.shape, bool))
+    entropy = None if scores.entropy is None else rows(scores.entropy)
+
+    def value(logprobs):
+        tokens = batch.tokens._replace(
+            logprobs=rows(logprobs), entropy=entropy, mask=mask
         )
+        numerator, denominator, sums = objective_lib.loss(objective, tokens, stats)
         return numerator, (denominator, sums)
 
-    def accumulate(total, micro: Rows):
-        (value, aux), grads = jax.value_and_grad(numerator, has_aux=True)(
-            state.params, micro
-        )
-        return jax.tree.map(jnp.add, total, (value, *aux, grads)), None
-
-    micros = _split(rows, micro_rows)
-    shapes = jax.eval_shape(
-        lambda m: jax.value_and_grad(numerator, has_aux=True)(state.params, m),
-        jax.tree.map(lambda x: x[0], micros),
+    (numerator, aux), slope = jax.value_and_grad(value, has_aux=True)(scores.logprobs)
+    _, d_hidden, d_weight = head.gradients(
+        lambda _, slope: ((), slope),
+        hidden,
+        weight,
+        micro.targets,
+        micro.counts,
+        slope,
+        with_entropy=False,
+        **options,
     )
-    (value, aux), grads = shapes
-    zeros = jax.tree.map(
-        lambda s: jnp.zeros(s.shape, jnp.float32), (value, *aux, grads)
-    )
-    (value, denominator, sums, grads), _ = jax.lax.scan(accumulate, zeros, micros)
+    return (numerator, *aux), d_hidden, d_weight
 
+
+def _constrain(total, param_shardings, model: transformer.Transformer):
+    """Lays summed gradients out like the parameters, where a mesh is in scope."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return total
+    sums, grads, d_weight = total
+    of_weight = param_shardings[model.unembedding_name].get_value()
+    return (
+        sums,
+        jax.lax.with_sharding_constraint(grads, param_shardings),
+        jax.lax.with_sharding_constraint(d_weight, of_weight),
+    )
+
+
+def _apply(
+    optimizer,
+    state: TrainState,
+    numerator,
+    denominator,
+    sums,
+    grads,
+    *,
+    num_tokens,
+    trained_tokens,
+):
+    """The optimizer's step from summed gradients, unless they are not finite."""
     divisor = jnp.where(denominator == 0, 1.0, denominator)
-    loss = value / divisor
+    loss = numerator / divisor
     grads = jax.tree.map(lambda g: g / divisor, grads)
     grad_norm = optax.tree.norm(grads)
-    num_tokens = rows.completion_mask.sum()
     finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
     # A mini-batch of empty rows has nothing to say: not even weight decay applies.
     applies = finite & (num_tokens > 0)
@@ -293,50 +481,6 @@ def _update(
         jnp.where(finite, 0, state.skipped + 1),
         state.skipped_total + bad,
     )
-    per_token = {k: v / jnp.maximum(num_tokens, 1) for k, v in sums.items()}
+    per_token = {k: v / jnp.maximum(trained_tokens, 1) for k, v in sums.items()}
     metrics = {"loss/policy": loss, "grad/norm": grad_norm, "grad/skipped": bad}
     return state, metrics | per_token
-
-
-def tokens(rows: Rows, logprobs: Array, entropy: Array | None) -> objective_lib.Tokens:
-    """The objective's view of rows under a policy."""
-    return objective_lib.Tokens(
-        logprobs=logprobs,
-        entropy=entropy,
-        old_logprobs=rows.old_logprobs,
-        old_entropy=rows.old_entropy,
-        behavior_logprobs=rows.behavior_logprobs,
-        reference_logprobs=rows.reference_logprobs,
-        advantages=rows.advantages,
-        mask=rows.completion_mask,
-        rewards=rows.rewards,
-        group_ids=rows.group_ids,
-    )
-
-
-def _inspect(objective, rows: Rows, scores: scoring.Scores, stats):
-    """What the loss would make of each token, for the run folder's records."""
-    rows, scores = _flatten(rows), _flatten(scores)
-    return objective_lib.token_terms(
-        objective, tokens(rows, scores.logprobs, scores.entropy), stats
-    )
-
-
-def _flatten(tree):
-    """[M, b, ...] → [M·b, ...]."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-
-def _split(rows: Rows, micro_rows: int) -> Rows:
-    """[b, ...] → [b/micro_rows, micro_rows, ...], consecutive rows together."""
-    mesh = jax.sharding.get_abstract_mesh()
-
-    def split(x: Array) -> Array:
-        x = x.reshape(-1, micro_rows, *x.shape[1:])
-        if mesh.empty:
-            return x
-        return jax.lax.with_sharding_constraint(
-            x, sharding.batch_sharding(mesh, leading=1)
-        )
-
-    return jax.tree.map(split, rows)

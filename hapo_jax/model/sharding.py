@@ -86,6 +86,11 @@ def of_axes(mesh: Mesh, rules: Rules, *names: str | None) -> NamedSharding:
     return NamedSharding(mesh, P(*(name and rules[name] for name in names)))
 
 
+def attention_specs() -> tuple[P, P]:
+    """Specs of queries, keys and values [B, T, heads, C], and of [B, T]."""
+    return P(BATCH, None, TRAIN_RULES["heads"]), P(BATCH)
+
+
 def constrain_batch(x: jax.Array) -> jax.Array:
     """Keeps activations [B, ...] split by rows, where a mesh is in scope.
 
@@ -95,6 +100,16 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH))
+
+
+def constrain_vocab(x: jax.Array, *, axis: int) -> jax.Array:
+    """Keeps [B, …] split by rows, and its axis of V like the unembedding's."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
+        return x
+    spec = [BATCH] + [None] * (x.ndim - 1)
+    spec[axis] = TRAIN_RULES["vocab"]
+    return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
 def gather_channels(table: jax.Array) -> jax.Array:

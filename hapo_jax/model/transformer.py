@@ -16,10 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hapo_jax.model import sharding
+from hapo_jax.model import attention, sharding
 from hapo_jax.model.config import ModelConfig, RopeScaling
 
 Array = jax.Array
+
+# What the backward pass of a layer computes again: nothing, all but the products with
+# weights, or everything.
+REMATS = ("none", "dots", "full")
 
 
 class KVCache(NamedTuple):
@@ -100,14 +104,39 @@ class Attention(nnx.Module):
         """[B, T, H, C] → [B, T, D]."""
         B, T, H, C = heads.shape
         w = self.out.get_value().astype(heads.dtype).reshape(H * C, -1)
-        return heads.reshape(B, T, H * C) @ w
+        return _matmul(heads.reshape(B, T, H * C), w)
+
+
+@jax.custom_vjp
+def _matmul(x: Array, weight: Array) -> Array:
+    """[B, T, D] · [D, F] → [B, T, F].
+
+    The gradient that comes back is made once, as it lies, for both products of the
+    backward pass. XLA would make it a second time, transposed, for the weight's, which
+    on a CPU costs as much as the product and halves its speed.
+    """
+    return x @ weight
+
+
+def _matmul_forward(x, weight):
+    return x @ weight, (x, weight)
+
+
+def _matmul_backward(saved, gradient):
+    x, weight = saved
+    gradient = jax.lax.optimization_barrier(gradient)
+    d_weight = jnp.einsum("BTD,BTF->DF", x, gradient)
+    return gradient @ weight.T, d_weight
+
+
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 def _to_heads(x: Array, weight: nnx.Param) -> Array:
     """[B, T, D] · [D, H, C] → [B, T, H, C], as a product of matrices: given the three
     axes, XLA may lay the result out in an order that must be turned round again."""
     D, H, C = weight.get_value().shape
-    flat = x @ weight.get_value().astype(x.dtype).reshape(D, H * C)
+    flat = _matmul(x, weight.get_value().astype(x.dtype).reshape(D, H * C))
     return flat.reshape(*x.shape[:2], H, C)
 
 
@@ -122,10 +151,10 @@ class Mlp(nnx.Module):
         self.down = nnx.Param(normal((F, D)), axes=("mlp", "embed"))
 
     def __call__(self, x: Array) -> Array:
-        gate = jnp.einsum("BTD,DF->BTF", x, self.gate.get_value().astype(x.dtype))
-        up = jnp.einsum("BTD,DF->BTF", x, self.up.get_value().astype(x.dtype))
-        down = self.down.get_value().astype(x.dtype)
-        return jnp.einsum("BTF,FD->BTD", jax.nn.silu(gate) * up, down)
+        gate, up, down = (
+            w.get_value().astype(x.dtype) for w in (self.gate, self.up, self.down)
+        )
+        return _matmul(jax.nn.silu(_matmul(x, gate)) * _matmul(x, up), down)
 
 
 class Block(nnx.Module):
@@ -137,19 +166,20 @@ class Block(nnx.Module):
         self.mlp_norm = RMSNorm(config.d_model, "embed", config.rms_eps)
         self.mlp = Mlp(config, rngs=rngs)
 
-    def __call__(self, x: Array, rope, mask: Array):
+    def __call__(self, x: Array, rope, seen: attention.View, *, keep_scores: bool):
         """Whole sequences.
 
         Args:
           x: [B, T, D].
           rope: (cos, sin), each [B, T, 1, C/2] float32.
-          mask: [B, 1, T, T] bool, True where query t may see key s.
+          seen: who sees whom.
+          keep_scores: see `attention.attend`.
 
         Returns:
           x [B, T, D], and this layer's (keys, values), each [B, T, K, C].
         """
         q, k, v = self.attention.project(self.attention_norm(x), rope)
-        heads = jax.nn.dot_product_attention(q, k, v, mask=mask)
+        heads = attention.attend(q, k, v, seen, keep_scores=keep_scores)
         x = sharding.constrain_batch(x + self.attention.project_out(heads))
         x = sharding.constrain_batch(x + self.mlp(self.mlp_norm(x)))
         return x, (k, v)
@@ -183,8 +213,9 @@ class Transformer(nnx.Module):
         tokens: Array,
         positions: Array,
         segment_ids: Array,
+        branch_ids: Array | None = None,
         *,
-        remat: bool = False,
+        remat: str = "none",
         with_cache: bool = False,
     ):
         """Final hidden states of whole sequences.
@@ -194,7 +225,9 @@ class Transformer(nnx.Module):
           positions: [B, T] int32, counted from 0 within a segment.
           segment_ids: [B, T] int32; a token sees earlier tokens of its own segment.
             0 marks padding.
-          remat: recompute each layer in the backward pass instead of storing it.
+          branch_ids: [B, T] int32; of its segment a token sees branch 0 and its own.
+            None: no segment branches.
+          remat: what the backward pass computes again, one of `REMATS`.
           with_cache: return the KVCache of all T positions too.
 
         Returns:
@@ -203,17 +236,15 @@ class Transformer(nnx.Module):
         chex.assert_equal_shape([tokens, positions, segment_ids])
         x = self._embed(tokens)
         rope = tuple(x[:, :, None] for x in rope_angles(self.config, positions))
-        T = tokens.shape[1]
-        causal = jnp.tril(jnp.ones((T, T), bool))
-        same = segment_ids[:, :, None] == segment_ids[:, None, :]
-        mask = (causal[None] & same)[:, None]
+        seen = attention.view(segment_ids, branch_ids, self.dtype)
         graphdef, stacked = nnx.split(self.layers)
 
         def layer(x, params):
-            x, kv = nnx.merge(graphdef, params)(x, rope, mask)
+            block = nnx.merge(graphdef, params)
+            x, kv = block(x, rope, seen, keep_scores=remat == "none")
             return x, kv if with_cache else None
 
-        x, kv = jax.lax.scan(jax.checkpoint(layer) if remat else layer, x, stacked)
+        x, kv = jax.lax.scan(_rematerialised(layer, remat), x, stacked)
         x = self.final_norm(x)
         if not with_cache:
             return x
@@ -221,10 +252,14 @@ class Transformer(nnx.Module):
         values = kv[1].transpose(0, 1, 3, 2, 4)
         return x, KVCache(tuple(keys), tuple(values))
 
+    @property
+    def unembedding_name(self) -> str:
+        """The parameter that `unembedding` gives."""
+        return "embedding" if self.config.tie_embeddings else "head"
+
     def unembedding(self) -> Array:
-        """[V, D] float32, the rows that score each token."""
-        tied = self.config.tie_embeddings
-        return (self.embedding if tied else self.head).get_value()
+        """[V, D], the rows that score each token."""
+        return getattr(self, self.unembedding_name).get_value()
 
     def logits(self, hidden: Array) -> Array:
         """[..., D] → untempered logits [..., V] in float32."""
@@ -247,6 +282,35 @@ def rope_angles(config: ModelConfig, positions: Array) -> tuple[Array, Array]:
         jnp.asarray(frequencies), positions.ndim + 1
     )
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def compute_params(params: nnx.State, dtype) -> nnx.State:
+    """Parameters as the layers read them: all but the norms' scales in `dtype`.
+
+    Layers cast by themselves; who runs them many times casts once before.
+    """
+
+    def cast(path, param: nnx.Variable):
+        if path[-1] == "scale":
+            return param
+        return param.replace(param.get_value().astype(dtype))
+
+    flat = nnx.to_flat_state(params)
+    return nnx.from_flat_state([(path, cast(path, param)) for path, param in flat])
+
+
+def _rematerialised(layer, remat: str):
+    """A scan body that keeps for its backward pass what `remat` says."""
+    if remat == "none":
+        return layer
+    policies = jax.checkpoint_policies
+    keep = {
+        # The products with weights; attention and all that is elementwise is remade.
+        "dots": policies.dots_with_no_batch_dims_saveable,
+        "full": policies.nothing_saveable,
+    }
+    # A scan runs one layer at a time anyway: nothing to keep XLA from merging.
+    return jax.checkpoint(layer, policy=keep[remat], prevent_cse=False)
 
 
 def rope_frequencies(

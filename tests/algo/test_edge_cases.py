@@ -37,8 +37,6 @@ def _tokens(mask=MASK, log_ratio=0.1, **fields):
         "reference_logprobs": old + 0.05,
         "advantages": jnp.asarray(rng.normal(size=(B, T)), jnp.float32),
         "mask": mask,
-        "rewards": jnp.zeros(B),
-        "group_ids": GROUP,
     }
     return objective.Tokens(**{**given, **fields})
 

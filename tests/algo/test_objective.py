@@ -42,8 +42,6 @@ def _batch(seed=0):
         reference_logprobs=float32(old + rng.normal(scale=0.2, size=(B, T))),
         advantages=jnp.zeros((B, T)),
         mask=jnp.asarray(mask),
-        rewards=rewards,
-        group_ids=group_ids,
     )
     return tokens, rewards, tokens.mask, group_ids
 
@@ -294,6 +292,43 @@ def test_loss_does_not_depend_on_the_micro_batches(method, rows):
         )
 
 
+@pytest.mark.parametrize(
+    "method", [m for m in config_lib.METHODS if m != "hapo_public"]
+)
+def test_a_token_wise_loss_takes_tokens_in_any_order(method):
+    """Each token as a row of its own, shuffled: same loss, gradient and sums."""
+    made = _make(method, importance_mode="sequence")
+    tokens, _, stats = _terms(made)
+    order = np.random.default_rng(1).permutation(B * T)
+    given = objective.known(made, tokens, stats)
+    weights, _ = made.aggregate(tokens.mask)
+    loose, given, weights = jax.tree.map(
+        lambda x: x.reshape(-1, 1)[order], (tokens, given, weights)
+    )
+
+    def numerator(logprobs):
+        return objective.token_loss(
+            made, loose._replace(logprobs=logprobs), given, weights, stats
+        )
+
+    def expected(logprobs):
+        value, _, sums = objective.loss(made, tokens._replace(logprobs=logprobs), stats)
+        return value, sums
+
+    actual, grad = jax.value_and_grad(numerator, has_aux=True)(loose.logprobs)
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    whole, whole_grad = jax.value_and_grad(expected, has_aux=True)(tokens.logprobs)
+    jax.tree.map(same, actual, whole)
+    same(grad, whole_grad.reshape(-1, 1)[order])
+
+
+def test_a_method_with_micro_batch_statistics_is_not_token_wise():
+    assert not _make("hapo_public").token_wise
+    assert not _make("hapo", entropy_scope="micro").token_wise
+    assert not _make("dapo", aggregation="token_mean_micro").token_wise
+    assert _make("hapo").token_wise
+
+
 def test_sharded_loss_and_gradient_equal_one_device(mesh8):
     made = _make("hapo")
     tokens, _, stats = _terms(made)
@@ -329,8 +364,6 @@ def test_sums_by_hand():
         reference_logprobs=None,
         advantages=jnp.array([[-1.0, 1.0, 1.0, 1.0]]),
         mask=mask,
-        rewards=jnp.ones(1),
-        group_ids=jnp.zeros(1, jnp.int32),
     )
     numerator, denominator, sums = objective.loss(made, tokens, entropy.initial_stats())
     np.testing.assert_allclose(numerator, 0.8 - 1.0 - 1.28, rtol=1e-6)

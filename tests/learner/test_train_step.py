@@ -1,6 +1,8 @@
 """One update is the same however the work is cut, and survives bad numbers."""
 
+import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,12 @@ import pytest
 
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
+from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.learner import train_step
+from hapo_jax.model import sharding
+from hapo_jax.rollout import batch as batch_lib
 from tests import tiny
 
 NUM_PROMPTS, GROUP = 8, 4
@@ -39,9 +44,20 @@ def rollout():
     return tiny.batch(NUM_PROMPTS, GROUP)
 
 
-def make(mesh, objective, *, micro_rows=MINIBATCH_ROWS, optimizer=None, **options):
+# Longest prompt and completion of `rollout`.
+LONGEST = 6 + 12
+CUTS = {
+    "padded": dict(packing=False, share_prompts=False, width=LONGEST),
+    "packed": dict(packing=True, share_prompts=False, width=LONGEST),
+    "wide": dict(packing=True, share_prompts=False, width=3 * LONGEST + 1),
+    "shared": dict(packing=True, share_prompts=True, width=2 * LONGEST),
+}
+
+
+def make(mesh, objective, *, cut="padded", micro_rows=8, optimizer=None, **options):
     """A learner and a fresh state on a mesh."""
     optimizer = optimizer or adamw()
+    shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     abstract = policy.abstract_state(optimizer)
     learner = train_step.make_learner(
@@ -50,28 +66,28 @@ def make(mesh, objective, *, micro_rows=MINIBATCH_ROWS, optimizer=None, **option
         optimizer,
         mesh,
         jax.tree.map(lambda x: x.sharding, abstract),
-        base_temperature=1.0,
-        micro_rows=micro_rows,
+        base_temperature=options.get("base_temperature", 1.0),
+        minibatch_rows=MINIBATCH_ROWS,
+        layout=packing.Layout(micro_rows=micro_rows, shards=shards, **CUTS[cut]),
         chunk_tokens=options.get("chunk_tokens", 64),
-        remat=options.get("remat", False),
+        remat=options.get("remat", "none"),
     )
     params = jax.device_put(tiny.params(), policy.train_shardings)
     return learner, train_step.place(params, optimizer, abstract)
 
 
 def step(mesh, objective, batch=None, passes=1, reference_params=None, **options):
-    """State, rows and metrics after one step of learning, on the host."""
+    """State, what the updates saw and metrics after one step, on the host."""
     with jax.set_mesh(mesh):
         learner, state = make(mesh, objective, **options)
-        state, rows, metrics = learn_lib.learn(
+        state, learnt, metrics = learn_lib.learn(
             learner,
             state,
             batch or rollout(),
-            minibatch_rows=MINIBATCH_ROWS,
             passes=passes,
             reference_params=reference_params,
         )
-        return jax.device_get((state, rows)), metrics
+        return (jax.device_get(state), learnt), metrics
 
 
 def one_device(devices):
@@ -102,18 +118,55 @@ def assert_same(result, expected, *, atol=1e-5):
         )
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 4, 1), (2, 2, 2)])
-def test_eight_devices_equal_one(mesh8, expected, shape):
-    assert_same(step(mesh8(shape), tiny.objective("hapo")), expected)
-
-
-@pytest.mark.parametrize("micro_rows", [1, 2, 8])
-def test_micro_batches_change_nothing(devices, expected, micro_rows):
-    result = step(one_device(devices), tiny.objective("hapo"), micro_rows=micro_rows)
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize(
+    ("shape", "micro_rows"),
+    [((1, 1, 1), 1), ((1, 1, 1), 3), ((1, 1, 1), 8), ((8, 1, 1), 8), ((2, 2, 2), 8)],
+    ids=str,
+)
+def test_how_the_work_is_cut_changes_nothing(
+    mesh8, devices, expected, shape, micro_rows, cut
+):
+    """Micro-batches × packing × sharing of prompts × mesh: parameters after two
+    updates, metrics and statistics."""
+    mesh = mesh8(shape) if math.prod(shape) == 8 else one_device(devices)
+    result = step(mesh, tiny.objective("hapo"), cut=cut, micro_rows=micro_rows)
     assert_same(result, expected)
 
 
-@pytest.mark.parametrize("options", [{"chunk_tokens": 1}, {"remat": True}])
+@pytest.mark.parametrize("cut", ["padded", "shared"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
+def test_gradients_agree_to_1e_5(mesh8, devices, shape, cut):
+    """Against one padded micro-batch; a step of plain descent is the gradient."""
+    mesh = mesh8(shape) if math.prod(shape) == 8 else one_device(devices)
+    descent = dict(optimizer=optax.sgd(1.0))
+    whole = dict(cut="padded", micro_rows=MINIBATCH_ROWS)
+    objective = tiny.objective("dapo")
+    (one, _), _ = step(one_device(devices), objective, **whole, **descent)
+    (other, _), _ = step(mesh, objective, cut=cut, micro_rows=4, **descent)
+    start = jax.device_get(tiny.params())
+    largest = max(
+        np.abs(a - b).max()
+        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(start))
+    )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5 * largest),
+        other.params,
+        one.params,
+    )
+
+
+def test_sums_in_the_same_order_are_the_same_bits(devices, expected):
+    """Room for more micro-batches, and chunks of the same tokens, move no bit."""
+    again = step(one_device(devices), tiny.objective("hapo"), chunk_tokens=64)
+    jax.tree.map(
+        np.testing.assert_array_equal, again[0][0].params, expected[0][0].params
+    )
+
+
+@pytest.mark.parametrize(
+    "options", [{"chunk_tokens": 1}, {"remat": "full"}, {"remat": "dots"}]
+)
 def test_chunks_and_remat_change_nothing(devices, expected, options):
     assert_same(step(one_device(devices), tiny.objective("hapo"), **options), expected)
 
@@ -130,36 +183,27 @@ def test_statistics_of_micro_batches_are_the_declared_exception(devices):
 def test_the_gradient_is_that_of_the_plain_formula(devices):
     """Token-mean over the global mini-batch, against autodiff of the definition."""
     mesh = one_device(devices)
-    optimizer = optax.sgd(1.0)  # the update is the gradient
-    (state, rows), _ = step(mesh, tiny.objective("dapo"), optimizer=optimizer)
-    del state
+    # The update is the gradient.
+    options = dict(optimizer=optax.sgd(1.0), base_temperature=0.7, cut="shared")
+    (_, learnt), _ = step(mesh, tiny.objective("dapo"), **options)
     with jax.set_mesh(mesh):
-        learner, start = make(mesh, tiny.objective("dapo"), optimizer=optimizer)
-        rows = jax.tree.map(
-            lambda x: jax.device_put(x[:1], learner.sharding), rows
-        )  # the first mini-batch
-        after, _ = learner.update(start, rows, jnp.int32(0))
+        learner, start = make(mesh, tiny.objective("dapo"), **options)
+        minibatch, plan = learn_lib.make_minibatch(learner, learnt, 0)
+        after, _ = learner.update(start, minibatch)
+    assert (plan.row[:GROUP] < 0).all()  # equal rewards: no pass, but counted below
     graphdef, params = tiny.model()
+    batch, rows, advantages = jax.tree.map(
+        lambda x: x[:MINIBATCH_ROWS],
+        (learnt.batch, learnt.rows, learnt.prepared.advantages),
+    )
 
     def loss(params):
-        from flax import nnx
-
-        from hapo_jax.learner import scoring
-
-        scores = scoring.score_rows(
-            nnx.merge(graphdef, params),
-            rows.prompt_tokens[0],
-            rows.prompt_lengths[0],
-            rows.completion_tokens[0],
-            rows.completion_mask[0],
-            base_temperature=1.0,
-            chunk_tokens=1000,
-            with_entropy=False,
-        )
-        ratio = jnp.exp(scores.logprobs - rows.old_logprobs[0])
-        a = rows.advantages[0]
-        per_token = -jnp.minimum(ratio * a, jnp.clip(ratio, 0.8, 1.28) * a)
-        mask = rows.completion_mask[0]
+        log_p = jax.nn.log_softmax(tiny.logits_of(graphdef, params, batch) / 0.7)
+        logprobs = jnp.take_along_axis(log_p, batch.completion_tokens[..., None], 2)
+        ratio = jnp.exp(logprobs[..., 0] - rows.old_logprobs)
+        clipped = jnp.clip(ratio, 0.8, 1.28)
+        per_token = -jnp.minimum(ratio * advantages, clipped * advantages)
+        mask = batch.completion_mask
         return jnp.where(mask, per_token, 0).sum() / mask.sum()
 
     grads = jax.grad(loss)(params)
@@ -171,6 +215,78 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
     )
 
 
+def test_one_program_for_every_batch(devices):
+    """Lengths, skipped completions and statistics change; nothing compiles again."""
+    mesh = one_device(devices)
+    with jax.set_mesh(mesh):
+        learner, state = make(mesh, tiny.objective("hapo"), cut="shared", micro_rows=2)
+        state, *_ = learn_lib.learn(learner, state, rollout(), passes=1)
+        programs = learner.num_programs()
+        assert programs == 3
+        for seed in (1, 2):
+            batch = tiny.batch(NUM_PROMPTS, GROUP, seed=seed)
+            batch.completion_mask[:, 3 * seed :] = False
+            state, *_ = learn_lib.learn(learner, state, batch, passes=2)
+    assert learner.num_programs() == programs
+
+
+def test_completions_without_advantages_are_skipped_exactly(devices):
+    """The first group has equal rewards. What it adds is 0 in every parameter, and
+    its tokens still count in the denominator."""
+    mesh, objective = one_device(devices), tiny.objective("dapo")
+    assert objective.zero_advantage_is_silent
+    whole = dataclasses.replace(objective, zero_advantage_is_silent=False)
+    options = dict(optimizer=optax.sgd(1.0), cut="packed")
+    (state, _), metrics = step(mesh, objective, **options)
+    (expected, _), all_metrics = step(mesh, whole, **options)
+    assert metrics["batch/skipped_sequences"] >= GROUP
+    assert all_metrics["batch/skipped_sequences"] == 0
+    np.testing.assert_allclose(metrics["loss/policy"], all_metrics["loss/policy"])
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        state.params,
+        expected.params,
+    )
+
+
+@pytest.mark.parametrize("method", ["hapo_public", "grpo", "dr_grpo"])
+def test_every_kind_of_objective_gives_its_own_loss(devices, method):
+    """In one micro-batch, so that statistics are those of the mini-batch: the loss of
+    the first update equals `objective.loss` on whole rows."""
+    mesh, objective = one_device(devices), tiny.objective(method)
+    reference = tiny.params(seed=1) if objective.needs_reference else None
+    batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
+    (_, learnt), metrics = step(
+        mesh,
+        objective,
+        batch=batch,
+        reference_params=reference,
+        cut="packed",
+        micro_rows=MINIBATCH_ROWS,
+    )
+    logprobs, entropy = tiny.teacher_forced(tiny.model(), batch)
+    tokens = train_step.tokens(learnt.rows, learnt.prepared.advantages)
+    tokens = tokens._replace(logprobs=logprobs, entropy=entropy)
+    tokens = jax.tree.map(jnp.asarray, tokens)
+    stats = learnt.prepared.stats
+    numerator, denominator, _ = objective_lib.loss(objective, tokens, stats)
+    np.testing.assert_allclose(
+        metrics["loss/policy"], numerator / denominator, rtol=1e-4, atol=1e-6
+    )
+    if metrics["batch/skipped_sequences"]:  # metrics are means over trained tokens
+        trained = (tokens.advantages != 0).any(axis=1, keepdims=True)
+        tokens = tokens._replace(mask=tokens.mask & trained)
+    _, _, sums = objective_lib.loss(objective, tokens, stats)
+    for name, total in sums.items():
+        np.testing.assert_allclose(
+            metrics[name],
+            total / tokens.mask.sum(),
+            rtol=1e-3,
+            atol=1e-4,
+            err_msg=name,
+        )
+
+
 def test_non_finite_gradients_are_skipped_and_counted(devices):
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
@@ -180,9 +296,7 @@ def test_non_finite_gradients_are_skipped_and_counted(devices):
             rewards=np.full_like(rollout().rewards, np.inf)
             * np.resize([1, -1], ROWS).astype(np.float32)
         )
-        state, _, metrics = learn_lib.learn(
-            learner, state, poisoned, minibatch_rows=MINIBATCH_ROWS, passes=1
-        )
+        state, _, metrics = learn_lib.learn(learner, state, poisoned, passes=1)
         assert metrics["grad/skipped"] == 2
         assert int(state.skipped) == 2 and int(state.skipped_total) == 2
         jax.tree.map(
@@ -190,9 +304,7 @@ def test_non_finite_gradients_are_skipped_and_counted(devices):
             (before.params, before.opt_state),
             jax.device_get((state.params, state.opt_state)),
         )
-        state, _, metrics = learn_lib.learn(
-            learner, state, rollout(), minibatch_rows=MINIBATCH_ROWS, passes=1
-        )
+        state, _, metrics = learn_lib.learn(learner, state, rollout(), passes=1)
         assert metrics["grad/skipped"] == 0
         assert int(state.skipped) == 0 and int(state.skipped_total) == 2
 
@@ -224,14 +336,12 @@ def test_reference_kl_pulls_towards_the_reference(devices):
     mesh = one_device(devices)
     grpo = tiny.objective("grpo", kl_strength=1.0)
     reference = tiny.params(seed=1)
-    (_, rows), metrics = step(mesh, grpo, passes=3, reference_params=reference)
+    (_, learnt), metrics = step(mesh, grpo, passes=3, reference_params=reference)
     assert np.isfinite(metrics["kl/reference_k3"]) and metrics["kl/reference_k3"] > 0
-    mask = rows.completion_mask
+    assert metrics["batch/skipped_sequences"] == 0  # the KL term needs every token
+    # The batch was scored under the same parameters, seed 1.
     np.testing.assert_allclose(
-        rows.reference_logprobs[mask],
-        # The batch was scored under the same parameters, seed 1.
-        rollout().base_logprobs.reshape(mask.shape)[mask],
-        atol=1e-5,
+        learnt.rows.reference_logprobs, rollout().base_logprobs, atol=1e-5
     )
 
 
@@ -244,15 +354,13 @@ def test_likelihood_objective_learns_its_batch(devices):
             optimizer=adamw(learning_rate=3e-2, warmup_steps=1, weight_decay=0.0),
         )
         zeros = np.zeros_like(rollout().entropy)
-        rows = learn_lib.put_rows(rollout(), MINIBATCH_ROWS, learner.sharding)
-        rows = rows._replace(
-            old_logprobs=zeros.reshape(rows.completion_mask.shape),
-            old_entropy=zeros.reshape(rows.completion_mask.shape),
-            advantages=zeros.reshape(rows.completion_mask.shape),
-        )
+        old = head.Scores(zeros, zeros)
+        learnt, _ = learn_lib.prepare(learner, rollout(), state.stats, old)
+        minibatch, plan = learn_lib.make_minibatch(learner, learnt, 0)
+        assert (plan.row >= 0).all()
         losses = []
         for _ in range(40):
-            state, metrics = learner.update(state, rows, jnp.int32(0))
+            state, metrics = learner.update(state, minibatch)
             losses.append(float(metrics["loss/policy"]))
     scored = rollout().base_logprobs[:MINIBATCH_ROWS]
     assert scored.mean() < 0

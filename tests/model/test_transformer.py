@@ -204,7 +204,8 @@ def test_order_matters(family):
     assert (np.abs(np.asarray(a - b)).max(-1) > 1e-2).all()
 
 
-def test_recomputing_layers_changes_no_gradient():
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_recomputing_layers_changes_no_gradient(remat):
     graphdef, params = make_model("qwen3")
     tokens, (positions, segments) = make_tokens(), counted()
 
@@ -214,7 +215,7 @@ def test_recomputing_layers_changes_no_gradient():
         return jnp.mean(jax.nn.logsumexp(model.logits(hidden), -1))
 
     grad = jax.jit(jax.value_and_grad(loss), static_argnums=1)
-    plain, recomputed = grad(params, False), grad(params, True)
+    plain, recomputed = grad(params, "none"), grad(params, remat)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(recomputed)):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
     for path, leaf in nnx.to_flat_state(plain[1]):

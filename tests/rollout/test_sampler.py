@@ -11,7 +11,7 @@ from flax import nnx
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import temperature as temperature_lib
-from hapo_jax.learner import scoring
+from hapo_jax.learner import packing
 from hapo_jax.model import sharding
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import sampler, slots
@@ -131,7 +131,7 @@ def teacher_forced_logits(samples, prompt_tokens, prompt_lengths, group_size):
         jnp.maximum(jnp.asarray(column - start), 0),
         jnp.asarray(valid, jnp.int32),
     )
-    return np.asarray(model.logits(scoring.predicting_states(hidden, P)))
+    return np.asarray(model.logits(hidden[:, P - 1 : -1]))
 
 
 @pytest.mark.parametrize("base_temperature", [1.0, 0.8])
@@ -196,24 +196,23 @@ def reference_distribution(logits, truncation):
 
 def test_the_learner_scores_what_the_sampler_recorded():
     samples, prompt_tokens, prompt_lengths = draw_samples()
-    graphdef, params = tiny.model()
-    scores = scoring.score_rows(
-        nnx.merge(graphdef, params),
-        jnp.repeat(prompt_tokens, 4, axis=0),
-        jnp.repeat(prompt_lengths, 4),
-        jnp.asarray(samples.tokens),
-        jnp.asarray(samples.mask),
-        base_temperature=1.0,
-        chunk_tokens=24,
-        with_entropy=True,
-    )
     mask = samples.mask
-    np.testing.assert_allclose(
-        np.asarray(scores.logprobs)[mask], samples.base_logprobs[mask], atol=1e-5
+    batch = tiny.batch(len(prompt_lengths), 4, T=mask.shape[1])._replace(
+        prompt_tokens=np.repeat(prompt_tokens, 4, axis=0),
+        prompt_lengths=np.repeat(prompt_lengths, 4),
+        completion_tokens=samples.tokens,
+        completion_mask=mask,
     )
-    np.testing.assert_allclose(
-        np.asarray(scores.entropy)[mask], samples.entropy[mask], atol=1e-5
+    layout = packing.Layout(
+        width=3 * sum(batch.prompt_tokens.shape[1:] + mask.shape[1:]),
+        micro_rows=2,
+        shards=1,
+        packing=True,
+        share_prompts=True,
     )
+    logprobs, entropy = tiny.packed_scores(tiny.model(), batch, layout)
+    np.testing.assert_allclose(logprobs[mask], samples.base_logprobs[mask], atol=1e-5)
+    np.testing.assert_allclose(entropy[mask], samples.entropy[mask], atol=1e-5)
 
 
 def test_stop_token_is_kept_and_ends_the_completion():

@@ -1,0 +1,174 @@
+"""The largest work of a config once, before a run: time and memory of each phase.
+
+    hapo-train --config=configs/gsm8k.py:data=DATA --dry_run
+
+Random tokens at the longest lengths that the config allows: one chunk of decoding with
+every slot taken, scoring, and updates. What does not fit fails here, and not in hour
+five. Writes nothing.
+"""
+
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from hapo_jax import builders, check
+from hapo_jax import config as config_lib
+from hapo_jax import policy as policy_lib
+from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import learn as learn_lib
+from hapo_jax.learner import perf, train_step
+from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.requests import Request
+from hapo_jax.rollout.sampler import Truncation
+
+_GIB = 2**30
+
+
+def dry_run(config: ConfigDict) -> None:
+    """Runs and prints one line per phase.
+
+    Raises:
+      ValueError: the config cannot be used.
+    """
+    check.check(config, num_devices=jax.device_count())
+    objective = objective_lib.make_objective(**config_lib.flat(config.algo))
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    prompts = builders.make_prompts(config, policy, config.task.train)
+    r = config.rollout
+    batch = worst_batch(
+        policy.config,
+        prompts=r.batch_prompts,
+        group_size=r.group_size,
+        prompt_tokens=r.max_prompt_tokens,
+        completion_tokens=r.max_completion_tokens,
+    )
+    print(f"{'phase':<8} {'first s':>8} {'again s':>8} {'peak GiB':>9}  program")
+    with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
+        optimizer = builders.make_optimizer(config.learner)
+        started = time.perf_counter()
+        abstract = policy.abstract_state(optimizer)
+        state = train_step.place(policy.load(), optimizer, abstract)
+        jax.block_until_ready(state)
+        _line("load", [time.perf_counter() - started, None])
+
+        generator = builders.make_generator(
+            config,
+            policy,
+            prompts,
+            pool,
+            most_rows=r.round_prompts * r.group_size,
+            group_size=r.group_size,
+            truncation=Truncation(r.top_k, r.top_p, r.min_p),
+            temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
+                objective, entropy, stats, base_temperature=base
+            ),
+        )
+        engine, params = generator.engine, policy.to_sampler()(state.params)
+        _line("rollout", _twice(lambda: _decode(engine, params, state, r)))
+
+        learner = builders.make_learner(
+            config.learner,
+            policy,
+            objective,
+            optimizer,
+            longest=r.max_prompt_tokens + r.max_completion_tokens,
+            minibatch_rows=config.learner.minibatch_prompts * r.group_size,
+            base_temperature=r.base_temperature,
+        )
+        reference = policy.load_reference() if objective.needs_reference else None
+        policies = [state.params] + ([] if reference is None else [reference])
+        scores = []
+        _line(
+            "score",
+            _twice(lambda: scores.append(learn_lib.score(learner, policies, batch))),
+        )
+        learnt, _ = learn_lib.prepare(learner, batch, state.stats, *scores[-1])
+        minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
+        program = learner.update.lower(state, minibatch).compile()
+
+        def update():
+            nonlocal state
+            state, _ = learner.update(state, minibatch)
+            jax.block_until_ready(state)
+
+        _line("update", _twice(update), program)
+
+
+def worst_batch(
+    model: ModelConfig,
+    *,
+    prompts: int,
+    group_size: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+) -> RolloutBatch:
+    """Random tokens, every prompt and completion as long as it may be, and a reward of
+    1 for every other completion, so that no group is without signal."""
+    rng = np.random.default_rng(0)
+    B, number = prompts * group_size, np.arange(prompts * group_size, dtype=np.int32)
+
+    def draw(rows, columns):
+        return rng.integers(model.vocab_size, size=(rows, columns)).astype(np.int32)
+
+    zeros = np.zeros((B, completion_tokens), np.float32)
+    rewards = (number % 2).astype(np.float32)
+    return RolloutBatch(
+        prompt_tokens=np.repeat(draw(prompts, prompt_tokens), group_size, axis=0),
+        prompt_lengths=np.full(B, prompt_tokens, np.int32),
+        completion_tokens=draw(B, completion_tokens),
+        completion_mask=np.ones(zeros.shape, bool),
+        entropy=zeros,
+        temperature=zeros,
+        behavior_logprobs=zeros,
+        base_logprobs=zeros,
+        group_ids=number // group_size * group_size,
+        prompt_ids=number // group_size,
+        sample_ids=number % group_size,
+        scores=rewards,
+        rewards=rewards,
+        truncated=np.zeros(B, bool),
+    )
+
+
+def _decode(engine, params, state: train_step.TrainState, r: ConfigDict) -> None:
+    """One chunk of decoding in every slot, behind prompts of full length."""
+    tokens = np.zeros(r.max_prompt_tokens, np.int32)
+    requests = [
+        Request(slot // r.group_size, tokens, slot % r.group_size, r.chunk_tokens)
+        for slot in range(r.round_prompts * r.group_size)
+    ]
+    for _ in engine.run(
+        params,
+        requests,
+        seed=0,
+        step=0,
+        stats=state.stats,
+        base_temperature=r.base_temperature,
+    ):
+        pass
+
+
+def _twice(function) -> list[float]:
+    """Seconds of the first call, which compiles, and of the second."""
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def _line(phase: str, times: list, program=None) -> None:
+    """Prints a phase; `program` adds what the compiler says that it needs."""
+    first, again = (f"{t:8.2f}" if t is not None else " " * 8 for t in times)
+    sizes = ""
+    if program is not None:
+        memory = program.memory_analysis()
+        sizes = (
+            f"  arguments {memory.argument_size_in_bytes / _GIB:.2f} GiB, "
+            f"temporaries {memory.temp_size_in_bytes / _GIB:.2f} GiB per device"
+        )
+    print(f"{phase:<8} {first} {again} {perf.peak_gib():9.2f}{sizes}", flush=True)

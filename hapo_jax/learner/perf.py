@@ -1,0 +1,55 @@
+"""How fast and how full a step of learning was: the `perf/` metrics."""
+
+import resource
+
+import jax
+
+from hapo_jax.learner import flops
+from hapo_jax.learner.learn import Learnt
+from hapo_jax.model.config import ModelConfig
+
+
+def rates(
+    config: ModelConfig,
+    learnt: Learnt,
+    seconds: float,
+    *,
+    peak_flops: float,
+    scorings: int,
+) -> dict[str, float]:
+    """Speed of one call of `learn`.
+
+    Args:
+      config: sizes of the policy.
+      learnt: what was done.
+      seconds: how long it took, work on the host included.
+      peak_flops: FLOP/s of all devices together.
+      scorings: policies that scored the batch: the old one, and the reference if any.
+
+    Returns:
+      perf/mfu: FLOPs that the work needed over those that the devices could have done.
+      perf/tokens_per_s: prompt and completion tokens in updates, a shared prompt once.
+      perf/padding_share: columns of the updates' rows that held no token.
+      perf/memory_gib: see `peak_gib`.
+    """
+    needed = scorings * flops.of_plan(config, learnt.plans[0])
+    updates = learnt.plans[1:]
+    needed += flops.TRAINING * sum(flops.of_plan(config, plan) for plan in updates)
+    tokens = sum(plan.computed_tokens for plan in updates)
+    columns = sum(plan.computed_columns for plan in updates)
+    return {
+        "perf/mfu": needed / (seconds * peak_flops),
+        "perf/tokens_per_s": tokens / seconds,
+        "perf/padding_share": 1 - tokens / max(columns, 1),
+        "perf/memory_gib": peak_gib(),
+    }
+
+
+def peak_gib() -> float:
+    """Most memory used so far: of the fullest local device, or of the process where
+    devices keep no count, as CPUs do not."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peaks = [s["peak_bytes_in_use"] for s in stats if "peak_bytes_in_use" in s]
+    if peaks:
+        return max(peaks) / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # from KiB

@@ -21,6 +21,7 @@ import itertools
 import json
 import logging
 import pathlib
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -144,6 +145,44 @@ def read_demonstrations(
             "give a larger file, or size=0 for all that it has."
         )
     return found
+
+
+def read_rows(
+    path: str | pathlib.Path, *, texts: tuple[str, ...], others: tuple[str, ...]
+) -> list[tuple[str, dict[str, Any]]]:
+    """Reads the rows of a file whose answers have a structure of a task's own.
+
+    Args:
+      path: a file ending in .jsonl, .jsonl.gz or .parquet.
+      texts: fields that must be there and hold a text.
+      others: further fields, about which the task decides.
+
+    Returns:
+      (place for messages, row) of each row.
+
+    Raises:
+      ValueError: there is no such file, its kind is unknown, it holds no rows, or a row
+        is broken; names file, line, field and remedy.
+    """
+    found = list(_rows(pathlib.Path(path), (*texts, *others)))
+    if not found:
+        raise ValueError(f"{path} holds no problems; give a file with at least one.")
+    for where, row in found:
+        for field in texts:
+            _text(row, field, where)
+    return found
+
+
+def fill(template: str, **values: str) -> str:
+    """A prompt: `{name}` in the template becomes `values[name]`, at least `{problem}`.
+
+    An empty template is the bare problem. No other braces mean anything.
+    """
+    _check_template(template)
+    names = "|".join(map(re.escape, values))
+    return re.sub(
+        f"{{({names})}}", lambda found: values[found[1]], template or PLACEHOLDER
+    )
 
 
 def _check_template(template: str) -> None:

@@ -2,9 +2,10 @@
 
 Hands are listed here, or read from files whose rows have `numbers` and `target`
 (Countdown's of this kind too). The answer is the expression, or the left side of the
-equation, in the last `<answer>...</answer>`, else in the last `\\boxed{...}`, else behind
-the last `Answer:`, else on the last line. Its value is computed exactly, in fractions,
-from a tree of syntax that holds the four operations and whole numbers, nothing else.
+equation, in the last `<answer>...</answer>`, else in the last `\\boxed{...}`, else
+behind the last `Answer:`, else on the last line. Its value is computed exactly, in
+fractions, from a tree of syntax that holds the four operations and whole numbers,
+nothing else.
 """
 
 import ast

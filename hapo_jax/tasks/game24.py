@@ -35,8 +35,8 @@ _PROMPT = (
 )
 # How else the operations are written.
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "[": "(", "]": ")"})
+_FRACTION = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _LATEX = (
-    (re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}"), r"((\1)/(\2))"),
     (re.compile(r"\\(?:times|cdot)(?![a-z])"), "*"),
     (re.compile(r"\\div(?![a-z])"), "/"),
     (re.compile(r"\\(?:left|right|,|;|!)"), ""),
@@ -172,6 +172,9 @@ def _expression(completion: str) -> str | None:
         text = lines[-1] if lines else ""
     if len(text) > MAX_EXPRESSION_CHARACTERS:
         return None
+    fractions = 1
+    while fractions:  # the innermost first
+        text, fractions = _FRACTION.subn(r"((\1)/(\2))", text)
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
     text = text.translate(_SIGNS).partition("=")[0].strip().rstrip(".")

@@ -6,6 +6,8 @@ reach outside give the right answer only after they got there. `OUTSIDE` stands 
 folder that belongs to the test.
 """
 
+# ruff: noqa: E501, programs have lines of their own
+
 _RIGHT = "def square(n): return n * n\n"
 _AFTER = "\ndef square(n):\n    {}\n    return n * n\n"
 

@@ -147,8 +147,8 @@ def _enter_landlock(prepared: int, limits: Limits) -> None:
     os.rmdir(folder)
     # Python may be installed where only root can look, as in /root; Landlock decides.
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
-    if _give_up_root():
-        kernel.set_capabilities(kernel.CAP_DAC_READ_SEARCH)
+    kept = [kernel.CAP_DAC_READ_SEARCH] if _give_up_root() else []
+    kernel.set_capabilities(*kept)
 
 
 def _give_up_root() -> bool:

@@ -33,6 +33,7 @@ def problems(
     path: str | pathlib.Path,
     prompt_template: str,
     grading: str = "lenient",
+    on_error: str = "stop",
 ) -> list[Problem]:
     """The problems of a file (see `problems.read_problems`), with answers to grade by.
 
@@ -42,24 +43,21 @@ def problems(
       prompt_template: text around `{problem}`; empty for the bare problem, and for
         files of verl's kind, whose prompts are whole messages.
       grading: one of `GRADINGS`.
+      on_error: "stop" at a broken row, or "skip" and count it. A gold answer that says
+        nothing or is too long makes a row broken.
 
     Raises:
-      ValueError: there is no such split or grading, its file is missing or broken, or
-        a gold answer says nothing or is too long.
+      ValueError: there is no such split or grading, or its file is missing or broken.
     """
     _check_split(split)
     _check_grading(grading)
-    found = read_problems(path, prompt_template=prompt_template)
-    graded = []
-    for problem in found:
-        try:
-            _gold(problem.answer)
-        except ValueError as error:
-            raise ValueError(f"{path}, problem {problem.id!r}: {error}") from None
-        graded.append(
-            dataclasses.replace(problem, answer=pack(problem.answer, grading))
-        )
-    return graded
+    found = read_problems(
+        path, prompt_template=prompt_template, on_error=on_error, check=_gold
+    )
+    return [
+        dataclasses.replace(problem, answer=pack(problem.answer, grading))
+        for problem in found
+    ]
 
 
 def demonstrations(

@@ -217,5 +217,5 @@ def test_an_unknown_split_is_refused(tmp_path, read):
 
 def test_a_gold_answer_that_says_nothing_is_found_when_the_file_is_read(tmp_path):
     path = write(tmp_path / "a.jsonl", answer="$$")
-    with pytest.raises(ValueError, match="a.jsonl, problem 'a': answer='\\$\\$' must"):
+    with pytest.raises(ValueError, match="line 1, problem 'a': answer='\\$\\$' must"):
         math.problems("train", path=path, prompt_template="")

@@ -37,9 +37,13 @@ def get_config(arg=None):
         split="train",
         path=str(data / "dapo_math_17k.jsonl.gz"),
         prompt_template=PROMPT,
+        grading="hapo",  # the published code's decision; see tasks/math.py
     )
     c.task.test = dict(
-        split="test", path=str(data / "aime24.jsonl"), prompt_template=PROMPT
+        split="test",
+        path=str(data / "aime24.jsonl"),
+        prompt_template=PROMPT,
+        grading="hapo",
     )
 
     c.model.remat = True

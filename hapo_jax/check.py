@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 from hapo_jax import config as config_lib
 from hapo_jax import tasks
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.tasks import problems as problems_lib
 
 
 def check(config: ConfigDict, *, num_devices: int) -> None:
@@ -100,6 +101,11 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
         c.reward.correct > c.reward.wrong,
         f"reward.correct={c.reward.correct} must exceed reward.wrong={c.reward.wrong}.",
     )
+    need(
+        c.data.on_error == "stop" or "path" in c.task.train,
+        f"data.on_error={c.data.on_error!r} is about files, and "
+        f"task.name={c.task.name!r} reads none; leave it at 'stop'.",
+    )
     for key in ("rollout.top_p", "eval.top_p"):
         need(0 < _get(c, key) <= 1, f"{key}={_get(c, key)} must be in (0, 1].")
     need(
@@ -189,6 +195,7 @@ _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "task.chat_template": ("auto", "chat", "plain"),
     "rollout.overlong_prompts": ("drop", "truncate"),
+    "data.on_error": problems_lib.ON_ERROR,
 }
 _POSITIVE = (
     "num_steps",
@@ -220,6 +227,7 @@ _NOT_NEGATIVE = (
     "rollout.top_k",
     "rollout.slots",
     "rollout.share_prompts_from",
+    "reward.format_weight",
     "reward.overlong_buffer_tokens",
     "reward.overlong_factor",
     "learner.micro_rows",

@@ -27,7 +27,7 @@ import re
 import time
 from typing import Any
 
-from hapo_jax.tasks.problems import Grade, Problem, fill, read_rows
+from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
 
@@ -40,7 +40,7 @@ _TESTS = {
 }
 # MBPP's further asserts, which its protocol does not run.
 _LEFT_OUT = "python_challenge"
-_FIELDS = ("source", "subject", "starter_code", "entry_point", "tests")
+_FIELDS = ("subject", "starter_code", "entry_point", "tests")
 # An opening fence is a line of ``` and perhaps a language; the closing one may lack.
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*$", re.MULTILINE)
 # Contests accept rounding in the last digits.
@@ -57,6 +57,7 @@ def problems(
     test_s: float,
     total_s: float,
     memory_mib: int,
+    on_error: str = "stop",
 ) -> list[Problem]:
     """The problems of a file; says by a log line how programs will be confined.
 
@@ -71,6 +72,7 @@ def problems(
       total_s: the same for all tests together; below `grading.timeout_s`, or the
         pool ends the grader's process instead of the program's.
       memory_mib: address space of a program, Python's 40 included.
+      on_error: "stop" at a broken row, or "skip" and count it.
 
     Raises:
       ValueError: an argument is out of its range, or a row is broken; names file, line,
@@ -81,27 +83,24 @@ def problems(
         raise ValueError(f"{test_s=} must lie above 0 and not above {total_s=}.")
     if memory_mib < 64:
         raise ValueError(f"{memory_mib=} must be at least 64; Python itself needs 40.")
-    found: dict[str, Problem] = {}
     limits = {"test_s": test_s, "total_s": total_s, "memory_mib": memory_mib}
-    for where, row in read_rows(path, texts=("id", "problem"), others=_FIELDS):
+
+    def make(row: dict[str, Any], where: str) -> Problem | None:
         if subject and row.get("subject") != subject:
-            continue
-        if row["id"] in found:
-            raise ValueError(f"{where}: id {row['id']!r} was used before; rename one.")
-        spec = {**_spec(row, where), **limits}
-        found[row["id"]] = Problem(
+            return None
+        spec = _spec(row, where)
+        return Problem(
             id=row["id"],
-            prompt=_prompt(row, prompt_template),
-            answer=json.dumps(spec),
-            source=row.get("source") or pathlib.Path(path).name.partition(".")[0],
+            prompt=_prompt(row, spec, prompt_template),
+            answer=json.dumps({**spec, **limits}),
+            source=row["source"],
+            statement=row["problem"],
         )
-    if not found:
-        raise ValueError(
-            f"{path} holds no rows with {subject=}; leave it empty for all."
-        )
+
+    found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
     with host.best() as box:
         _log.info(host.describe(box))
-    return list(found.values())
+    return found
 
 
 def grade(completion: str, answer: str) -> Grade:
@@ -268,8 +267,8 @@ def _same_word(word: str, wanted: str) -> bool:
         return False
 
 
-def _prompt(row: dict, template: str) -> str:
-    lines = (row["tests"][0].get("code") or "").strip().splitlines()
+def _prompt(row: dict, spec: dict, template: str) -> str:
+    lines = (spec["tests"][0].get("code") or "").strip().splitlines()
     starter = row.get("starter_code") or ""
     return fill(
         template,

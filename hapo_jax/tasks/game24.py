@@ -19,8 +19,9 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
-from hapo_jax.tasks.problems import Grade, Problem, fill, read_rows
+from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 
 MAX_EXPRESSION_CHARACTERS = 200
 _OPERATORS = {
@@ -55,6 +56,7 @@ def problems(
     seed: int,
     max_number: int,
     target: int,
+    on_error: str = "stop",
 ) -> list[Problem]:
     """The solvable hands of a file, or of all hands of four numbers.
 
@@ -67,12 +69,13 @@ def problems(
       seed: of their order and of the numbers' within a hand.
       max_number: numbers are 1 … max_number.
       target: 24.
+      on_error: "stop" at a broken row of the file, or "skip" and count it.
 
     Raises:
       ValueError: an argument is out of its range, or a row of the file is broken.
     """
     if path:
-        return _read(path, prompt_template)
+        return _read(path, prompt_template, on_error)
     if split not in ("train", "test"):
         raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
     if not 1 <= max_number <= 100:
@@ -94,7 +97,8 @@ def problems(
             shown = rng.sample(hand, len(hand))
             text = _PROMPT.format(numbers=", ".join(map(str, shown)), target=target)
             prompt = fill(prompt_template, problem=text)
-            found.append(Problem(name, prompt, _answer(shown, target), f"game{target}"))
+            answer = _answer(shown, target)
+            found.append(Problem(name, prompt, answer, f"game{target}", text))
     return found
 
 
@@ -217,10 +221,8 @@ def _answer(numbers: list[int], target: int) -> str:
     return json.dumps({"numbers": numbers, "target": target})
 
 
-def _read(path: str | pathlib.Path, prompt_template: str) -> list[Problem]:
-    found: dict[str, Problem] = {}
-    others = ("source", "numbers", "target", "solvable")
-    for where, row in read_rows(path, texts=("id", "problem"), others=others):
+def _read(path: str | pathlib.Path, template: str, on_error: str) -> list[Problem]:
+    def make(row: dict[str, Any], where: str) -> Problem | None:
         numbers, target = row.get("numbers"), row.get("target")
         whole = isinstance(numbers, list) and all(isinstance(n, int) for n in numbers)
         if not whole or not numbers or not isinstance(target, int):
@@ -229,13 +231,10 @@ def _read(path: str | pathlib.Path, prompt_template: str) -> list[Problem]:
                 f"{numbers!r} and {target!r}; correct the row."
             )
         if row.get("solvable") is False:
-            continue  # no completion could be right
-        if row["id"] in found:
-            raise ValueError(f"{where}: id {row['id']!r} was used before; rename one.")
-        found[row["id"]] = Problem(
-            id=row["id"],
-            prompt=fill(prompt_template, problem=row["problem"]),
-            answer=_answer(numbers, target),
-            source=row.get("source") or "game24",
-        )
-    return list(found.values())
+            return None  # no completion could be right
+        prompt = fill(template, problem=row["problem"])
+        answer = _answer(numbers, target)
+        return Problem(row["id"], prompt, answer, row["source"], row["problem"])
+
+    fields = ("numbers", "target", "solvable")
+    return read_structured(path, fields=fields, make=make, on_error=on_error)

@@ -17,8 +17,9 @@ import pathlib
 import random
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from hapo_jax.tasks.problems import Grade, Problem, fill, read_rows
+from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 
 MIN_PEOPLE, MAX_PEOPLE = 2, 8
 MAX_ANSWER_CHARACTERS = 2_000
@@ -61,6 +62,7 @@ def problems(
     seed: int,
     min_people: int,
     max_people: int,
+    on_error: str = "stop",
 ) -> list[Problem]:
     """The puzzles of a file, or distinct new ones.
 
@@ -73,12 +75,13 @@ def problems(
       size: how many; fewer if there are not that many.
       seed: of the draw.
       min_people, max_people: in a puzzle, within 2 … 8.
+      on_error: "stop" at a broken row of the file, or "skip" and count it.
 
     Raises:
       ValueError: an argument is out of its range, or a row of the file is broken.
     """
     if path:
-        return _read(path, prompt_template)
+        return _read(path, prompt_template, on_error)
     if split not in ("train", "test"):
         raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
     if not MIN_PEOPLE <= min_people <= max_people <= MAX_PEOPLE:
@@ -100,11 +103,13 @@ def problems(
         misses = 0
         names = rng.sample(NAMES, len(claims))
         (truth,) = solutions(claims)
+        text = tell(rng, names, claims)
         found[key] = Problem(
             id=f"logic-{key}",
-            prompt=fill(prompt_template, problem=tell(rng, names, claims)),
+            prompt=fill(prompt_template, problem=text),
             answer=json.dumps(dict(zip(names, truth))),
             source=f"logic_{len(names)}",
+            statement=text,
         )
     return list(found.values())
 
@@ -211,30 +216,24 @@ def _verdicts(text: str, names: Sequence[str]) -> dict[str, bool] | None:
     return verdicts
 
 
-def _read(path: str | pathlib.Path, prompt_template: str) -> list[Problem]:
-    found: dict[str, Problem] = {}
-    rows = read_rows(
-        path, texts=("id", "problem", "answer"), others=("source", "names")
-    )
-    for where, row in rows:
-        names = row.get("names")
+def _read(path: str | pathlib.Path, template: str, on_error: str) -> list[Problem]:
+    def make(row: dict[str, Any], where: str) -> Problem:
+        names, answer = row.get("names"), row.get("answer")
         if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
             raise ValueError(
                 f"{where}: field 'names' must list the people, got {names!r}; add it."
             )
-        truth = _verdicts(row["answer"], names)
+        truth = _verdicts(answer, names) if isinstance(answer, str) else None
         if truth is None:
             raise ValueError(
                 f"{where}: field 'answer' must call each of {', '.join(names)} a "
                 f"knight or a knave, as in '(1) {names[0]} is a knight', got "
-                f"{row['answer']!r}."
+                f"{answer!r}."
             )
-        if row["id"] in found:
-            raise ValueError(f"{where}: id {row['id']!r} was used before; rename one.")
-        found[row["id"]] = Problem(
-            id=row["id"],
-            prompt=fill(prompt_template, problem=row["problem"]),
-            answer=json.dumps(truth),
-            source=row.get("source") or "logic",
+        prompt = fill(template, problem=row["problem"])
+        return Problem(
+            row["id"], prompt, json.dumps(truth), row["source"], row["problem"]
         )
-    return list(found.values())
+
+    fields = ("answer", "names")
+    return read_structured(path, fields=fields, make=make, on_error=on_error)

@@ -22,13 +22,15 @@ import json
 import logging
 import pathlib
 import re
+import types
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 _log = logging.getLogger(__name__)
 
 PLACEHOLDER = "{problem}"
+ON_ERROR = ("stop", "skip")
 _SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _OUR_FIELDS = ("id", "problem", "answer", "source")
 _VERL_FIELDS = ("prompt", "reward_model", "data_source", "extra_info")
@@ -45,12 +47,15 @@ class Problem:
       prompt: plain text, or chat messages of the form {"role": ..., "content": ...}.
       answer: the gold answer, or a JSON text for tasks whose answer has structure.
       source: the data set it comes from; evaluation reports by source.
+      statement: the problem without its template, for comparing sets of problems;
+        empty where a task does not tell the two apart.
     """
 
     id: str
     prompt: str | list[dict[str, str]]
     answer: str
     source: str
+    statement: str = ""
 
 
 class Demonstration(NamedTuple):
@@ -77,7 +82,14 @@ class Grade(NamedTuple):
     extracted: str | None
 
 
-def read_problems(path: str | pathlib.Path, *, prompt_template: str) -> list[Problem]:
+def read_problems(
+    path: str | pathlib.Path,
+    *,
+    prompt_template: str,
+    columns: Mapping[str, str] = types.MappingProxyType({}),
+    on_error: str = "stop",
+    check: Callable[[str], object] = lambda answer: None,
+) -> list[Problem]:
     """Reads all problems of a file, in its order.
 
     Ids are unique in what is returned. Rows repeated word for word are read once (the
@@ -89,6 +101,10 @@ def read_problems(path: str | pathlib.Path, *, prompt_template: str) -> list[Pro
       path: a file ending in .jsonl, .jsonl.gz or .parquet.
       prompt_template: text around `{problem}`, for rows of our kind; empty for the bare
         problem. Rows of verl's kind carry complete messages and refuse a template.
+      columns: the file's own names of our fields, {"problem": "question"}.
+      on_error: what a broken row does: "stop" the reading, or "skip" the row, with a
+        warning that counts them and names the first. A damaged file stops it.
+      check: raises ValueError for an answer that the task cannot grade by.
 
     Raises:
       ValueError: there is no such file, its kind is unknown, it holds no rows, the
@@ -97,19 +113,29 @@ def read_problems(path: str | pathlib.Path, *, prompt_template: str) -> list[Pro
     """
     path = pathlib.Path(path)
     _check_template(prompt_template)
+    _check_on_error(on_error)
     found: dict[str, Problem] = {}
     repeated = 0
-    for where, row in _rows(path, (*_OUR_FIELDS, *_VERL_FIELDS)):
-        problem = _problem(row, where, _stem(path), prompt_template)
-        known = found.setdefault(problem.id, problem)
-        if known is problem:
-            continue
-        if known != problem:
-            raise ValueError(
-                f"{where}: id {problem.id!r} was used before for another problem; "
-                "ids must be unique in a file, so rename one."
-            )
-        repeated += 1
+    broken: list[ValueError] = []
+    on_broken = _stop if on_error == "stop" else broken.append
+    fields = (*_OUR_FIELDS, *_VERL_FIELDS, *columns.values())
+    for where, row in _rows(path, fields, on_broken):
+        try:
+            row = _renamed(row, columns)
+            problem = _problem(row, where, _stem(path), prompt_template)
+            _check_answer(check, problem, where)
+            known = found.setdefault(problem.id, problem)
+            if known != problem:
+                raise ValueError(
+                    f"{where}: id {problem.id!r} was used before for another problem; "
+                    "ids must be unique in a file, so rename one."
+                )
+        except ValueError as error:
+            on_broken(error)
+        else:
+            repeated += known is not problem
+    if broken:
+        _log.warning("%d broken rows were skipped, first: %s", len(broken), broken[0])
     if not found:
         raise ValueError(f"{path} holds no problems; give a file with at least one.")
     if repeated:
@@ -147,30 +173,53 @@ def read_demonstrations(
     return found
 
 
-def read_rows(
-    path: str | pathlib.Path, *, texts: tuple[str, ...], others: tuple[str, ...]
-) -> list[tuple[str, dict[str, Any]]]:
-    """Reads the rows of a file whose answers have a structure of a task's own.
+def read_structured(
+    path: str | pathlib.Path,
+    *,
+    fields: tuple[str, ...],
+    make: Callable[[dict[str, Any], str], Problem | None],
+    on_error: str,
+) -> list[Problem]:
+    """Reads problems whose answers have a structure of a task's own.
 
     Args:
       path: a file ending in .jsonl, .jsonl.gz or .parquet.
-      texts: fields that must be there and hold a text.
-      others: further fields, about which the task decides.
-
-    Returns:
-      (place for messages, row) of each row.
+      fields: that `make` looks at, besides id, problem and source.
+      make: turns a row and its place in the file, for messages, into a problem, or None
+        to leave it out; id and problem have been checked, source is filled in. Raises
+        ValueError for a broken row.
+      on_error: see `read_problems`.
 
     Raises:
-      ValueError: there is no such file, its kind is unknown, it holds no rows, or a row
-        is broken; names file, line, field and remedy.
+      ValueError: there is no such file, its kind is unknown, it holds no problems, or a
+        row is broken; names file, line, field and remedy.
     """
-    found = list(_rows(pathlib.Path(path), (*texts, *others)))
+    path = pathlib.Path(path)
+    _check_on_error(on_error)
+    found: dict[str, Problem] = {}
+    broken: list[ValueError] = []
+    on_broken = _stop if on_error == "stop" else broken.append
+    for where, row in _rows(path, ("id", "problem", "source", *fields), on_broken):
+        try:
+            _text(row, "problem", where)
+            if _text(row, "id", where) in found:
+                raise ValueError(
+                    f"{where}: id {row['id']!r} was used before; ids must be unique in "
+                    "a file, so rename one."
+                )
+            if row.get("source") is None:
+                row["source"] = _stem(path)
+            problem = make(row, where)
+        except ValueError as error:
+            on_broken(error)
+        else:
+            if problem is not None:
+                found[problem.id] = problem
+    if broken:
+        _log.warning("%d broken rows were skipped, first: %s", len(broken), broken[0])
     if not found:
         raise ValueError(f"{path} holds no problems; give a file with at least one.")
-    for where, row in found:
-        for field in texts:
-            _text(row, field, where)
-    return found
+    return list(found.values())
 
 
 def fill(template: str, **values: str) -> str:
@@ -183,6 +232,24 @@ def fill(template: str, **values: str) -> str:
     return re.sub(
         f"{{({names})}}", lambda found: values[found[1]], template or PLACEHOLDER
     )
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ON_ERROR:
+        raise ValueError(f"{on_error=} must be one of {', '.join(ON_ERROR)}.")
+
+
+def _check_answer(check: Callable[[str], object], problem: Problem, where: str) -> None:
+    try:
+        check(problem.answer)
+    except ValueError as error:
+        raise ValueError(f"{where}, problem {problem.id!r}: {error}") from None
+
+
+def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
+    """The row under our names of its fields."""
+    ours = {theirs: name for name, theirs in columns.items()}
+    return {ours.get(field, field): value for field, value in row.items()}
 
 
 def _check_template(template: str) -> None:
@@ -199,8 +266,15 @@ def _stem(path: pathlib.Path) -> str:
     return path.name.removesuffix(suffix)
 
 
+def _stop(error: ValueError) -> None:
+    """What a broken row does unless told otherwise."""
+    raise error
+
+
 def _rows(
-    path: pathlib.Path, fields: tuple[str, ...]
+    path: pathlib.Path,
+    fields: tuple[str, ...],
+    on_broken: Callable[[ValueError], None] = _stop,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yields (place, row) of each row; of parquet files only the given fields."""
     if not path.name.endswith(_SUFFIXES):
@@ -213,32 +287,46 @@ def _rows(
             f"there is no file {str(path)!r}; correct the path, which is relative to "
             f"the current folder {str(pathlib.Path.cwd())!r} unless it starts with '/'."
         )
-    rows = (
-        _parquet_rows(path, fields) if path.suffix == ".parquet" else _jsonl_rows(path)
-    )
+    if path.suffix == ".parquet":
+        rows = _parquet_rows(path, fields)
+    else:
+        rows = _jsonl_rows(path, on_broken)
     for where, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(
+        if isinstance(row, dict):
+            yield where, row
+            continue
+        on_broken(
+            ValueError(
                 f"{where}: {type(row).__name__} where an object belongs; write rows "
                 f"with the fields {', '.join(_OUR_FIELDS[:3])}."
             )
-        yield where, row
+        )
 
 
-def _jsonl_rows(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
+def _jsonl_rows(
+    path: pathlib.Path, on_broken: Callable[[ValueError], None]
+) -> Iterator[tuple[str, Any]]:
     """Yields (place, row) of each line that is not blank."""
     opened = gzip.open if path.suffix == ".gz" else open
     number = 0
     try:
         with opened(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", json.loads(line)
-    except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
-        raise ValueError(
-            f"{path}, line {number} is not JSON ({error}); write one JSON object per "
-            "line, in UTF-8."
-        ) from error
+                if not line.strip():
+                    continue
+                where = f"{path}, line {number}"
+                try:
+                    row = json.loads(line)
+                # Bad UTF-8 is a ValueError too.
+                except (ValueError, RecursionError) as error:
+                    on_broken(
+                        ValueError(
+                            f"{where} is not JSON ({error}); write one JSON object per "
+                            "line, in UTF-8."
+                        )
+                    )
+                else:
+                    yield where, row
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ValueError(
             f"{path} breaks off or is damaged after line {number} ({error}); fetch or "
@@ -279,6 +367,7 @@ def _problem(row: dict, where: str, stem: str, template: str) -> Problem:
             prompt=prompt,
             answer=_answer(row.get("answer"), "answer", where),
             source=stem if source is None else _text(row, "source", where),
+            statement=row["problem"],
         )
     source = _text(row, "data_source", where)
     reward_model = row.get("reward_model")
@@ -295,7 +384,8 @@ def _problem(row: dict, where: str, stem: str, template: str) -> Problem:
     if index is None:
         content = json.dumps([prompt, answer])
         index = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return Problem(f"{source}-{index}", prompt, answer, source)
+    statement = prompt[-1]["content"]
+    return Problem(f"{source}-{index}", prompt, answer, source, statement)
 
 
 def _demonstration(row: dict, where: str, template: str) -> Demonstration:

@@ -216,7 +216,7 @@ def test_broken_rows_are_refused(tmp_path, change, message):
         ({"test_s": 0.0}, "test_s=0.0 must lie above 0"),
         ({"test_s": 30.0}, "not above total_s=20.0"),
         ({"memory_mib": 10}, "memory_mib=10 must be at least 64"),
-        ({"subject": "none"}, "no rows with subject='none'"),
+        ({"subject": "none"}, "holds no problems"),
         ({"prompt_template": "Hello."}, "must contain {problem}"),
     ],
 )

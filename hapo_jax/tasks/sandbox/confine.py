@@ -77,20 +77,18 @@ def confine(way: Way, prepared: Any, limits: Limits, lifeline: int) -> None:
     Raises:
       OSError: the kernel refuses; the process must not go on.
     """
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     way.enter(prepared, limits)
     _limit(limits)
     # Set last, as a change of user resets it; then a look whether it came too late.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
     if select.select([lifeline], [], [], 0)[0]:
         raise OSError("the launcher has gone.")
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if way is WAYS["landlock"]:
-        kernel.landlock(prepared)
     seccomp.install()
 
 
 def _prepare_namespaces() -> None:
-    """A root folder of its own for this process and those that it will start."""
+    """A root folder of its own, for this process and those that it will start."""
     flags = kernel.NEW_MOUNTS | kernel.NEW_NETWORK | kernel.NEW_IPC
     flags |= kernel.NEW_HOSTNAME
     user, group = os.getuid(), os.getgid()
@@ -137,18 +135,20 @@ def _enter_namespaces(prepared: None, limits: Limits) -> None:
 
 
 def _prepare_landlock() -> int:
+    """A folder to be in, and the rules about all others."""
+    # One that is removed at once stays empty, and cannot be left behind.
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    os.rmdir(folder)
     return kernel.landlock_rules(_library_folders())
 
 
 def _enter_landlock(prepared: int, limits: Limits) -> None:
-    # A folder that is removed at once stays empty, and cannot be left behind.
-    folder = tempfile.mkdtemp()
-    os.chdir(folder)
-    os.rmdir(folder)
     # Python may be installed where only root can look, as in /root; Landlock decides.
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     kept = [kernel.CAP_DAC_READ_SEARCH] if _give_up_root() else []
     kernel.set_capabilities(*kept)
+    kernel.landlock(prepared)
 
 
 def _give_up_root() -> bool:

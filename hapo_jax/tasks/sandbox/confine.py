@@ -23,6 +23,8 @@ _STACK_MIB = 64
 _DESCRIPTORS = 64
 # Devices that programs may expect; /dev itself holds the machine's disks.
 _DEVICES = ("null", "zero", "random", "urandom")
+# Links into /usr on most systems, folders on some.
+_LIBRARIES = ("/lib", "/lib64")
 _PRIVATE = kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEVICES
 
 
@@ -36,7 +38,7 @@ class Limits(NamedTuple):
       output_bytes: on its standard output.
       disk_mib: of all files together; in memory, and gone at the end.
       files: how many files and folders.
-      threads: at a time, the first included.
+      threads: at a time, the first included; under Landlock only memory bounds them.
     """
 
     wall_s: float = 6.0
@@ -105,16 +107,18 @@ def _prepare_namespaces() -> None:
     # Opened before the new root covers what may lie below the same folder.
     opened = {path: os.open(path, os.O_PATH) for path in shown}
     root = pathlib.Path("/tmp")  # any folder: the mount is seen by nobody else
-    links = {path: os.readlink(path) for path in ("/lib", "/lib64") if _is_link(path)}
+    links = {path: os.readlink(path) for path in _LIBRARIES if os.path.islink(path)}
     kernel.mount("tmpfs", str(root), "tmpfs", _PRIVATE, "size=1m,mode=755")
     for path, descriptor in opened.items():
         target = root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.mkdir() if os.path.isdir(
-            f"/proc/self/fd/{descriptor}"
-        ) else target.touch()
+        source = f"/proc/self/fd/{descriptor}"
+        if os.path.isdir(source):
+            target.mkdir()
+        else:
+            target.touch()
         bind = kernel.MOUNT_BIND | kernel.MOUNT_RECURSIVE
-        kernel.mount(f"/proc/self/fd/{descriptor}", str(target), "none", bind)
+        kernel.mount(source, str(target), "none", bind)
         os.close(descriptor)
     for path, target in links.items():
         (root / path.lstrip("/")).symlink_to(target)
@@ -183,9 +187,9 @@ def _limit(limits: Limits) -> None:
 
 
 def _library_folders() -> list[str]:
-    """Python's folders and the system's libraries; none lies in another."""
+    """Python's folders and the system's libraries, none below another."""
     paths = sysconfig.get_paths()
-    wanted = ["/usr", *(path for path in ("/lib", "/lib64") if not _is_link(path))]
+    wanted = ["/usr", *(path for path in _LIBRARIES if not os.path.islink(path))]
     wanted += [os.path.join(sys.base_prefix, "lib"), paths["stdlib"]]
     wanted += [paths["platstdlib"], paths["purelib"], paths["platlib"]]
     found: list[str] = []
@@ -194,10 +198,6 @@ def _library_folders() -> list[str]:
         if os.path.isdir(path) and not inside:
             found.append(path)
     return found
-
-
-def _is_link(path: str) -> bool:
-    return os.path.islink(path)
 
 
 def _write(path: str, text: str) -> None:

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-MOST_BYTES = 2**24
+MOST_BYTES = 2**23
 _LENGTH = struct.Struct("!I")
 _EXACT = 2**53  # beyond, other readers of JSON would round; ours goes through hex
 

@@ -3,7 +3,7 @@
 Two kinds of rows are understood, in JSONL, gzipped JSONL and parquet files:
 
   ours    {"id": "gsm8k-7", "problem": "...", "answer": "18", "source": "gsm8k"}
-          (`source` may be absent, further fields are ignored)
+          (`id` and `source` may be absent, further fields are ignored)
   verl's  {"prompt": [{"role": "user", "content": "..."}], "data_source": "math_dapo",
            "reward_model": {"ground_truth": "18"}, "extra_info": {"index": 7}}
           (`extra_info` may be absent)
@@ -21,9 +21,8 @@ import itertools
 import json
 import logging
 import pathlib
-import types
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 _log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ def read_problems(
     path: str | pathlib.Path,
     *,
     prompt_template: str,
-    columns: Mapping[str, str] = types.MappingProxyType({}),
+    row: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     on_error: str = "stop",
     check: Callable[[str], object] = lambda answer: None,
 ) -> list[Problem]:
@@ -94,13 +93,14 @@ def read_problems(
     Ids are unique in what is returned. Rows repeated word for word are read once (the
     published DAPO-Math-17k and AIME-2024 files hold each row 100 and 32 times) and
     their number is logged; one id with two contents is an error. A verl row is named
-    by its source and `extra_info.index`, or by a hash of its content without an index.
+    by its source and `extra_info.index`; a row without id or index by its source and a
+    hash of its content.
 
     Args:
       path: a file ending in .jsonl, .jsonl.gz or .parquet.
       prompt_template: text around `{problem}`, for rows of our kind; empty for the bare
         problem. Rows of verl's kind carry complete messages and refuse a template.
-      columns: the file's own names of our fields, {"problem": "question"}.
+      row: turns a row of another kind into one of ours; may raise ValueError.
       on_error: what a broken row does: "stop" the reading, or "skip" the row, with a
         warning that counts them and names the first. A damaged file stops it.
       check: raises ValueError for an answer that the task cannot grade by.
@@ -117,11 +117,11 @@ def read_problems(
     repeated = 0
     broken: list[ValueError] = []
     on_broken = _stop if on_error == "stop" else broken.append
-    fields = (*_OUR_FIELDS, *_VERL_FIELDS, *columns.values())
-    for where, row in _rows(path, fields, on_broken):
+    fields = None if row else (*_OUR_FIELDS, *_VERL_FIELDS)
+    for where, found_row in _rows(path, fields, on_broken):
         try:
-            row = _renamed(row, columns)
-            problem = _problem(row, where, _stem(path), prompt_template)
+            ours = _converted(row, found_row, where) if row else found_row
+            problem = _problem(ours, where, _stem(path), prompt_template)
             _check_answer(check, problem, where)
             known = found.setdefault(problem.id, problem)
             if known != problem:
@@ -184,10 +184,13 @@ def _check_answer(check: Callable[[str], object], problem: Problem, where: str) 
         raise ValueError(f"{where}, problem {problem.id!r}: {error}") from None
 
 
-def _renamed(row: dict[str, Any], columns: Mapping[str, str]) -> dict[str, Any]:
-    """The row under our names of its fields."""
-    ours = {theirs: name for name, theirs in columns.items()}
-    return {ours.get(field, field): value for field, value in row.items()}
+def _converted(
+    convert: Callable[[dict[str, Any]], dict[str, Any]], row: dict, where: str
+) -> dict[str, Any]:
+    try:
+        return convert(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_template(template: str) -> None:
@@ -211,10 +214,10 @@ def _stop(error: ValueError) -> None:
 
 def _rows(
     path: pathlib.Path,
-    fields: tuple[str, ...],
+    fields: tuple[str, ...] | None,
     on_broken: Callable[[ValueError], None] = _stop,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, row) of each row; of parquet files only the given fields."""
+    """Yields (place, row) of each row; of parquet files the given fields, or all."""
     if not path.name.endswith(_SUFFIXES):
         raise ValueError(
             f"{str(path)!r} must end in one of {', '.join(_SUFFIXES)}; convert or "
@@ -273,7 +276,7 @@ def _jsonl_rows(
 
 
 def _parquet_rows(
-    path: pathlib.Path, fields: tuple[str, ...]
+    path: pathlib.Path, fields: tuple[str, ...] | None
 ) -> Iterator[tuple[str, dict]]:
     """Yields (place, row), a batch in memory at a time, only the given fields."""
     # Imported here because graders' processes import this module and read no files.
@@ -287,7 +290,8 @@ def _parquet_rows(
             f"{path} is not a parquet file ({error}); fetch or write it again."
         ) from error
     with file:
-        columns = [name for name in file.schema_arrow.names if name in fields]
+        names = file.schema_arrow.names
+        columns = [name for name in names if fields is None or name in fields]
         number = 0
         for batch in file.iter_batches(columns=columns):
             for row in batch.to_pylist():
@@ -299,14 +303,11 @@ def _problem(row: dict, where: str, stem: str, template: str) -> Problem:
     """One row of either kind as a Problem."""
     prompt = _prompt(row, where, template)
     if "problem" in row:
-        source = row.get("source")
-        return Problem(
-            id=_text(row, "id", where),
-            prompt=prompt,
-            answer=_answer(row.get("answer"), "answer", where),
-            source=stem if source is None else _text(row, "source", where),
-            statement=row["problem"],
-        )
+        source = stem if row.get("source") is None else _text(row, "source", where)
+        answer = _answer(row.get("answer"), "answer", where)
+        known = row.get("id") is not None
+        name = _text(row, "id", where) if known else _named(source, prompt, answer)
+        return Problem(name, prompt, answer, source, row["problem"])
     source = _text(row, "data_source", where)
     reward_model = row.get("reward_model")
     if not isinstance(reward_model, dict):
@@ -319,11 +320,14 @@ def _problem(row: dict, where: str, stem: str, template: str) -> Problem:
     )
     extra = row.get("extra_info")
     index = extra.get("index") if isinstance(extra, dict) else None
-    if index is None:
-        content = json.dumps([prompt, answer])
-        index = hashlib.sha256(content.encode()).hexdigest()[:16]
-    statement = prompt[-1]["content"]
-    return Problem(f"{source}-{index}", prompt, answer, source, statement)
+    name = f"{source}-{index}" if index is not None else _named(source, prompt, answer)
+    return Problem(name, prompt, answer, source, prompt[-1]["content"])
+
+
+def _named(source: str, prompt: str | list[dict[str, str]], answer: str) -> str:
+    """An id for a row without one, of its content alone."""
+    content = json.dumps([prompt, answer])
+    return f"{source}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def _demonstration(row: dict, where: str, template: str) -> Demonstration:

@@ -20,8 +20,9 @@ TAIL_CHARACTERS = 300
 MAX_CHARACTERS = 1_000
 
 _ANSWER_LINE = re.compile(r"answer\s*:\s*([^\n]+)", re.IGNORECASE)
-_BOXES = re.compile(r"\\(?:boxed|fbox)\{")
-_NO_BOXES = 20  # a list of more is none
+_BOX = re.compile(r"\\(?:boxed|fbox)(?:\{| +\w)")
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox) +(\w)")  # TeX's \boxed 7
+_MOST_BOXES = 20  # a list of more is none
 # What may stand between boxes of one list, once markup is gone.
 _LISTING = re.compile(
     r"(?:[\s$,;.&]|\\[()\[\]]|\\q?quad|\\text\s*\{[\s,]*(?:and|or)\s*\}|and|or)*"
@@ -60,16 +61,13 @@ def find(completion: str, *, unmarked: bool = True) -> str | None:
     for candidate in _marked(completion):
         marked = True
         if candidate is not None and speaks(candidate):
-            if len(candidate) > MAX_CHARACTERS:
-                return None
-            held = _closing(candidate) if _words(candidate) >= _PROSE_WORDS else None
-            return held or candidate
+            return candidate if len(candidate) <= MAX_CHARACTERS else None
     return _closing(completion) if unmarked and not marked else None
 
 
 def unboxed(text: str) -> str | None:
     """The content of the last box or boxes; the text itself if no box opens in it."""
-    return _last_boxes(text) if _BOXES.search(text) else text.strip()
+    return _last_boxes(text) if _BOX.search(text) else text.strip()
 
 
 def speaks(text: str) -> bool:
@@ -81,19 +79,20 @@ def _marked(completion: str) -> Iterator[str | None]:
     """What stands at each kind of mark that occurs; None where it cannot be read."""
     lines = _ANSWER_LINE.findall(completion[-TAIL_CHARACTERS:])
     if lines:
-        yield unboxed(lines[-1])
+        yield _last_boxes(lines[-1]) if _BOX.search(lines[-1]) else _said(lines[-1])
     elif _ANSWER_LINE.search(completion):
         yield None  # out of reach, but an answer was given there
-    if _BOXES.search(completion):
+    if _BOX.search(completion):
         yield _last_boxes(completion)
     _, mark, rest = completion.rpartition("####")
     if mark:
-        yield rest.split("\n", 1)[0].strip()
+        yield _said(rest.split("\n", 1)[0])
 
 
 def _last_boxes(text: str) -> str | None:
     """Content of the last box, with those that are listed before it; None if open."""
-    starts = [match.end() for match in _BOXES.finditer(text)][-_NO_BOXES:]
+    text = _BARE_BOX.sub(r"\\boxed{\1}", text)
+    starts = [match.end() for match in _BOX.finditer(text)][-_MOST_BOXES:]
     found: list[str] = []
     left = len(text)
     for start in reversed(starts):
@@ -131,6 +130,13 @@ def _closing_brace(text: str, start: int) -> int | None:
 def _words(text: str) -> int:
     """How many words stand outside of LaTeX."""
     return len(_WORD.findall(_FONT.sub(" ", _HOPE.split(text)[0])))
+
+
+def _said(line: str) -> str:
+    """A line as an answer: all of it, or of a sentence the last formula or number."""
+    line = line.strip()
+    held = _closing(line) if _words(line) >= _PROSE_WORDS else None
+    return held or line
 
 
 def _closing(text: str) -> str | None:

@@ -172,27 +172,6 @@ def read_demonstrations(
     return found
 
 
-def _check_on_error(on_error: str) -> None:
-    if on_error not in ON_ERROR:
-        raise ValueError(f"{on_error=} must be one of {', '.join(ON_ERROR)}.")
-
-
-def _check_answer(check: Callable[[str], object], problem: Problem, where: str) -> None:
-    try:
-        check(problem.answer)
-    except ValueError as error:
-        raise ValueError(f"{where}, problem {problem.id!r}: {error}") from None
-
-
-def _converted(
-    convert: Callable[[dict[str, Any]], dict[str, Any]], row: dict, where: str
-) -> dict[str, Any]:
-    try:
-        return convert(row)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
 def _check_template(template: str) -> None:
     if template and PLACEHOLDER not in template:
         raise ValueError(
@@ -385,6 +364,27 @@ def _answer(value: Any, field: str, where: str) -> str:
             f"structure, got {value!r}; fill it in or drop the row."
         )
     return value
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ON_ERROR:
+        raise ValueError(f"{on_error=} must be one of {', '.join(ON_ERROR)}.")
+
+
+def _check_answer(check: Callable[[str], object], problem: Problem, where: str) -> None:
+    try:
+        check(problem.answer)
+    except ValueError as error:
+        raise ValueError(f"{where}, problem {problem.id!r}: {error}") from None
+
+
+def _converted(
+    convert: Callable[[dict[str, Any]], dict[str, Any]], row: dict, where: str
+) -> dict[str, Any]:
+    try:
+        return convert(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _messages(value: Any, where: str) -> list[dict[str, str]]:

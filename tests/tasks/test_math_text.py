@@ -29,6 +29,11 @@ FAR = "x" * (math_text.TAIL_CHARACTERS + 1)
         ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
         ("\\boxed{\\left\\{x\\right.}", "\\left\\{x\\right."),
         ("\\boxed{\\boxed{42}}", "42"),
+        ("x = \\boxed 7.", "7"),
+        (
+            "\\boxed{f(x) = ax, where $a$ is any number}",
+            "f(x) = ax, where $a$ is any number",
+        ),
         ("\\boxed{41} and \\boxed{42", None),  # cut off inside its answer
         # Boxes in one breath are one list, not a choice of guesses.
         ("\\boxed{41} \\boxed{42}", "41, 42"),

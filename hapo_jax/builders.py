@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 
 import optax
 from ml_collections import ConfigDict
@@ -57,11 +58,17 @@ def make_prompts(
 def make_pool(config: ConfigDict) -> grading.GradingPool:
     """The processes that grade; close it, or use `with`."""
     return grading.GradingPool(
-        num_workers=config.grading.workers,
+        num_workers=config.grading.workers or _usable_cores(),
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
         start_timeout_s=config.grading.start_timeout_s,
     )
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:

@@ -208,7 +208,6 @@ _POSITIVE = (
     "rollout.chunk_tokens",
     "rollout.base_temperature",
     "rollout.max_rounds",
-    "grading.workers",
     "grading.timeout_s",
     "grading.memory_gib",
     "grading.start_timeout_s",
@@ -224,6 +223,7 @@ _POSITIVE = (
     "log.record_every_steps",
 )
 _NOT_NEGATIVE = (
+    "grading.workers",
     "rollout.top_k",
     "rollout.slots",
     "rollout.share_prompts_from",

@@ -66,7 +66,7 @@ def default() -> ConfigDict:
     c.reward.overlong_factor = 1.0  # penalty at max_completion_tokens
 
     c.grading = ConfigDict()
-    c.grading.workers = 2  # processes
+    c.grading.workers = 0  # processes; 0: one per core that this process may use
     c.grading.timeout_s = 10.0  # wall clock per completion
     c.grading.memory_gib = 4.0  # per process
     c.grading.start_timeout_s = 120.0  # for a process to start and import its grader

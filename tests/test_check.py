@@ -58,7 +58,7 @@ def refuse(program, config, workdir, changes):
         ({"mesh.data": -1, "mesh.fsdp": -1}, ["at most one may be -1"]),
         ({"mesh.data": 1, "mesh.tensor": 8}, ["kv_heads=2", "mesh.tensor=8"]),
         ({"num_steps": 0}, ["num_steps=0", "positive"]),
-        ({"grading.workers": 0}, ["grading.workers=0", "positive"]),
+        ({"grading.workers": -1}, ["grading.workers=-1", "negative"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )

@@ -21,6 +21,7 @@ import itertools
 import json
 import logging
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -170,6 +171,67 @@ def read_demonstrations(
             "give a larger file, or size=0 for all that it has."
         )
     return found
+
+
+def read_structured(
+    path: str | pathlib.Path,
+    *,
+    fields: tuple[str, ...],
+    make: Callable[[dict[str, Any], str], Problem | None],
+    on_error: str,
+) -> list[Problem]:
+    """Reads problems whose answers have a structure of a task's own.
+
+    Args:
+      path: a file ending in .jsonl, .jsonl.gz or .parquet.
+      fields: that `make` looks at, besides id, problem and source.
+      make: turns a row and its place in the file, for messages, into a problem, or None
+        to leave it out; id and problem have been checked, source is filled in. Raises
+        ValueError for a broken row.
+      on_error: see `read_problems`.
+
+    Raises:
+      ValueError: there is no such file, its kind is unknown, it holds no problems, or a
+        row is broken; names file, line, field and remedy.
+    """
+    path = pathlib.Path(path)
+    _check_on_error(on_error)
+    found: dict[str, Problem] = {}
+    broken: list[ValueError] = []
+    on_broken = _stop if on_error == "stop" else broken.append
+    for where, row in _rows(path, ("id", "problem", "source", *fields), on_broken):
+        try:
+            _text(row, "problem", where)
+            if _text(row, "id", where) in found:
+                raise ValueError(
+                    f"{where}: id {row['id']!r} was used before; ids must be unique in "
+                    "a file, so rename one."
+                )
+            if row.get("source") is None:
+                row["source"] = _stem(path)
+            problem = make(row, where)
+        except ValueError as error:
+            on_broken(error)
+        else:
+            if problem is not None:
+                found[problem.id] = problem
+    if broken:
+        _log.warning("%d broken rows were skipped, first: %s", len(broken), broken[0])
+    if not found:
+        raise ValueError(f"{path} holds no problems; give a file with at least one.")
+    return list(found.values())
+
+
+def fill(template: str, **values: str) -> str:
+    """A prompt: `{name}` in the template becomes `values[name]`, at least `{problem}`.
+
+    An empty template is the bare problem. No other braces mean anything.
+    """
+    _check_template(template)
+    names = "|".join(map(re.escape, values))
+    return re.sub(
+        f"{{({names})}}", lambda found: values[found[1]], template or PLACEHOLDER
+    )
 
 
 def _check_template(template: str) -> None:

@@ -1,4 +1,4 @@
-"""Problems, grades, demonstrations, and the one reader of their files.
+"""Problems, grades, demonstrations, and how rows of files become them.
 
 Two kinds of rows are understood, in JSONL, gzipped JSONL and parquet files:
 
@@ -15,22 +15,21 @@ Chat templates are the tokenizer's business: here a prompt stays text or message
 """
 
 import dataclasses
-import gzip
 import hashlib
 import itertools
 import json
 import logging
 import pathlib
 import re
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from hapo_jax.tasks import files
 
 _log = logging.getLogger(__name__)
 
 PLACEHOLDER = "{problem}"
 ON_ERROR = ("stop", "skip")
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 _OUR_FIELDS = ("id", "problem", "answer", "source")
 _VERL_FIELDS = ("prompt", "reward_model", "data_source", "extra_info")
 # What a demonstration completes its prompt with; the first that a row has.
@@ -117,12 +116,12 @@ def read_problems(
     found: dict[str, Problem] = {}
     repeated = 0
     broken: list[ValueError] = []
-    on_broken = _stop if on_error == "stop" else broken.append
+    on_broken = files.stop if on_error == "stop" else broken.append
     fields = None if row else (*_OUR_FIELDS, *_VERL_FIELDS)
-    for where, found_row in _rows(path, fields, on_broken):
+    for where, found_row in files.rows(path, fields, on_broken):
         try:
             ours = _converted(row, found_row, where) if row else found_row
-            problem = _problem(ours, where, _stem(path), prompt_template)
+            problem = _problem(ours, where, files.stem(path), prompt_template)
             _check_answer(check, problem, where)
             known = found.setdefault(problem.id, problem)
             if known != problem:
@@ -160,7 +159,7 @@ def read_demonstrations(
     _check_template(prompt_template)
     if size < 0:
         raise ValueError(f"{size=} must not be negative; 0 reads all.")
-    rows = _rows(path, ("problem", "prompt", *_COMPLETION_FIELDS))
+    rows = files.rows(path, ("problem", "prompt", *_COMPLETION_FIELDS))
     found = [
         _demonstration(row, where, prompt_template)
         for where, row in itertools.islice(rows, size or None)
@@ -198,8 +197,8 @@ def read_structured(
     _check_on_error(on_error)
     found: dict[str, Problem] = {}
     broken: list[ValueError] = []
-    on_broken = _stop if on_error == "stop" else broken.append
-    for where, row in _rows(path, ("id", "problem", "source", *fields), on_broken):
+    on_broken = files.stop if on_error == "stop" else broken.append
+    for where, row in files.rows(path, ("id", "problem", "source", *fields), on_broken):
         try:
             _text(row, "problem", where)
             if _text(row, "id", where) in found:
@@ -208,7 +207,7 @@ def read_structured(
                     "a file, so rename one."
                 )
             if row.get("source") is None:
-                row["source"] = _stem(path)
+                row["source"] = files.stem(path)
             problem = make(row, where)
         except ValueError as error:
             on_broken(error)
@@ -240,104 +239,6 @@ def _check_template(template: str) -> None:
             f"prompt_template={template!r} must contain {PLACEHOLDER}, where the "
             "problem goes; leave it empty for the bare problem."
         )
-
-
-def _stem(path: pathlib.Path) -> str:
-    """gsm8k_train for data/gsm8k_train.jsonl.gz."""
-    suffix = next(suffix for suffix in _SUFFIXES if path.name.endswith(suffix))
-    return path.name.removesuffix(suffix)
-
-
-def _stop(error: ValueError) -> None:
-    """What a broken row does unless told otherwise."""
-    raise error
-
-
-def _rows(
-    path: pathlib.Path,
-    fields: tuple[str, ...] | None,
-    on_broken: Callable[[ValueError], None] = _stop,
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, row) of each row; of parquet files the given fields, or all."""
-    if not path.name.endswith(_SUFFIXES):
-        raise ValueError(
-            f"{str(path)!r} must end in one of {', '.join(_SUFFIXES)}; convert or "
-            "rename it."
-        )
-    if not path.is_file():
-        raise ValueError(
-            f"there is no file {str(path)!r}; correct the path, which is relative to "
-            f"the current folder {str(pathlib.Path.cwd())!r} unless it starts with '/'."
-        )
-    if path.suffix == ".parquet":
-        rows = _parquet_rows(path, fields)
-    else:
-        rows = _jsonl_rows(path, on_broken)
-    for where, row in rows:
-        if isinstance(row, dict):
-            yield where, row
-            continue
-        on_broken(
-            ValueError(
-                f"{where}: {type(row).__name__} where an object belongs; write rows "
-                f"with the fields {', '.join(_OUR_FIELDS[:3])}."
-            )
-        )
-
-
-def _jsonl_rows(
-    path: pathlib.Path, on_broken: Callable[[ValueError], None]
-) -> Iterator[tuple[str, Any]]:
-    """Yields (place, row) of each line that is not blank."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opened(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.strip():
-                    continue
-                where = f"{path}, line {number}"
-                try:
-                    row = json.loads(line)
-                # Bad UTF-8 is a ValueError too.
-                except (ValueError, RecursionError) as error:
-                    on_broken(
-                        ValueError(
-                            f"{where} is not JSON ({error}); write one JSON object per "
-                            "line, in UTF-8."
-                        )
-                    )
-                else:
-                    yield where, row
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} breaks off or is damaged after line {number} ({error}); fetch or "
-            "compress it again."
-        ) from error
-
-
-def _parquet_rows(
-    path: pathlib.Path, fields: tuple[str, ...] | None
-) -> Iterator[tuple[str, dict]]:
-    """Yields (place, row), a batch in memory at a time, only the given fields."""
-    # Imported here because graders' processes import this module and read no files.
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} is not a parquet file ({error}); fetch or write it again."
-        ) from error
-    with file:
-        names = file.schema_arrow.names
-        columns = [name for name in names if fields is None or name in fields]
-        number = 0
-        for batch in file.iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
 
 
 def _problem(row: dict, where: str, stem: str, template: str) -> Problem:

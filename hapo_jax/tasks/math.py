@@ -126,7 +126,10 @@ def equal(gold: str, pred: str, grading: str = "lenient") -> bool:
         return True
     if grading == "strict":
         return math_value.same_reduced(gold, pred)
-    return math_value.same(gold, pred)
+    if math_value.same(gold, pred):
+        return True
+    spelt = math_text.as_intervals(gold), math_text.as_intervals(pred)
+    return spelt != (gold, pred) and math_value.same(*spelt)
 
 
 def pack(gold: str, grading: str) -> str:

@@ -39,7 +39,7 @@ _NUMBER = re.compile(
     r"(?:(?<=\d)|(?=\.\d))(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?"
 )
 _FONT = re.compile(r"\\[a-zA-Z]+(?:\s*\{[^{}]*\})?")
-_WORD = re.compile(r"[A-Za-z]{2,}")
+_WORD = re.compile(r"(?!(?:and|or)\b)[A-Za-z]{2,}")
 _MATHEMATICS = re.compile(r"[\d\\$=]")
 _BARE_CHARACTERS = 100  # the longest text that is read as one formula
 _PROSE_WORDS = 3  # from so many on it is a sentence: `The largest $n$ is 34`
@@ -220,31 +220,49 @@ _CLEANING = tuple(
 # units, and neither is a single letter, which may be a variable.
 _UNIT = re.compile(
     r"(-?(?:[\d./]+|\\frac\{\d+\}\{\d+\}))"
-    r"((?: [A-Za-z]{2,}\.?)+)(?:\s*\^\s*\{?[23]\}?)?"
+    r"((?: [A-Za-z]{2,}\.?)+| (?:k?m|cm|mi|ft|k?g|k?J|mol)/(?:s|h|hr|min|c?m|K|k?g|L))"
+    r"(?:\s*\^\s*\{?[23]\}?)?"
 )
 _NO_UNITS = frozenset(
-    "and|or|mod|percent|pct|dozen|hundred|thousand|million|billion|trillion|"
-    "sin|cos|tan|log|ln|exp|sqrt|pi".split("|")
+    "and|or|not|mod|base|percent|pct|dozen|hundred|thousand|million|billion|trillion|"
+    "plus|minus|times|over|by|to|through|squared|cubed|factorial|half|halves|thirds|"
+    "quarters|tenths|sin|cos|tan|log|ln|exp|sqrt|pi".split("|")
 )
 _POINT, _COMMA = re.compile(r"-?\d+\.\d+"), re.compile(r"-?\d+,\d+")
 # x = ..., x_1 = ..., f(x) = ..., with one equals sign and one value
 _ASSIGNMENT = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?=([^=,;]+)")
 
 
-_CHAIN = re.compile(r"([^<>=]+?) ?(<|\\le) ?[a-z] ?(<|\\le) ?([^<>=]+)")
+_LESS, _SIDE = r" ?(<|\\le) ?", r"([^<>=]+?)"
+_CHAIN = re.compile(rf"{_SIDE}{_LESS}[a-z]{_LESS}{_SIDE}")
+_BELOW = re.compile(rf"[a-z]{_LESS}{_SIDE}|{_SIDE} ?(>|\\ge) ?[a-z]")
+_ABOVE = re.compile(rf"[a-z] ?(>|\\ge) ?{_SIDE}|{_SIDE}{_LESS}[a-z]")
+_INEQUALITY = re.compile(r"[<>]|\\[lg]e ")
+_ALTERNATIVES = re.compile(r",? (?:and|or) (?=[-(\d\\]|[a-z] ?=)")
 
 
-def _as_intervals(text: str) -> str:
-    r"""`1 < x \le 2 or 3 \le x < 4` as `(1,2]\cup[3,4)`; another text as it is."""
-    chains = [_CHAIN.fullmatch(part.strip()) for part in re.split(r"\bor\b", text)]
-    if not all(chains):
+def as_intervals(text: str) -> str:
+    r"""`1 < x \le 2 or x > 4` as `(1,2]\cup(4,\infty)`; another text as it is."""
+    if not _INEQUALITY.search(text):
         return text
-    return r"\cup".join(
-        ("(" if m[2] == "<" else "[")
-        + f"{m[1].strip()},{m[4].strip()}"
-        + (")" if m[3] == "<" else "]")
-        for m in chains
-    )
+    intervals = [_interval(part.strip()) for part in re.split(r"\bor\b", text)]
+    return r"\cup".join(intervals) if all(intervals) else text
+
+
+def _interval(text: str) -> str:
+    """The interval that an inequality in one letter describes, or an empty text."""
+    if match := _CHAIN.fullmatch(text):
+        low, first, second, high = (group.strip() for group in match.groups())
+    elif match := _BELOW.fullmatch(text):
+        second, high = match.group(1, 2) if match[1] else match.group(4, 3)
+        low, first = r"-\infty", "<"
+    elif match := _ABOVE.fullmatch(text):
+        first, low = match.group(1, 2) if match[1] else match.group(4, 3)
+        high, second = r"\infty", "<"
+    else:
+        return ""
+    opening = "(" if first in "<>" else "["
+    return f"{opening}{low.strip()},{high.strip()}{')' if second in '<>' else ']'}"
 
 
 def clean(text: str) -> str:
@@ -260,12 +278,12 @@ def clean(text: str) -> str:
     unit = _UNIT.fullmatch(text)
     if unit and _NO_UNITS.isdisjoint(unit.group(2).lower().split()):
         return unit.group(1)
-    return _as_intervals(text) if "<" in text or r"\le" in text else text
+    return text if _INEQUALITY.search(text) else _ALTERNATIVES.sub(", ", text)
 
 
 def same(gold: str, pred: str) -> bool:
     """Whether two cleaned answers are one text; `x = 5` equals `5`, but not `y = 5`."""
-    gold, pred = key(gold), key(pred)
+    gold, pred = key(as_intervals(gold)), key(as_intervals(pred))
     if gold == pred:
         return True
     if _POINT.fullmatch(gold) and _COMMA.fullmatch(pred):  # 2,74 for 2.74

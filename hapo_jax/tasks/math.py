@@ -15,7 +15,7 @@ import dataclasses
 import json
 import pathlib
 
-from hapo_jax.tasks import math_dapo, math_text, math_value
+from hapo_jax.tasks import math_dapo, math_sets, math_text, math_value
 from hapo_jax.tasks.problems import (
     Demonstration,
     Grade,
@@ -35,11 +35,11 @@ def problems(
     grading: str = "lenient",
     on_error: str = "stop",
 ) -> list[Problem]:
-    """The problems of a file (see `problems.read_problems`), with answers to grade by.
+    """The problems of a file or set, with answers to grade by.
 
     Args:
-      split: "train" or "test"; a label, since the config names a file for each.
-      path: file of this split.
+      split: "train" or "test"; of a set by name, which of its files.
+      path: file of this split, or a set by name: see `math_sets.py`.
       prompt_template: text around `{problem}`; empty for the bare problem, and for
         files of verl's kind, whose prompts are whole messages.
       grading: one of `GRADINGS`.
@@ -51,8 +51,13 @@ def problems(
     """
     _check_split(split)
     _check_grading(grading)
+    source = math_sets.locate(path, split)
     found = read_problems(
-        path, prompt_template=prompt_template, on_error=on_error, check=_gold
+        source.path,
+        prompt_template=prompt_template,
+        row=source.row,
+        on_error=on_error,
+        check=_gold,
     )
     return [
         dataclasses.replace(problem, answer=pack(problem.answer, grading))
@@ -121,7 +126,10 @@ def equal(gold: str, pred: str, grading: str = "lenient") -> bool:
         return True
     if grading == "strict":
         return math_value.same_reduced(gold, pred)
-    return math_value.same(gold, pred)
+    if math_value.same(gold, pred):
+        return True
+    spelt = math_text.as_intervals(gold), math_text.as_intervals(pred)
+    return spelt != (gold, pred) and math_value.same(*spelt)
 
 
 def pack(gold: str, grading: str) -> str:

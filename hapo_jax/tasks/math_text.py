@@ -20,8 +20,9 @@ TAIL_CHARACTERS = 300
 MAX_CHARACTERS = 1_000
 
 _ANSWER_LINE = re.compile(r"answer\s*:\s*([^\n]+)", re.IGNORECASE)
-_BOXES = re.compile(r"\\(?:boxed|fbox)\{")
-_NO_BOXES = 20  # a list of more is none
+_BOX = re.compile(r"\\(?:boxed|fbox)(?:\{| +\w)")
+_BARE_BOX = re.compile(r"\\(?:boxed|fbox) +(\w)")  # TeX's \boxed 7
+_MOST_BOXES = 20  # a list of more is none
 # What may stand between boxes of one list, once markup is gone.
 _LISTING = re.compile(
     r"(?:[\s$,;.&]|\\[()\[\]]|\\q?quad|\\text\s*\{[\s,]*(?:and|or)\s*\}|and|or)*"
@@ -38,7 +39,7 @@ _NUMBER = re.compile(
     r"(?:(?<=\d)|(?=\.\d))(?:\.\d+)?(?:/\d+)?(?:\s?\\?%)?"
 )
 _FONT = re.compile(r"\\[a-zA-Z]+(?:\s*\{[^{}]*\})?")
-_WORD = re.compile(r"[A-Za-z]{2,}")
+_WORD = re.compile(r"(?!(?:and|or)\b)[A-Za-z]{2,}")
 _MATHEMATICS = re.compile(r"[\d\\$=]")
 _BARE_CHARACTERS = 100  # the longest text that is read as one formula
 _PROSE_WORDS = 3  # from so many on it is a sentence: `The largest $n$ is 34`
@@ -60,16 +61,13 @@ def find(completion: str, *, unmarked: bool = True) -> str | None:
     for candidate in _marked(completion):
         marked = True
         if candidate is not None and speaks(candidate):
-            if len(candidate) > MAX_CHARACTERS:
-                return None
-            held = _closing(candidate) if _words(candidate) >= _PROSE_WORDS else None
-            return held or candidate
+            return candidate if len(candidate) <= MAX_CHARACTERS else None
     return _closing(completion) if unmarked and not marked else None
 
 
 def unboxed(text: str) -> str | None:
     """The content of the last box or boxes; the text itself if no box opens in it."""
-    return _last_boxes(text) if _BOXES.search(text) else text.strip()
+    return _last_boxes(text) if _BOX.search(text) else text.strip()
 
 
 def speaks(text: str) -> bool:
@@ -81,19 +79,20 @@ def _marked(completion: str) -> Iterator[str | None]:
     """What stands at each kind of mark that occurs; None where it cannot be read."""
     lines = _ANSWER_LINE.findall(completion[-TAIL_CHARACTERS:])
     if lines:
-        yield unboxed(lines[-1])
+        yield _last_boxes(lines[-1]) if _BOX.search(lines[-1]) else _said(lines[-1])
     elif _ANSWER_LINE.search(completion):
         yield None  # out of reach, but an answer was given there
-    if _BOXES.search(completion):
+    if _BOX.search(completion):
         yield _last_boxes(completion)
     _, mark, rest = completion.rpartition("####")
     if mark:
-        yield rest.split("\n", 1)[0].strip()
+        yield _said(rest.split("\n", 1)[0])
 
 
 def _last_boxes(text: str) -> str | None:
     """Content of the last box, with those that are listed before it; None if open."""
-    starts = [match.end() for match in _BOXES.finditer(text)][-_NO_BOXES:]
+    text = _BARE_BOX.sub(r"\\boxed{\1}", text)
+    starts = [match.end() for match in _BOX.finditer(text)][-_MOST_BOXES:]
     found: list[str] = []
     left = len(text)
     for start in reversed(starts):
@@ -131,6 +130,13 @@ def _closing_brace(text: str, start: int) -> int | None:
 def _words(text: str) -> int:
     """How many words stand outside of LaTeX."""
     return len(_WORD.findall(_FONT.sub(" ", _HOPE.split(text)[0])))
+
+
+def _said(line: str) -> str:
+    """A line as an answer: all of it, or of a sentence the last formula or number."""
+    line = line.strip()
+    held = _closing(line) if _words(line) >= _PROSE_WORDS else None
+    return held or line
 
 
 def _closing(text: str) -> str | None:
@@ -214,31 +220,49 @@ _CLEANING = tuple(
 # units, and neither is a single letter, which may be a variable.
 _UNIT = re.compile(
     r"(-?(?:[\d./]+|\\frac\{\d+\}\{\d+\}))"
-    r"((?: [A-Za-z]{2,}\.?)+)(?:\s*\^\s*\{?[23]\}?)?"
+    r"((?: [A-Za-z]{2,}\.?)+| (?:k?m|cm|mi|ft|k?g|k?J|mol)/(?:s|h|hr|min|c?m|K|k?g|L))"
+    r"(?:\s*\^\s*\{?[23]\}?)?"
 )
 _NO_UNITS = frozenset(
-    "and|or|mod|percent|pct|dozen|hundred|thousand|million|billion|trillion|"
-    "sin|cos|tan|log|ln|exp|sqrt|pi".split("|")
+    "and|or|not|mod|base|percent|pct|dozen|hundred|thousand|million|billion|trillion|"
+    "plus|minus|times|over|by|to|through|squared|cubed|factorial|half|halves|thirds|"
+    "quarters|tenths|sin|cos|tan|log|ln|exp|sqrt|pi".split("|")
 )
 _POINT, _COMMA = re.compile(r"-?\d+\.\d+"), re.compile(r"-?\d+,\d+")
 # x = ..., x_1 = ..., f(x) = ..., with one equals sign and one value
 _ASSIGNMENT = re.compile(r"\\?[A-Za-z]+(?:_\{?\w+\}?)?(?:\([a-z]\))?=([^=,;]+)")
 
 
-_CHAIN = re.compile(r"([^<>=]+?) ?(<|\\le) ?[a-z] ?(<|\\le) ?([^<>=]+)")
+_LESS, _SIDE = r" ?(<|\\le) ?", r"([^<>=]+?)"
+_CHAIN = re.compile(rf"{_SIDE}{_LESS}[a-z]{_LESS}{_SIDE}")
+_BELOW = re.compile(rf"[a-z]{_LESS}{_SIDE}|{_SIDE} ?(>|\\ge) ?[a-z]")
+_ABOVE = re.compile(rf"[a-z] ?(>|\\ge) ?{_SIDE}|{_SIDE}{_LESS}[a-z]")
+_INEQUALITY = re.compile(r"[<>]|\\[lg]e ")
+_ALTERNATIVES = re.compile(r",? (?:and|or) (?=[-(\d\\]|[a-z] ?=)")
 
 
-def _as_intervals(text: str) -> str:
-    r"""`1 < x \le 2 or 3 \le x < 4` as `(1,2]\cup[3,4)`; another text as it is."""
-    chains = [_CHAIN.fullmatch(part.strip()) for part in re.split(r"\bor\b", text)]
-    if not all(chains):
+def as_intervals(text: str) -> str:
+    r"""`1 < x \le 2 or x > 4` as `(1,2]\cup(4,\infty)`; another text as it is."""
+    if not _INEQUALITY.search(text):
         return text
-    return r"\cup".join(
-        ("(" if m[2] == "<" else "[")
-        + f"{m[1].strip()},{m[4].strip()}"
-        + (")" if m[3] == "<" else "]")
-        for m in chains
-    )
+    intervals = [_interval(part.strip()) for part in re.split(r"\bor\b", text)]
+    return r"\cup".join(intervals) if all(intervals) else text
+
+
+def _interval(text: str) -> str:
+    """The interval that an inequality in one letter describes, or an empty text."""
+    if match := _CHAIN.fullmatch(text):
+        low, first, second, high = (group.strip() for group in match.groups())
+    elif match := _BELOW.fullmatch(text):
+        second, high = match.group(1, 2) if match[1] else match.group(4, 3)
+        low, first = r"-\infty", "<"
+    elif match := _ABOVE.fullmatch(text):
+        first, low = match.group(1, 2) if match[1] else match.group(4, 3)
+        high, second = r"\infty", "<"
+    else:
+        return ""
+    opening = "(" if first in "<>" else "["
+    return f"{opening}{low.strip()},{high.strip()}{')' if second in '<>' else ']'}"
 
 
 def clean(text: str) -> str:
@@ -254,12 +278,12 @@ def clean(text: str) -> str:
     unit = _UNIT.fullmatch(text)
     if unit and _NO_UNITS.isdisjoint(unit.group(2).lower().split()):
         return unit.group(1)
-    return _as_intervals(text) if "<" in text or r"\le" in text else text
+    return text if _INEQUALITY.search(text) else _ALTERNATIVES.sub(", ", text)
 
 
 def same(gold: str, pred: str) -> bool:
     """Whether two cleaned answers are one text; `x = 5` equals `5`, but not `y = 5`."""
-    gold, pred = key(gold), key(pred)
+    gold, pred = key(as_intervals(gold)), key(as_intervals(pred))
     if gold == pred:
         return True
     if _POINT.fullmatch(gold) and _COMMA.fullmatch(pred):  # 2,74 for 2.74

@@ -29,6 +29,11 @@ FAR = "x" * (math_text.TAIL_CHARACTERS + 1)
         ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
         ("\\boxed{\\left\\{x\\right.}", "\\left\\{x\\right."),
         ("\\boxed{\\boxed{42}}", "42"),
+        ("x = \\boxed 7.", "7"),
+        (
+            "\\boxed{f(x) = ax, where $a$ is any number}",
+            "f(x) = ax, where $a$ is any number",
+        ),
         ("\\boxed{41} and \\boxed{42", None),  # cut off inside its answer
         # Boxes in one breath are one list, not a choice of guesses.
         ("\\boxed{41} \\boxed{42}", "41, 42"),
@@ -139,8 +144,12 @@ def test_an_answer_that_is_too_long_is_none():
         ("\\\\dfrac{1}{2}", "\\frac{1}{2}"),
         ("x \\geq 5", "x \\ge 5"),
         ("x <= 5", "x \\le 5"),
-        ("-2 \\le x < 7", "[-2,7)"),
-        ("1<x<2 or 3<x\\leq4", "(1,2)\\cup(3,4]"),
+        ("x + y < 1", "x + y < 1"),
+        ("x = 1 or x = 2", "x = 1, x = 2"),
+        ("19, 46, \\text{ and } 82", "19, 46, 82"),
+        ("10 \\mathrm{~m/s}", "10"),
+        ("42 squared", "42 squared"),
+        ("42 x/y", "42 x/y"),
         ("\\lim", "\\lim"),
         ("16.\\overline{6}", "16.\\overline{6}"),
     ],
@@ -148,3 +157,23 @@ def test_an_answer_that_is_too_long_is_none():
 def test_clean(text, cleaned):
     assert math_text.clean(text) == cleaned
     assert math_text.clean(cleaned) == cleaned
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"),
+    [
+        ("x \\ge 5", "[5,\\infty)"),
+        ("x \\le 5", "(-\\infty,5]"),
+        ("5 > x", "(-\\infty,5)"),
+        ("5 \\le x", "[5,\\infty)"),
+        ("-2 \\le x < 7", "[-2,7)"),
+        ("1<x<2 or 3<x\\le 4", "(1,2)\\cup(3,4]"),
+        ("x < 1 or x > 2", "(-\\infty,1)\\cup(2,\\infty)"),
+        ("x + y < 1", "x + y < 1"),
+        ("x < 1 or so", "x < 1 or so"),
+        ("x = 5", "x = 5"),
+        ("[1,2]", "[1,2]"),
+    ],
+)
+def test_as_intervals(text, interval):
+    assert math_text.as_intervals(text) == interval

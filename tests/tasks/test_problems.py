@@ -211,14 +211,33 @@ def test_on_error_is_checked(tmp_path):
 
 
 @suffixes
-def test_columns_of_other_names(tmp_path, suffix):
-    rows = [{"question": "1 + 1?", "final": "2", "unique_id": "x"}]
-    (problem,) = problems.read_problems(
+def test_rows_of_another_kind(tmp_path, suffix):
+    rows = [{"question": "1 + 1?", "final": "2", "level": 3}]
+    read = functools.partial(
+        problems.read_problems,
         write(tmp_path, suffix, rows),
         prompt_template="Q: {problem}",
-        columns={"problem": "question", "answer": "final", "id": "unique_id"},
     )
-    assert problem == problems.Problem("x", "Q: 1 + 1?", "2", "file", "1 + 1?")
+    (problem,) = read(
+        row=lambda row: {"problem": row["question"], "answer": row["final"]}
+    )
+    assert (problem.prompt, problem.answer) == ("Q: 1 + 1?", "2")
+    assert problem.id.startswith("file-")  # a hash of its content
+
+    def refuse(row):
+        raise ValueError("nothing here")
+
+    with pytest.raises(ValueError, match="(line|row) 1: nothing here"):
+        read(row=refuse)
+
+
+def test_rows_without_an_id_are_named_by_their_content(tmp_path):
+    row = {"problem": "p", "answer": "1"}
+    other = {"problem": "p", "answer": "2"}
+    first, second = problems.read_problems(
+        write(tmp_path, "jsonl", [row, row, other]), prompt_template=""
+    )
+    assert first.id != second.id and first.source == "file"
 
 
 def test_a_missing_file(tmp_path):

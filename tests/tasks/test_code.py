@@ -52,6 +52,8 @@ ROW = {
         ("```\nx = 1\n```", "x = 1\n"),
         ("```python\nx = 1\n```\nBetter:\n```py\nx = 2\n```", "x = 2\n"),
         ("```python\nx = 1\n```\nCut off:\n```python\nx = 2", "x = 2"),
+        ("```python\nx = 1\n```\nIt prints\n```\n1\n```", "x = 1\n"),
+        ("```\nx = 1\n```\nIt prints\n```\n1\n```", "1\n"),
         ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
         ("```python\ns = '```'\n```", "s = '```'\n"),
         ("", None),

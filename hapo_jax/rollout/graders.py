@@ -12,6 +12,7 @@ from multiprocessing import connection
 from typing import Any
 
 import hapo_jax
+from hapo_jax.rollout.grading_queue import Chunk
 
 _STDERR_BYTES = 4_000
 
@@ -26,7 +27,7 @@ class Grader:
       stderr: what it says before it is ready; a file, which cannot fill up.
       deadline: on `time.monotonic`, for its next message.
       state: starting -> idle -> loading -> grading -> idle -> ...
-      chunk: what it has been given to grade, the pool's business.
+      chunk: what it has been given to grade.
     """
 
     process: subprocess.Popen
@@ -34,7 +35,7 @@ class Grader:
     stderr: Any
     deadline: float
     state: str = "starting"
-    chunk: Any = None
+    chunk: Chunk | None = None
 
     def tell(self, message: dict) -> None:
         """Sends a message; raises OSError if the process has died."""

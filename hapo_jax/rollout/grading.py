@@ -5,18 +5,12 @@ wall-clock limit, kept by killing its process; a process that dies takes only th
 it was at with it; both score 0 and are counted. Processes import no jax, hold to a
 memory limit and end with this one, even if that is killed (see `tasks/worker.py`).
 
-A grader's verdict depends on completion and answer alone. So an item is graded once:
-equal items share a grading that is under way, and those that come later its result.
-
-One thread owns the processes (`graders.py`) and does all the talking. `submit` hands it
-work and returns a future, `grade` waits for it.
+One thread owns the processes (`graders.py`) and the work (`grading_queue.py`) and does
+all the talking. `submit` hands it work and returns a future, `grade` waits for it.
 """
 
 import collections
 import concurrent.futures
-import dataclasses
-import hashlib
-import json
 import logging
 import math
 import selectors
@@ -28,18 +22,14 @@ from typing import NamedTuple
 
 from hapo_jax import tasks
 from hapo_jax.rollout import graders
+from hapo_jax.rollout.grading_queue import Job, Queue
 
 _log = logging.getLogger(__name__)
 
 OUTCOMES = ("graded", "cached", "timed_out", "crashed")
 
-# Large chunks spare round trips, several chunks per process share out slow items.
-_CHUNK_ITEMS = 64
-_CHUNKS_PER_WORKER = 4
 # Processes that fail to start so often in a row mean that none ever will.
 _FAILED_STARTS = 3
-# Results that are remembered; a few kilobytes each.
-_REMEMBERED = 2**14
 
 
 class GradeResult(NamedTuple):
@@ -108,16 +98,11 @@ class GradingPool:
         self._timeout_s = timeout_s
         self._memory_gib = memory_gib
         self._start_timeout_s = start_timeout_s
-        self._lock = threading.Lock()  # guards the four fields below
-        self._submitted: list[_Job] = []
-        self._counters: collections.Counter[tuple[str, str]] = collections.Counter()
+        self._lock = threading.Lock()  # guards the three fields below
+        self._submitted: list[Job] = []
         self._closing = False
         self._failure: RuntimeError | None = None
-        self._chunks: collections.deque[_Chunk] = collections.deque()
-        self._items: dict[bytes, _Item] = {}  # without a result
-        self._results: collections.OrderedDict[bytes, GradeResult] = (
-            collections.OrderedDict()
-        )
+        self._queue = Queue(num_workers=num_workers)
         self._workers: list[graders.Grader] = []
         self._failed_starts = 0
         self._selector = selectors.DefaultSelector()
@@ -139,13 +124,12 @@ class GradingPool:
     @property
     def counters(self) -> dict[str, int]:
         """Items since the start: {"grading/math/graded": ..., ...}, for each task."""
-        with self._lock:
-            seen = sorted({task for task, _ in self._counters})
-            return {
-                f"grading/{task}/{outcome}": self._counters[task, outcome]
-                for task in seen
-                for outcome in OUTCOMES
-            }
+        counts = self._queue.counters()
+        return {
+            f"grading/{task}/{outcome}": counts.get((task, outcome), 0)
+            for task in sorted({task for task, _ in counts})
+            for outcome in OUTCOMES
+        }
 
     def grade(self, task: str, items: Sequence[tuple[str, str]]) -> list[GradeResult]:
         """Grades (completion, answer) pairs; results in their order. See `submit`."""
@@ -167,7 +151,7 @@ class GradingPool:
                 raise ValueError(
                     f"items[{place}] must be a pair of texts, completion and answer."
                 )
-        job = _Job(task, list(items), [None] * len(items), len(items))
+        job = Job(task, list(items))
         if not items:
             job.future.set_result([])
             return job.future
@@ -187,8 +171,8 @@ class GradingPool:
         if first and self._thread.is_alive():
             self._bell_in.send_bytes(b"!")
         self._thread.join()
-        if first and self._counters:
-            _log.info("Graded: %s", self.counters)
+        if first and (counters := self.counters):
+            _log.info("Graded: %s", counters)
 
     # ---- everything below runs in the pool's thread ---------------------------------
 
@@ -218,11 +202,10 @@ class GradingPool:
             self._drop(worker)
         with self._lock:
             self._closing = True
-            waiting = {id(job): job for job in self._submitted}
-        for item in self._items.values():
-            waiting |= {id(job): job for job, _ in item.places}
-        for job in waiting.values():
+            submitted = self._submitted
+        for job in submitted:
             job.future.set_exception(failure)
+        self._queue.fail(failure)
         if not self._ready.done():
             self._ready.set_exception(failure)
         self._selector.close()
@@ -240,38 +223,18 @@ class GradingPool:
         with self._lock:
             jobs, self._submitted = self._submitted, []
         for job in jobs:
-            fresh = self._without_result(job)
-            share = -(-len(fresh) // (_CHUNKS_PER_WORKER * self._num_workers))
-            size = max(1, min(_CHUNK_ITEMS, share))
-            for start in range(0, len(fresh), size):
-                self._chunks.append(_Chunk(job.task, fresh[start : start + size]))
-
-    def _without_result(self, job: "_Job") -> list["_Item"]:
-        """The items of a job that must be graded; the others find their results."""
-        fresh = []
-        for place, pair in enumerate(job.items):
-            key = hashlib.sha256(json.dumps([job.task, *pair]).encode()).digest()
-            if key in self._results:
-                self._results.move_to_end(key)
-                self._note(job, place, self._results[key])
-            elif key in self._items:
-                self._items[key].places.append((job, place))
-            else:
-                self._items[key] = _Item(key, pair, [(job, place)])
-                fresh.append(self._items[key])
-        return fresh
+            self._queue.add(job)
 
     def _feed(self) -> None:
         """Gives each idle process a chunk."""
         for worker in [w for w in self._workers if w.state == "idle"]:
-            if not self._chunks:
+            worker.chunk = chunk = self._queue.take()
+            if chunk is None:
                 return
-            worker.chunk = chunk = self._chunks.popleft()
             worker.state = "loading"
             worker.deadline = time.monotonic() + self._start_timeout_s
-            items = [item.pair for item in chunk.items[chunk.next :]]
             try:
-                worker.tell({"task": chunk.task, "items": items})
+                worker.tell({"task": chunk.task, "items": chunk.left()})
             except OSError:  # it died while idle; nobody's fault
                 self._drop(worker)
 
@@ -300,32 +263,9 @@ class GradingPool:
 
     def _settle(self, worker: graders.Grader, result: GradeResult) -> None:
         """Notes the result of the item that the process is at."""
-        chunk = worker.chunk
-        item = chunk.items[chunk.next]
-        chunk.next += 1
         worker.deadline = time.monotonic() + self._timeout_s
-        if chunk.next == len(chunk.items):
+        if not self._queue.settle(worker.chunk, result):
             worker.chunk, worker.state = None, "idle"
-        del self._items[item.key]
-        (job, place), *others = item.places
-        self._note(job, place, result)
-        # What timed out or crashed may do better on a calmer machine: not remembered.
-        if result.outcome == "graded":
-            result = result._replace(outcome="cached")
-            self._results[item.key] = result
-            if len(self._results) > _REMEMBERED:
-                self._results.popitem(last=False)
-        for job, place in others:
-            self._note(job, place, result)
-
-    def _note(self, job: "_Job", place: int, result: GradeResult) -> None:
-        """Gives a job one result, and its caller all of them if this is the last."""
-        with self._lock:
-            self._counters[job.task, result.outcome] += 1
-        job.results[place] = result
-        job.left -= 1
-        if job.left == 0:
-            job.future.set_result(job.results)
 
     def _bury(self, worker: graders.Grader) -> None:
         """A process died: of the item it was at, or before it could start."""
@@ -365,45 +305,12 @@ class GradingPool:
         self._selector.unregister(worker.socket)
         worker.end()
         if worker.chunk is not None:
-            self._chunks.appendleft(worker.chunk)
+            self._queue.put_back(worker.chunk)
 
     def _patience(self) -> float | None:
         """Seconds until the next deadline; None if nothing is under way."""
         deadlines = [w.deadline for w in self._workers if w.state != "idle"]
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-
-
-@dataclasses.dataclass
-class _Job:
-    """What one `submit` asked for; `left` counts the items without a result."""
-
-    task: str
-    items: list[tuple[str, str]]
-    results: list[GradeResult | None]
-    left: int
-    future: concurrent.futures.Future = dataclasses.field(
-        default_factory=concurrent.futures.Future
-    )
-
-    def __post_init__(self):
-        self.future.set_running_or_notify_cancel()  # there is no way to cancel one
-
-
-class _Item(NamedTuple):
-    """A pair to be graded, and the places (job, number) that wait for its result."""
-
-    key: bytes
-    pair: tuple[str, str]
-    places: list[tuple[_Job, int]]
-
-
-@dataclasses.dataclass
-class _Chunk:
-    """Items for one process; number `next` is the one being graded."""
-
-    task: str
-    items: list[_Item]
-    next: int = 0
 
 
 def _result(message: dict) -> GradeResult:

@@ -117,10 +117,11 @@ def grade(completion: str, answer: str) -> Grade:
       TimeoutError: it took too long.
       RuntimeError: the sandbox broke.
     """
+    box = _box()
     try:
-        program, trial = judge(_box(), completion, answer)
-    except RuntimeError:
-        _box().close()
+        program, trial = judge(box, completion, answer)
+    except RuntimeError:  # the next program shall find a sandbox that works
+        box.close()
         _box.cache_clear()
         raise
     if trial.timed_out:

@@ -74,6 +74,15 @@ def check(box, outside, program, answer):
         assert not pathlib.Path(folder, "hapo_jax_left").exists()
 
 
+def test_hostile_programs_fail_by_what_they_do_not_by_how_they_are_written():
+    for name, program in {
+        **hostile_programs.FUNCTIONS,
+        **hostile_programs.SCRIPTS,
+    }.items():
+        if name not in ("no Python", "NUL bytes", "lone surrogates"):
+            compile(program, name, "exec")
+
+
 @pytest.mark.parametrize("name", hostile_programs.FUNCTIONS)
 def test_no_hostile_function_passes(box, outside, name):
     check(box, outside, hostile_programs.FUNCTIONS[name], BY_ASSERTS)

@@ -10,11 +10,11 @@ Who does what:
   judge.py     in another confined process: the tests, which call those functions
   wire.py      plain values as JSON between them
 
-**A program can do no harm.** It is one process in which it can start no other
-(`fork`, `exec` are refused, threads are counted), with limits on processor time, wall
-clock, address space, output, files and their size. It has no capabilities, no network
-and no signals; its environment holds no variable of the user's. One of two ways of
-confinement is in force; the host says which:
+**A program keeps to itself.** It is one process and can start no other (`fork` and
+`exec` are refused), with limits on processor time, wall clock, address space, output,
+files and their size. It is no longer root if we are, has no network, and sends no
+signals; its environment holds no variable of the user's. One of two ways of confinement
+is in force; the host says which:
 
   namespaces  user, PID, mount, network and IPC namespaces. The program sees a
               read-only tree with Python and the system's libraries, and an empty
@@ -23,7 +23,8 @@ confinement is in force; the host says which:
               namespace and its mounts.
   landlock    where namespaces are not allowed (many containers): the kernel's Landlock
               lets it read Python and the system's libraries and write nothing; its
-              folder is empty and stays so. Sockets are refused by the filter alone.
+              folder is empty and stays so. Sockets are refused by the filter alone,
+              and threads are bounded by memory alone.
 
 The system-call filter (`seccomp.py`) is there in both. Where neither works, nothing
 runs: that is an error.

@@ -23,6 +23,8 @@ _STACK_MIB = 64
 _DESCRIPTORS = 64
 # Devices that programs may expect; /dev itself holds the machine's disks.
 _DEVICES = ("null", "zero", "random", "urandom")
+# Links into /usr on most systems, folders on some.
+_LIBRARIES = ("/lib", "/lib64")
 _PRIVATE = kernel.MOUNT_NO_SUID | kernel.MOUNT_NO_DEVICES
 
 
@@ -36,7 +38,7 @@ class Limits(NamedTuple):
       output_bytes: on its standard output.
       disk_mib: of all files together; in memory, and gone at the end.
       files: how many files and folders.
-      threads: at a time, the first included.
+      threads: at a time, the first included; under Landlock only memory bounds them.
     """
 
     wall_s: float = 6.0
@@ -77,20 +79,18 @@ def confine(way: Way, prepared: Any, limits: Limits, lifeline: int) -> None:
     Raises:
       OSError: the kernel refuses; the process must not go on.
     """
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
     way.enter(prepared, limits)
     _limit(limits)
     # Set last, as a change of user resets it; then a look whether it came too late.
     kernel.prctl(kernel.PR_SET_PDEATHSIG, 9)
     if select.select([lifeline], [], [], 0)[0]:
         raise OSError("the launcher has gone.")
-    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-    if way is WAYS["landlock"]:
-        kernel.landlock(prepared)
     seccomp.install()
 
 
 def _prepare_namespaces() -> None:
-    """A root folder of its own for this process and those that it will start."""
+    """A root folder of its own, for this process and those that it will start."""
     flags = kernel.NEW_MOUNTS | kernel.NEW_NETWORK | kernel.NEW_IPC
     flags |= kernel.NEW_HOSTNAME
     user, group = os.getuid(), os.getgid()
@@ -107,16 +107,18 @@ def _prepare_namespaces() -> None:
     # Opened before the new root covers what may lie below the same folder.
     opened = {path: os.open(path, os.O_PATH) for path in shown}
     root = pathlib.Path("/tmp")  # any folder: the mount is seen by nobody else
-    links = {path: os.readlink(path) for path in ("/lib", "/lib64") if _is_link(path)}
+    links = {path: os.readlink(path) for path in _LIBRARIES if os.path.islink(path)}
     kernel.mount("tmpfs", str(root), "tmpfs", _PRIVATE, "size=1m,mode=755")
     for path, descriptor in opened.items():
         target = root / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.mkdir() if os.path.isdir(
-            f"/proc/self/fd/{descriptor}"
-        ) else target.touch()
+        source = f"/proc/self/fd/{descriptor}"
+        if os.path.isdir(source):
+            target.mkdir()
+        else:
+            target.touch()
         bind = kernel.MOUNT_BIND | kernel.MOUNT_RECURSIVE
-        kernel.mount(f"/proc/self/fd/{descriptor}", str(target), "none", bind)
+        kernel.mount(source, str(target), "none", bind)
         os.close(descriptor)
     for path, target in links.items():
         (root / path.lstrip("/")).symlink_to(target)
@@ -137,18 +139,20 @@ def _enter_namespaces(prepared: None, limits: Limits) -> None:
 
 
 def _prepare_landlock() -> int:
+    """A folder to be in, and the rules about all others."""
+    # One that is removed at once stays empty, and cannot be left behind.
+    folder = tempfile.mkdtemp()
+    os.chdir(folder)
+    os.rmdir(folder)
     return kernel.landlock_rules(_library_folders())
 
 
 def _enter_landlock(prepared: int, limits: Limits) -> None:
-    # A folder that is removed at once stays empty, and cannot be left behind.
-    folder = tempfile.mkdtemp()
-    os.chdir(folder)
-    os.rmdir(folder)
     # Python may be installed where only root can look, as in /root; Landlock decides.
     kernel.prctl(kernel.PR_SET_KEEPCAPS, 1)
     kept = [kernel.CAP_DAC_READ_SEARCH] if _give_up_root() else []
     kernel.set_capabilities(*kept)
+    kernel.landlock(prepared)
 
 
 def _give_up_root() -> bool:
@@ -183,9 +187,9 @@ def _limit(limits: Limits) -> None:
 
 
 def _library_folders() -> list[str]:
-    """Python's folders and the system's libraries; none lies in another."""
+    """Python's folders and the system's libraries, none below another."""
     paths = sysconfig.get_paths()
-    wanted = ["/usr", *(path for path in ("/lib", "/lib64") if not _is_link(path))]
+    wanted = ["/usr", *(path for path in _LIBRARIES if not os.path.islink(path))]
     wanted += [os.path.join(sys.base_prefix, "lib"), paths["stdlib"]]
     wanted += [paths["platstdlib"], paths["purelib"], paths["platlib"]]
     found: list[str] = []
@@ -194,10 +198,6 @@ def _library_folders() -> list[str]:
         if os.path.isdir(path) and not inside:
             found.append(path)
     return found
-
-
-def _is_link(path: str) -> bool:
-    return os.path.islink(path)
 
 
 def _write(path: str, text: str) -> None:

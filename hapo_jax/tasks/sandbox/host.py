@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import hapo_jax
-from hapo_jax.tasks.sandbox import confine
+from hapo_jax.tasks.sandbox import confine, kernel
 from hapo_jax.tasks.sandbox.confine import Limits
 
 _log = logging.getLogger(__name__)
@@ -121,6 +121,10 @@ def best() -> Sandbox:
       RuntimeError: none works; says why.
     """
     reasons = []
+    try:
+        kernel.architecture()
+    except OSError as error:
+        raise RuntimeError(str(error)) from None
     for way in confine.WAYS:
         box = None
         try:

@@ -140,7 +140,7 @@ def landlock_rules(folders: list[str]) -> int:
 
 
 def landlock(rules: int) -> None:
-    """Puts this process under rules, for ever; needs PR_SET_NO_NEW_PRIVS."""
+    """Puts this process under rules, for ever; after PR_SET_NO_NEW_PRIVS."""
     _call("landlock_restrict_self", rules, 0)
 
 

@@ -101,17 +101,18 @@ def _start(
     report, reporting = os.pipe()
     try:
         process = kernel.fork(way.namespaces)
+        if process == 0:
+            _become(role, files, way, prepared, limits, lifeline, reporting)
     except OSError as error:
-        process, failure = None, str(error)
-    if process == 0:
-        _become(role, files, way, prepared, limits, lifeline, reporting)
-    for file in (*files, reporting):
-        os.close(file)
+        os.close(report)
+        return {"failed": str(error)}
+    finally:
+        for file in (*files, reporting):
+            os.close(file)
     with open(report, "rb") as heard:  # until the child lets go of its end
-        failure = heard.read().decode() if process else failure
+        failure = heard.read().decode()
     if failure:
-        if process:
-            _end(process, 0.0)
+        _end(process, 0.0)
         return {"failed": failure}
     return {"process": process}
 
@@ -120,17 +121,18 @@ def _become(role, files, way, prepared, limits, lifeline, reporting) -> typing.N
     """The child's side of `_start`: confines itself and plays its role."""
     code = 125
     try:
-        os.close(lifeline[1])
-        null = os.open(os.devnull, os.O_RDWR)
-        confine.confine(way, prepared, limits, lifeline[0])
         play, places = ROLES[role]
+        try:
+            os.close(lifeline[1])
+            null = os.open(os.devnull, os.O_RDWR)
+            confine.confine(way, prepared, limits, lifeline[0])
+        except BaseException:
+            os.write(reporting, traceback.format_exc().encode())
+            raise
         _arrange({0: null, 1: null, 2: null, **dict(zip(places, files))})
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         code = play()
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.write(reporting, traceback.format_exc().encode())
-    finally:
+    finally:  # whatever happened: the launcher's own code must not go on here
         os._exit(code)
 
 

@@ -102,9 +102,10 @@ def on_calls(
     deadline = time.monotonic() + limits.wall_s
     with contextlib.ExitStack() as stack:
         peer = _serve(stack, box, program, limits)
+        os.set_blocking(peer, False)  # a program that does not read must not hold us
 
         def ask(request: dict) -> Any:
-            wire.send(peer, request)
+            wire.send(peer, request, deadline)
             return _value(wire.receive(peer, deadline))
 
         try:

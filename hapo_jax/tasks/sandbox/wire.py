@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-MOST_BYTES = 2**24
+MOST_BYTES = 2**23
 _LENGTH = struct.Struct("!I")
 _EXACT = 2**53  # beyond, other readers of JSON would round; ours goes through hex
 
@@ -44,10 +44,17 @@ _PLAIN = {
 _COLLECTIONS = {kind.__name__: kind for kind in (tuple, set, frozenset, deque)}
 
 
-def send(descriptor: int, message: Any) -> None:
+def send(descriptor: int, message: Any, deadline: float | None = None) -> None:
     """Writes one message.
 
+    Args:
+      descriptor: of a pipe or socket.
+      message: of JSON's types.
+      deadline: on `time.monotonic`, for a descriptor that does not block; or None to
+        wait as long as it takes.
+
     Raises:
+      TimeoutError: the deadline has passed.
       ValueError: it is longer than MOST_BYTES or too deeply nested.
       OSError: nobody reads any more.
     """
@@ -61,6 +68,10 @@ def send(descriptor: int, message: Any) -> None:
         )
     data = memoryview(_LENGTH.pack(len(data)) + data)
     while data:
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
+            if not select.select([], [descriptor], [], left)[1]:
+                raise TimeoutError("nobody reads in time.")
         data = data[os.write(descriptor, data) :]
 
 

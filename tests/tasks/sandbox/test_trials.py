@@ -1,6 +1,7 @@
 """What honest programs and tests may do, and how dishonest machines are reported."""
 
 import sys
+import time
 
 import pytest
 
@@ -170,6 +171,29 @@ def test_failed_tests_say_which(box, program, code, detail):
     trial = ask(box, program, code)
     assert not trial.passed
     assert detail in trial.detail
+
+
+def test_a_program_that_does_not_read_holds_nobody(box):
+    """It answers ahead, and the arguments are more than a socket holds."""
+    program = """
+import json, os, struct, time
+def frame(message):
+    data = json.dumps(message).encode()
+    return struct.pack("!I", len(data)) + data
+os.write(4, frame({"loaded": True}) + frame({"value": {"type": "int"}}))
+time.sleep(99)
+"""
+    start = time.monotonic()
+    trial = trials.on_calls(
+        box,
+        program,
+        name="f",
+        calls=[["x" * 2**22]],
+        accept=lambda number, value: True,
+        limits=LIMITS._replace(wall_s=0.5),
+    )
+    assert trial.timed_out
+    assert time.monotonic() - start < 2.5
 
 
 def test_helpers_of_tests_are_not_the_programs(box):

@@ -9,6 +9,11 @@ they hold whole messages:
 
     --config.task.train.path=dapo-math-17k.parquet --config.task.train.prompt_template=
 
+Repeated, contradictory and broken problems, and those that evaluation sets share, stay
+in as in the paper; a flag file leaves them out:
+
+    --config.data.exclude_ids=../shared/data/dapo_math_17k_flags.json
+
 512 prompts × 16 completions of up to 10,240 + 4,096 tokens: for a pod.
 """
 
@@ -37,9 +42,13 @@ def get_config(arg=None):
         split="train",
         path=str(data / "dapo_math_17k.jsonl.gz"),
         prompt_template=PROMPT,
+        grading="hapo",  # the published code's decision; see tasks/math.py
     )
     c.task.test = dict(
-        split="test", path=str(data / "aime24.jsonl"), prompt_template=PROMPT
+        split="test",
+        path=str(data / "aime24.jsonl"),
+        prompt_template=PROMPT,
+        grading="hapo",
     )
 
     c.learner.remat = "full"

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 
 import jax
 import optax
@@ -17,14 +18,36 @@ from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import grading, memory
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import sampler as sampler_lib
-from hapo_jax.rollout.generate import Generator, Rewards
+from hapo_jax.rollout.generate import Generator
+from hapo_jax.rollout.rewards import Rewards
+from hapo_jax.tasks import data_checks
 
 
 def make_prompts(
-    config: ConfigDict, policy: Policy, options: ConfigDict
+    config: ConfigDict,
+    policy: Policy,
+    options: ConfigDict,
+    *,
+    exclude_ids: str = "",
 ) -> prompts_lib.PromptSet:
-    """Problems of the task as token rows; `options` is task.train or task.test."""
-    problems = tasks.get(config.task.name).problems(**options.to_dict())
+    """Problems of the task as token rows.
+
+    Args:
+      config, policy: of the run.
+      options: task.train or task.test.
+      exclude_ids: as `data.exclude_ids`, of the training problems.
+
+    Raises:
+      ValueError: the task's files, or those of `exclude_ids`, cannot be used; or no
+        problem is left.
+    """
+    options = options.to_dict()
+    if config.data.on_error != "stop":  # which tasks that read no file do not know
+        options["on_error"] = config.data.on_error
+    problems = tasks.get(config.task.name).problems(**options)
+    if exclude_ids:
+        ids = data_checks.excluded_ids(exclude_ids.split(","))
+        problems = data_checks.without(problems, ids)
     return prompts_lib.tokenise(
         problems,
         functools.partial(
@@ -38,11 +61,17 @@ def make_prompts(
 def make_pool(config: ConfigDict) -> grading.GradingPool:
     """The processes that grade; close it, or use `with`."""
     return grading.GradingPool(
-        num_workers=config.grading.workers,
+        num_workers=config.grading.workers or _usable_cores(),
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
         start_timeout_s=config.grading.start_timeout_s,
     )
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:
@@ -184,6 +213,7 @@ def make_generator(
         rewards=Rewards(
             correct=config.reward.correct,
             wrong=config.reward.wrong,
+            format_weight=config.reward.format_weight,
             max_tokens=r.max_completion_tokens,
             buffer_tokens=config.reward.overlong_buffer_tokens,
             factor=config.reward.overlong_factor,

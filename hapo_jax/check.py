@@ -9,6 +9,7 @@ from hapo_jax import config as config_lib
 from hapo_jax import tasks
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.tasks import problems as problems_lib
 
 
 def check(config: ConfigDict, *, num_devices: int) -> None:
@@ -96,6 +97,11 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
     need(
         c.reward.correct > c.reward.wrong,
         f"reward.correct={c.reward.correct} must exceed reward.wrong={c.reward.wrong}.",
+    )
+    need(
+        c.data.on_error == "stop" or "path" in c.task.train,
+        f"data.on_error={c.data.on_error!r} is about files, and "
+        f"task.name={c.task.name!r} reads none; leave it at 'stop'.",
     )
     for key in ("rollout.top_p", "eval.top_p"):
         need(0 < _get(c, key) <= 1, f"{key}={_get(c, key)} must be in (0, 1].")
@@ -212,6 +218,7 @@ _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "task.chat_template": ("auto", "chat", "plain"),
     "rollout.overlong_prompts": ("drop", "truncate"),
+    "data.on_error": problems_lib.ON_ERROR,
 }
 _POSITIVE = (
     "num_steps",
@@ -224,7 +231,6 @@ _POSITIVE = (
     "rollout.chunk_tokens",
     "rollout.base_temperature",
     "rollout.max_rounds",
-    "grading.workers",
     "grading.timeout_s",
     "grading.memory_gib",
     "grading.start_timeout_s",
@@ -239,9 +245,11 @@ _POSITIVE = (
     "log.record_every_steps",
 )
 _NOT_NEGATIVE = (
+    "grading.workers",
     "rollout.top_k",
     "rollout.slots",
     "rollout.share_prompts_from",
+    "reward.format_weight",
     "reward.overlong_buffer_tokens",
     "reward.overlong_factor",
     "learner.micro_rows",

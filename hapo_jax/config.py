@@ -22,6 +22,12 @@ def default() -> ConfigDict:
     c.task.test = ConfigDict()  # … and for evaluation
     c.task.chat_template = "auto"  # auto | chat | plain
 
+    c.data = ConfigDict()
+    c.data.on_error = "stop"  # stop | skip (and count) rows of a file that are broken
+    # Training problems to leave out: JSON files of ids or flags, joined by commas, each
+    # perhaps with the flags that count, as in "flags.json:broken_ids+chinese_ids".
+    c.data.exclude_ids = ""
+
     c.model = ConfigDict()
     c.model.path = ""  # Hugging Face folder: config.json, *.safetensors, tokenizer
     c.model.dtype = "auto"  # compute: float32 | bfloat16 | auto (float32 on CPU)
@@ -51,14 +57,15 @@ def default() -> ConfigDict:
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 
-    c.reward = ConfigDict()
-    c.reward.correct = 1.0
-    c.reward.wrong = 0.0
+    c.reward = ConfigDict()  # the sum of the parts correctness, format and overlong
+    c.reward.correct = 1.0  # correctness of a right completion …
+    c.reward.wrong = 0.0  # … and of a wrong one; -1 is DAPO's code
+    c.reward.format_weight = 0.0  # for an answer that can be read; 0: off
     c.reward.overlong_buffer_tokens = 0  # length of the penalty's slope; 0: off
     c.reward.overlong_factor = 1.0  # penalty at max_completion_tokens
 
     c.grading = ConfigDict()
-    c.grading.workers = 2  # processes
+    c.grading.workers = 0  # processes; 0: one per core that this process may use
     c.grading.timeout_s = 10.0  # wall clock per completion
     c.grading.memory_gib = 4.0  # per process
     c.grading.start_timeout_s = 120.0  # for a process to start and import its grader

@@ -39,6 +39,7 @@ from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.generate import generate
 from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.tasks import data_checks
 
 # A resumed run may set these anew: they do not change what its numbers mean.
 MAY_CHANGE = (
@@ -68,7 +69,9 @@ def train(config: ConfigDict, workdir: str) -> None:
     run_folder.check_config(folder, config, may_change=MAY_CHANGE)
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
-    prompts = builders.make_prompts(config, policy, config.task.train)
+    prompts = builders.make_prompts(
+        config, policy, config.task.train, exclude_ids=config.data.exclude_ids
+    )
 
     # Build.
     r, options = config.rollout, config.learner
@@ -106,6 +109,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             ),
         )
         evaluator = evaluate.make_evaluator(config, policy, pool)
+        data_checks.report(prompts.problems, evaluator.generator.prompts.problems)
 
         # Restore. Nothing has been written up to here.
         checkpoints = stack.enter_context(

@@ -9,8 +9,10 @@ import types
 import numpy as np
 import pytest
 
+from benchmarks import grading as grading_benchmark
 from benchmarks import report, rollout, train, turns, worker, workload
 from benchmarks.peers import loop
+from hapo_jax.rollout import grading
 
 SMOKE = worker.Job("rollout", "smoke", "smoke")
 SMOKE_UPDATE = dataclasses.replace(SMOKE, task="update")
@@ -256,3 +258,23 @@ def test_our_learner_does_the_planned_update(work, capsys, tmp_path):
 def test_workers_of_peers_import_no_part_of_this_package():
     for path in (pathlib.Path(turns.__file__).parent / "peers").glob("*.py"):
         assert "hapo_jax" not in path.read_text(), path.name
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="confines programs on Linux alone")
+def test_grading_is_measured_on_right_completions(monkeypatch):
+    with grading.GradingPool(
+        num_workers=1, timeout_s=30.0, memory_gib=4.0, start_timeout_s=120.0
+    ) as pool:
+        for name in grading_benchmark.WORK:
+            line = grading_benchmark.measure(pool, name, seconds=0.01)
+            assert line["work"] == name
+            assert line["gradings_s"] > 0
+        monkeypatch.setitem(grading_benchmark.WORK, "twice", ("math", same, 1))
+        with pytest.raises(RuntimeError, match="twice: .* of"):
+            grading_benchmark.measure(pool, "twice", seconds=0.01)
+
+
+def same():
+    """Equal completions, which the pool does not grade again."""
+    while True:
+        yield "Answer: 1", "1"

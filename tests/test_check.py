@@ -47,6 +47,9 @@ def refuse(program, config, workdir, changes):
         ({"rollout.overlong_prompts": "cut"}, ["overlong_prompts='cut'", "truncate"]),
         ({"rollout.max_completion_tokens": 9999}, ["10006", "max_position_embeddings"]),
         ({"reward.overlong_buffer_tokens": 97}, ["overlong_buffer_tokens=97", "96"]),
+        ({"reward.format_weight": -1.0}, ["reward.format_weight=-1.0"]),
+        ({"data.on_error": "ignore"}, ["data.on_error='ignore'", "stop, skip"]),
+        ({"data.on_error": "skip"}, ["data.on_error='skip'", "countdown"]),
         ({"reward.wrong": 2.0}, ["reward.correct=1.0", "reward.wrong=2.0"]),
         ({"algo.clip.low": -1.0}, ["algo.clip.low", "-1.0"]),
         ({"algo.advantage": "gpro"}, ["algo.advantage", "gpro"]),
@@ -61,7 +64,7 @@ def refuse(program, config, workdir, changes):
         ({"mesh.data": -1, "mesh.fsdp": -1}, ["at most one may be -1"]),
         ({"mesh.data": 1, "mesh.tensor": 8}, ["kv_heads=2", "mesh.tensor=8"]),
         ({"num_steps": 0}, ["num_steps=0", "positive"]),
-        ({"grading.workers": 0}, ["grading.workers=0", "positive"]),
+        ({"grading.workers": -1}, ["grading.workers=-1", "negative"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )

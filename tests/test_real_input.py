@@ -199,12 +199,30 @@ def test_a_checkpoint_trains_on_a_problem_file(trained, warm):
     first, second = steps_of(trained)
     assert first["rollout/completions"] == len(GOLD) * 8
     assert 0 < first["rollout/accuracy"] < 1 and first["grad/norm"] > 0
+    # The parts of the reward are means over what was sampled, as the reward is.
+    assert first["reward/correctness"] == pytest.approx(first["rollout/reward"])
     # The policy of step 1 is the reference; that of step 2 has moved away from it.
     assert first["kl/reference_k3"] < 1e-6 < second["kl/reference_k3"]
     # Sampler and learner agree through two layouts: float32, another order of sums.
     assert first["mismatch/logprob_abs_max"] < 1e-4
     before, after = weights(warm / "hf"), weights(trained / "hf")
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(before, after, strict=True))
+
+
+def test_broken_rows_and_flagged_problems_can_be_left_out(checkpoint, data, tmp_path):
+    rows = gzip.decompress((data / "train.jsonl.gz").read_bytes())
+    (tmp_path / "train.jsonl").write_bytes(b"no JSON\n" + rows)
+    (tmp_path / "flags.json").write_text('{"broken_ids": ["p0"]}')
+    config = make_config(checkpoint, data)
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    with config.unlocked():
+        config.task.train.path = str(tmp_path / "train.jsonl")
+    with pytest.raises(ValueError, match="train.jsonl, line 1 is not JSON"):
+        builders.make_prompts(config, policy, config.task.train)
+    config.data.on_error = "skip"
+    flags = str(tmp_path / "flags.json")
+    kept = builders.make_prompts(config, policy, config.task.train, exclude_ids=flags)
+    assert [p.id for p in kept.problems] == [f"p{i}" for i in range(1, len(GOLD))]
 
 
 def test_a_stop_token_ends_a_completion(trained, checkpoint):

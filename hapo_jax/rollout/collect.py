@@ -71,7 +71,8 @@ def collect(
     Returns:
       RolloutBatch of batch_prompts·G rows, the new state, and metrics: of everything
       sampled in this step (`rollout/…`), so that dynamic sampling does not hide how
-      good the policy is, and the sums of what `generate` counted.
+      good the policy is, the means of the parts of their rewards (`reward/…`), and
+      the sums of what else `generate` counted.
     """
     kept = [] if state.carried is None else [state.carried]
     num_groups = num_carried = sum(len(b.rewards) for b in kept) // group_size
@@ -107,6 +108,8 @@ def collect(
     }
     if sampled:
         metrics |= _describe(batch_lib.concatenate(sampled), group_size)
+        for name in [name for name in sums if name.startswith("reward/")]:
+            metrics[name] = sums[name] / metrics["rollout/completions"]
     return batch, StreamState(cursor, carried), metrics
 
 

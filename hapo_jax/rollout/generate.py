@@ -8,16 +8,15 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.algo import rewards as rewards_lib
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import grading
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.engine import Completion, Engine, Request
 from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.rollout.rewards import Rewards
 
 # (completion, gold answer) pairs -> their grades, some time later
 SubmitFn = Callable[
@@ -25,37 +24,6 @@ SubmitFn = Callable[
 ]
 # Completions per message to the verifier: fewer would spend the time on messages.
 _GRADED_TOGETHER = 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Rewards:
-    """From score to reward.
-
-    Attributes:
-      correct, wrong: reward at score 1 and 0; between them it is linear.
-      max_tokens, buffer_tokens, factor: soft overlong penalty, see
-        `algo.rewards.overlong_penalty`; buffer_tokens 0 switches it off.
-    """
-
-    correct: float
-    wrong: float
-    max_tokens: int
-    buffer_tokens: int
-    factor: float
-
-    def __call__(self, scores: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """[B] scores and completion lengths in tokens → [B] float32 rewards."""
-        rewards = self.wrong + (self.correct - self.wrong) * scores
-        if self.buffer_tokens:
-            rewards = rewards + np.asarray(
-                rewards_lib.overlong_penalty(
-                    jnp.asarray(lengths),
-                    max_tokens=self.max_tokens,
-                    buffer_tokens=self.buffer_tokens,
-                    factor=self.factor,
-                )
-            )
-        return rewards.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,8 +69,9 @@ def generate(
       first_sample: [N] int, id of each prompt's first completion in this step.
 
     Returns:
-      RolloutBatch of N·G rows; and seconds spent (`time/sample`, `time/grade`: what
-      grading took after the last token) with the verifier's counts.
+      RolloutBatch of N·G rows; and, to be summed over calls, seconds spent
+      (`time/sample`, `time/grade`: what grading took after the last token), the
+      verifier's counts and the parts of the rewards (`reward/…`).
     """
     g, G = generator, len(base_temperatures)
     started = time.perf_counter()
@@ -139,12 +108,21 @@ def generate(
     if waiting:
         submit()
     results = []
+    answered = np.zeros(len(batch.scores), bool)
     for rows, future in submitted:
         grades = future.result()
         batch.scores[rows] = [grade.score for grade in grades]
+        answered[rows] = [grade.extracted is not None for grade in grades]
         results += grades
-    batch = batch._replace(rewards=g.rewards(batch.scores, batch.lengths))
+    parts = g.rewards.parts(
+        batch.scores,
+        answered=answered,
+        truncated=batch.truncated,
+        lengths=batch.lengths,
+    )
+    batch = batch._replace(rewards=sum(parts.values()))
     return batch, {
+        **{f"reward/{name}": float(part.sum()) for name, part in parts.items()},
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
         **grading.count(results),

@@ -5,48 +5,41 @@ wall-clock limit, kept by killing its process; a process that dies takes only th
 it was at with it; both score 0 and are counted. Processes import no jax, hold to a
 memory limit and end with this one, even if that is killed (see `tasks/worker.py`).
 
-One thread owns the processes and does all the talking. `submit` hands it work and
-returns a future, `grade` waits for it.
+One thread owns the processes (`graders.py`) and the work (`grading_queue.py`) and does
+all the talking. `submit` hands it work and returns a future, `grade` waits for it.
 """
 
 import collections
 import concurrent.futures
-import dataclasses
-import json
+import logging
 import math
-import os
-import pathlib
 import selectors
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterable, Sequence
 from multiprocessing import connection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import hapo_jax
 from hapo_jax import tasks
+from hapo_jax.rollout import graders
+from hapo_jax.rollout.grading_queue import Job, Queue
 
-OUTCOMES = ("graded", "timed_out", "crashed")
+_log = logging.getLogger(__name__)
 
-# Large chunks spare round trips, several chunks per process share out slow items.
-_CHUNK_ITEMS = 64
-_CHUNKS_PER_WORKER = 4
+OUTCOMES = ("graded", "cached", "timed_out", "crashed")
+
 # Processes that fail to start so often in a row mean that none ever will.
 _FAILED_STARTS = 3
-_STDERR_BYTES = 4_000
 
 
 class GradeResult(NamedTuple):
     """What became of one item.
 
     Attributes:
-      score: the grader's score, 0.0 unless `outcome` is "graded".
+      score: the grader's score, 0.0 if there is none.
       extracted: what the grader read as the answer, or None.
-      outcome: "graded", "timed_out", or "crashed" (the process died or the grader
-        raised).
+      outcome: "graded", "cached" (graded before, or together with an equal item),
+        "timed_out", or "crashed" (the process died or the grader raised).
       detail: why it was not graded; empty if it was.
     """
 
@@ -57,7 +50,7 @@ class GradeResult(NamedTuple):
 
 
 def count(results: Iterable[GradeResult]) -> dict[str, int]:
-    """Items by outcome: {"grading/graded": ..., "grading/timed_out": ..., ...}."""
+    """Items by outcome: {"grading/graded": ..., "grading/cached": ..., ...}."""
     found = collections.Counter(result.outcome for result in results)
     return {f"grading/{outcome}": found[outcome] for outcome in OUTCOMES}
 
@@ -105,13 +98,12 @@ class GradingPool:
         self._timeout_s = timeout_s
         self._memory_gib = memory_gib
         self._start_timeout_s = start_timeout_s
-        self._lock = threading.Lock()  # guards the four fields below
-        self._submitted: list[_Job] = []
-        self._counters = count(())
+        self._lock = threading.Lock()  # guards the three fields below
+        self._submitted: list[Job] = []
         self._closing = False
         self._failure: RuntimeError | None = None
-        self._chunks: collections.deque[_Chunk] = collections.deque()
-        self._workers: list[_Worker] = []
+        self._queue = Queue(num_workers=num_workers)
+        self._workers: list[graders.Grader] = []
         self._failed_starts = 0
         self._selector = selectors.DefaultSelector()
         self._bell_out, self._bell_in = connection.Pipe(duplex=False)
@@ -131,9 +123,13 @@ class GradingPool:
 
     @property
     def counters(self) -> dict[str, int]:
-        """Items by outcome since the start; `count` gives those of one call."""
-        with self._lock:
-            return dict(self._counters)
+        """Items since the start: {"grading/math/graded": ..., ...}, for each task."""
+        counts = self._queue.counters()
+        return {
+            f"grading/{task}/{outcome}": counts.get((task, outcome), 0)
+            for task in sorted({task for task, _ in counts})
+            for outcome in OUTCOMES
+        }
 
     def grade(self, task: str, items: Sequence[tuple[str, str]]) -> list[GradeResult]:
         """Grades (completion, answer) pairs; results in their order. See `submit`."""
@@ -155,7 +151,7 @@ class GradingPool:
                 raise ValueError(
                     f"items[{place}] must be a pair of texts, completion and answer."
                 )
-        job = _Job(task, list(items), [None] * len(items), len(items))
+        job = Job(task, list(items))
         if not items:
             job.future.set_result([])
             return job.future
@@ -175,6 +171,8 @@ class GradingPool:
         if first and self._thread.is_alive():
             self._bell_in.send_bytes(b"!")
         self._thread.join()
+        if first and (counters := self.counters):
+            _log.info("Graded: %s", counters)
 
     # ---- everything below runs in the pool's thread ---------------------------------
 
@@ -204,17 +202,19 @@ class GradingPool:
             self._drop(worker)
         with self._lock:
             self._closing = True
-            waiting = {id(job): job for job in self._submitted}
-        waiting |= {id(chunk.job): chunk.job for chunk in self._chunks}
-        for job in waiting.values():
+            submitted = self._submitted
+        for job in submitted:
             job.future.set_exception(failure)
+        self._queue.fail(failure)
         if not self._ready.done():
             self._ready.set_exception(failure)
         self._selector.close()
 
     def _start_missing(self) -> None:
         while len(self._workers) < self._num_workers:
-            worker = _start(self._memory_gib, self._start_timeout_s)
+            worker = graders.start(
+                memory_gib=self._memory_gib, timeout_s=self._start_timeout_s
+            )
             self._workers.append(worker)
             self._selector.register(worker.socket, selectors.EVENT_READ, worker)
 
@@ -223,41 +223,31 @@ class GradingPool:
         with self._lock:
             jobs, self._submitted = self._submitted, []
         for job in jobs:
-            share = -(-len(job.items) // (_CHUNKS_PER_WORKER * self._num_workers))
-            size = min(_CHUNK_ITEMS, share)
-            for start in range(0, len(job.items), size):
-                stop = min(start + size, len(job.items))
-                self._chunks.append(_Chunk(job, start, stop))
+            self._queue.add(job)
 
     def _feed(self) -> None:
         """Gives each idle process a chunk."""
         for worker in [w for w in self._workers if w.state == "idle"]:
-            if not self._chunks:
+            worker.chunk = chunk = self._queue.take()
+            if chunk is None:
                 return
-            worker.chunk = chunk = self._chunks.popleft()
             worker.state = "loading"
             worker.deadline = time.monotonic() + self._start_timeout_s
-            items = chunk.job.items[chunk.next : chunk.stop]
-            message = {"task": chunk.job.task, "items": items}
             try:
-                worker.socket.send_bytes(json.dumps(message).encode("ascii"))
+                worker.tell({"task": chunk.task, "items": chunk.left()})
             except OSError:  # it died while idle; nobody's fault
                 self._drop(worker)
 
-    def _hear(self, worker: "_Worker") -> None:
+    def _hear(self, worker: graders.Grader) -> None:
         """Takes one message, or notices that the process has died."""
         try:
-            message = json.loads(worker.socket.recv_bytes())
+            message = worker.hear()
         except (EOFError, OSError):
             self._bury(worker)
             return
         if "failed" in message:
             self._failed_start(worker, message["failed"])
-        elif "score" in message or "error" in message:
-            self._settle(worker, _result(message))
-            if message.get("leaving"):
-                self._drop(worker)
-        else:  # ready, or loaded
+        elif "ready" in message or "loaded" in message:
             if "loaded" in message:
                 self._failed_starts = 0
             worker.state = "grading" if worker.chunk else "idle"
@@ -266,23 +256,18 @@ class GradingPool:
                 other.state != "starting" for other in self._workers
             ):
                 self._ready.set_result(None)
+        else:
+            self._settle(worker, _result(message))
+            if message.get("leaving"):
+                self._drop(worker)
 
-    def _settle(self, worker: "_Worker", result: GradeResult) -> None:
+    def _settle(self, worker: graders.Grader, result: GradeResult) -> None:
         """Notes the result of the item that the process is at."""
-        chunk = worker.chunk
-        job = chunk.job
-        job.results[chunk.next] = result
-        job.left -= 1
-        chunk.next += 1
         worker.deadline = time.monotonic() + self._timeout_s
-        if chunk.next == chunk.stop:
+        if not self._queue.settle(worker.chunk, result):
             worker.chunk, worker.state = None, "idle"
-        with self._lock:
-            self._counters[f"grading/{result.outcome}"] += 1
-        if job.left == 0:
-            job.future.set_result(job.results)
 
-    def _bury(self, worker: "_Worker") -> None:
+    def _bury(self, worker: graders.Grader) -> None:
         """A process died: of the item it was at, or before it could start."""
         code = worker.process.wait()
         if worker.state in ("starting", "loading"):
@@ -303,7 +288,7 @@ class GradingPool:
             else:
                 self._failed_start(worker, f"no word in {self._start_timeout_s} s")
 
-    def _failed_start(self, worker: "_Worker", why: str) -> None:
+    def _failed_start(self, worker: graders.Grader, why: str) -> None:
         said = worker.stderr_tail()
         self._drop(worker)
         self._failed_starts += 1
@@ -314,16 +299,13 @@ class GradingPool:
                 f"memory_gib={self._memory_gib}): {why}\n{said}"
             )
 
-    def _drop(self, worker: "_Worker") -> None:
+    def _drop(self, worker: graders.Grader) -> None:
         """Ends a process; the items it has not been at go back to the queue."""
         self._workers.remove(worker)
         self._selector.unregister(worker.socket)
-        worker.socket.close()
-        worker.process.kill()
-        worker.process.wait()
-        worker.stderr.close()
+        worker.end()
         if worker.chunk is not None:
-            self._chunks.appendleft(worker.chunk)
+            self._queue.put_back(worker.chunk)
 
     def _patience(self) -> float | None:
         """Seconds until the next deadline; None if nothing is under way."""
@@ -331,85 +313,9 @@ class GradingPool:
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
 
 
-@dataclasses.dataclass
-class _Job:
-    """What one `submit` asked for; `left` counts the items without a result."""
-
-    task: str
-    items: list[tuple[str, str]]
-    results: list[GradeResult | None]
-    left: int
-    future: concurrent.futures.Future = dataclasses.field(
-        default_factory=concurrent.futures.Future
-    )
-
-    def __post_init__(self):
-        self.future.set_running_or_notify_cancel()  # there is no way to cancel one
-
-
-@dataclasses.dataclass
-class _Chunk:
-    """Items `next` to `stop` of a job; `next` is the one being graded."""
-
-    job: _Job
-    next: int
-    stop: int
-
-
-@dataclasses.dataclass(eq=False)
-class _Worker:
-    """One process. `state`: starting -> idle -> loading -> grading -> idle -> ..."""
-
-    process: subprocess.Popen
-    socket: connection.Connection
-    stderr: Any  # what it says before it is ready; a file, which cannot fill up
-    deadline: float
-    state: str = "starting"
-    chunk: _Chunk | None = None
-
-    def overdue(self, now: float) -> bool:
-        return self.state != "idle" and now > self.deadline
-
-    def stderr_tail(self) -> str:
-        self.stderr.seek(0)
-        return self.stderr.read()[-_STDERR_BYTES:].decode(errors="replace")
-
-
-def _start(memory_gib: float, start_timeout_s: float) -> _Worker:
-    """Starts one process and does not wait for it."""
-    ours, theirs = connection.Pipe()
-    stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
-    descriptor = theirs.fileno()
-    command = [sys.executable, "-P", "-m", "hapo_jax.tasks.worker"]
-    process = subprocess.Popen(
-        [*command, str(descriptor), str(memory_gib), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        stdout=stderr,
-        stderr=stderr,
-        pass_fds=[descriptor],
-        env=_environment(),
-        # A signal to the terminal's or the job's process group is for the parent alone.
-        start_new_session=True,
-    )
-    theirs.close()
-    deadline = time.monotonic() + start_timeout_s
-    return _Worker(process, ours, stderr, deadline)
-
-
-def _environment() -> dict[str, str]:
-    """The parent's environment, with this very package first on the path.
-
-    `-P` above keeps the working directory off it: a `math.py` or `sympy.py` there must
-    not be imported. One thread per library: graders run side by side already, and each
-    thread of OpenBLAS would reserve address space under the limit.
-    """
-    root = str(pathlib.Path(hapo_jax.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}
-
-
 def _result(message: dict) -> GradeResult:
+    if "late" in message:
+        return GradeResult(0.0, None, "timed_out", message["late"])
     if "error" in message:
         return GradeResult(0.0, None, "crashed", message["error"])
     return GradeResult(message["score"], message["extracted"], "graded", "")

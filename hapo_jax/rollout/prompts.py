@@ -2,12 +2,15 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
 
 from hapo_jax.tasks.problems import Problem
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,7 @@ def tokenise(
     max_prompt_tokens: int,
     overlong: str,
 ) -> PromptSet:
-    """Encodes every prompt once.
+    """Encodes every prompt once; says by a log line how many are too long.
 
     Args:
       problems: at least one.
@@ -74,6 +77,14 @@ def tokenise(
             f"none of {len(problems)} prompts fits "
             f"rollout.max_prompt_tokens={max_prompt_tokens}; raise it, or set "
             "rollout.overlong_prompts='truncate'."
+        )
+    if num_overlong:
+        _log.warning(
+            "%d of %d prompts are longer than rollout.max_prompt_tokens=%d: %s",
+            num_overlong,
+            len(problems),
+            max_prompt_tokens,
+            "left out" if overlong == "drop" else "cut on the left",
         )
     return PromptSet(tuple(kept), tuple(rows), num_overlong)
 

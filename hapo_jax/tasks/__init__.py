@@ -15,15 +15,15 @@ from types import ModuleType
 
 # name -> module. Modules are imported on demand, as some graders are slow to load.
 TASKS = {
+    "code": "hapo_jax.tasks.code",
     "countdown": "hapo_jax.tasks.countdown",
+    "game24": "hapo_jax.tasks.game24",
+    "logic": "hapo_jax.tasks.logic",
     "math": "hapo_jax.tasks.math",
 }
 
 # Libraries that a grader imports late. Workers load them before its clock runs.
-GRADER_LIBRARIES = {
-    "countdown": (),
-    "math": ("math_verify",),
-}
+GRADER_LIBRARIES = {"math": ("math_verify",)}
 
 
 def get(name: str) -> ModuleType:

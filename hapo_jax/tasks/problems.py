@@ -1,9 +1,9 @@
-"""Problems, grades, demonstrations, and the one reader of their files.
+"""Problems, grades, demonstrations, and how rows of files become them.
 
 Two kinds of rows are understood, in JSONL, gzipped JSONL and parquet files:
 
   ours    {"id": "gsm8k-7", "problem": "...", "answer": "18", "source": "gsm8k"}
-          (`source` may be absent, further fields are ignored)
+          (`id` and `source` may be absent, further fields are ignored)
   verl's  {"prompt": [{"role": "user", "content": "..."}], "data_source": "math_dapo",
            "reward_model": {"ground_truth": "18"}, "extra_info": {"index": 7}}
           (`extra_info` may be absent)
@@ -15,20 +15,21 @@ Chat templates are the tokenizer's business: here a prompt stays text or message
 """
 
 import dataclasses
-import gzip
 import hashlib
 import itertools
 import json
 import logging
 import pathlib
-import zlib
-from collections.abc import Iterator
+import re
+from collections.abc import Callable
 from typing import Any, NamedTuple
+
+from hapo_jax.tasks import files
 
 _log = logging.getLogger(__name__)
 
 PLACEHOLDER = "{problem}"
-_SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
+ON_ERROR = ("stop", "skip")
 _OUR_FIELDS = ("id", "problem", "answer", "source")
 _VERL_FIELDS = ("prompt", "reward_model", "data_source", "extra_info")
 # What a demonstration completes its prompt with; the first that a row has.
@@ -44,12 +45,15 @@ class Problem:
       prompt: plain text, or chat messages of the form {"role": ..., "content": ...}.
       answer: the gold answer, or a JSON text for tasks whose answer has structure.
       source: the data set it comes from; evaluation reports by source.
+      statement: the problem without its template, for comparing sets of problems;
+        empty where a task does not tell the two apart.
     """
 
     id: str
     prompt: str | list[dict[str, str]]
     answer: str
     source: str
+    statement: str = ""
 
 
 class Demonstration(NamedTuple):
@@ -76,18 +80,30 @@ class Grade(NamedTuple):
     extracted: str | None
 
 
-def read_problems(path: str | pathlib.Path, *, prompt_template: str) -> list[Problem]:
+def read_problems(
+    path: str | pathlib.Path,
+    *,
+    prompt_template: str,
+    row: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+    on_error: str = "stop",
+    check: Callable[[str], object] = lambda answer: None,
+) -> list[Problem]:
     """Reads all problems of a file, in its order.
 
     Ids are unique in what is returned. Rows repeated word for word are read once (the
     published DAPO-Math-17k and AIME-2024 files hold each row 100 and 32 times) and
     their number is logged; one id with two contents is an error. A verl row is named
-    by its source and `extra_info.index`, or by a hash of its content without an index.
+    by its source and `extra_info.index`; a row without id or index by its source and a
+    hash of its content.
 
     Args:
       path: a file ending in .jsonl, .jsonl.gz or .parquet.
       prompt_template: text around `{problem}`, for rows of our kind; empty for the bare
         problem. Rows of verl's kind carry complete messages and refuse a template.
+      row: turns a row of another kind into one of ours; may raise ValueError.
+      on_error: what a broken row does: "stop" the reading, or "skip" the row, with a
+        warning that counts them and names the first. A damaged file stops it.
+      check: raises ValueError for an answer that the task cannot grade by.
 
     Raises:
       ValueError: there is no such file, its kind is unknown, it holds no rows, the
@@ -96,19 +112,29 @@ def read_problems(path: str | pathlib.Path, *, prompt_template: str) -> list[Pro
     """
     path = pathlib.Path(path)
     _check_template(prompt_template)
+    _check_on_error(on_error)
     found: dict[str, Problem] = {}
     repeated = 0
-    for where, row in _rows(path, (*_OUR_FIELDS, *_VERL_FIELDS)):
-        problem = _problem(row, where, _stem(path), prompt_template)
-        known = found.setdefault(problem.id, problem)
-        if known is problem:
-            continue
-        if known != problem:
-            raise ValueError(
-                f"{where}: id {problem.id!r} was used before for another problem; "
-                "ids must be unique in a file, so rename one."
-            )
-        repeated += 1
+    broken: list[ValueError] = []
+    on_broken = files.stop if on_error == "stop" else broken.append
+    fields = None if row else (*_OUR_FIELDS, *_VERL_FIELDS)
+    for where, found_row in files.rows(path, fields, on_broken):
+        try:
+            ours = _converted(row, found_row, where) if row else found_row
+            problem = _problem(ours, where, files.stem(path), prompt_template)
+            _check_answer(check, problem, where)
+            known = found.setdefault(problem.id, problem)
+            if known != problem:
+                raise ValueError(
+                    f"{where}: id {problem.id!r} was used before for another problem; "
+                    "ids must be unique in a file, so rename one."
+                )
+        except ValueError as error:
+            on_broken(error)
+        else:
+            repeated += known is not problem
+    if broken:
+        _log.warning("%d broken rows were skipped, first: %s", len(broken), broken[0])
     if not found:
         raise ValueError(f"{path} holds no problems; give a file with at least one.")
     if repeated:
@@ -133,7 +159,7 @@ def read_demonstrations(
     _check_template(prompt_template)
     if size < 0:
         raise ValueError(f"{size=} must not be negative; 0 reads all.")
-    rows = _rows(path, ("problem", "prompt", *_COMPLETION_FIELDS))
+    rows = files.rows(path, ("problem", "prompt", *_COMPLETION_FIELDS))
     found = [
         _demonstration(row, where, prompt_template)
         for where, row in itertools.islice(rows, size or None)
@@ -146,6 +172,67 @@ def read_demonstrations(
     return found
 
 
+def read_structured(
+    path: str | pathlib.Path,
+    *,
+    fields: tuple[str, ...],
+    make: Callable[[dict[str, Any], str], Problem | None],
+    on_error: str,
+) -> list[Problem]:
+    """Reads problems whose answers have a structure of a task's own.
+
+    Args:
+      path: a file ending in .jsonl, .jsonl.gz or .parquet.
+      fields: that `make` looks at, besides id, problem and source.
+      make: turns a row and its place in the file, for messages, into a problem, or None
+        to leave it out; id and problem have been checked, source is filled in. Raises
+        ValueError for a broken row.
+      on_error: see `read_problems`.
+
+    Raises:
+      ValueError: there is no such file, its kind is unknown, it holds no problems, or a
+        row is broken; names file, line, field and remedy.
+    """
+    path = pathlib.Path(path)
+    _check_on_error(on_error)
+    found: dict[str, Problem] = {}
+    broken: list[ValueError] = []
+    on_broken = files.stop if on_error == "stop" else broken.append
+    for where, row in files.rows(path, ("id", "problem", "source", *fields), on_broken):
+        try:
+            _text(row, "problem", where)
+            if _text(row, "id", where) in found:
+                raise ValueError(
+                    f"{where}: id {row['id']!r} was used before; ids must be unique in "
+                    "a file, so rename one."
+                )
+            if row.get("source") is None:
+                row["source"] = files.stem(path)
+            problem = make(row, where)
+        except ValueError as error:
+            on_broken(error)
+        else:
+            if problem is not None:
+                found[problem.id] = problem
+    if broken:
+        _log.warning("%d broken rows were skipped, first: %s", len(broken), broken[0])
+    if not found:
+        raise ValueError(f"{path} holds no problems; give a file with at least one.")
+    return list(found.values())
+
+
+def fill(template: str, **values: str) -> str:
+    """A prompt: `{name}` in the template becomes `values[name]`, at least `{problem}`.
+
+    An empty template is the bare problem. No other braces mean anything.
+    """
+    _check_template(template)
+    names = "|".join(map(re.escape, values))
+    return re.sub(
+        f"{{({names})}}", lambda found: values[found[1]], template or PLACEHOLDER
+    )
+
+
 def _check_template(template: str) -> None:
     if template and PLACEHOLDER not in template:
         raise ValueError(
@@ -154,93 +241,15 @@ def _check_template(template: str) -> None:
         )
 
 
-def _stem(path: pathlib.Path) -> str:
-    """gsm8k_train for data/gsm8k_train.jsonl.gz."""
-    suffix = next(suffix for suffix in _SUFFIXES if path.name.endswith(suffix))
-    return path.name.removesuffix(suffix)
-
-
-def _rows(
-    path: pathlib.Path, fields: tuple[str, ...]
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields (place, row) of each row; of parquet files only the given fields."""
-    if not path.name.endswith(_SUFFIXES):
-        raise ValueError(
-            f"{str(path)!r} must end in one of {', '.join(_SUFFIXES)}; convert or "
-            "rename it."
-        )
-    if not path.is_file():
-        raise ValueError(
-            f"there is no file {str(path)!r}; correct the path, which is relative to "
-            f"the current folder {str(pathlib.Path.cwd())!r} unless it starts with '/'."
-        )
-    rows = (
-        _parquet_rows(path, fields) if path.suffix == ".parquet" else _jsonl_rows(path)
-    )
-    for where, row in rows:
-        if not isinstance(row, dict):
-            raise ValueError(
-                f"{where}: {type(row).__name__} where an object belongs; write rows "
-                f"with the fields {', '.join(_OUR_FIELDS[:3])}."
-            )
-        yield where, row
-
-
-def _jsonl_rows(path: pathlib.Path) -> Iterator[tuple[str, dict]]:
-    """Yields (place, row) of each line that is not blank."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opened(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield f"{path}, line {number}", json.loads(line)
-    except (ValueError, RecursionError) as error:  # bad UTF-8 is a ValueError too
-        raise ValueError(
-            f"{path}, line {number} is not JSON ({error}); write one JSON object per "
-            "line, in UTF-8."
-        ) from error
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{path} breaks off or is damaged after line {number} ({error}); fetch or "
-            "compress it again."
-        ) from error
-
-
-def _parquet_rows(
-    path: pathlib.Path, fields: tuple[str, ...]
-) -> Iterator[tuple[str, dict]]:
-    """Yields (place, row), a batch in memory at a time, only the given fields."""
-    # Imported here because graders' processes import this module and read no files.
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        file = parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(
-            f"{path} is not a parquet file ({error}); fetch or write it again."
-        ) from error
-    with file:
-        columns = [name for name in file.schema_arrow.names if name in fields]
-        number = 0
-        for batch in file.iter_batches(columns=columns):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-
-
 def _problem(row: dict, where: str, stem: str, template: str) -> Problem:
     """One row of either kind as a Problem."""
     prompt = _prompt(row, where, template)
     if "problem" in row:
-        source = row.get("source")
-        return Problem(
-            id=_text(row, "id", where),
-            prompt=prompt,
-            answer=_answer(row.get("answer"), "answer", where),
-            source=stem if source is None else _text(row, "source", where),
-        )
+        source = stem if row.get("source") is None else _text(row, "source", where)
+        answer = _answer(row.get("answer"), "answer", where)
+        known = row.get("id") is not None
+        name = _text(row, "id", where) if known else _named(source, prompt, answer)
+        return Problem(name, prompt, answer, source, row["problem"])
     source = _text(row, "data_source", where)
     reward_model = row.get("reward_model")
     if not isinstance(reward_model, dict):
@@ -253,10 +262,14 @@ def _problem(row: dict, where: str, stem: str, template: str) -> Problem:
     )
     extra = row.get("extra_info")
     index = extra.get("index") if isinstance(extra, dict) else None
-    if index is None:
-        content = json.dumps([prompt, answer])
-        index = hashlib.sha256(content.encode()).hexdigest()[:16]
-    return Problem(f"{source}-{index}", prompt, answer, source)
+    name = f"{source}-{index}" if index is not None else _named(source, prompt, answer)
+    return Problem(name, prompt, answer, source, prompt[-1]["content"])
+
+
+def _named(source: str, prompt: str | list[dict[str, str]], answer: str) -> str:
+    """An id for a row without one, of its content alone."""
+    content = json.dumps([prompt, answer])
+    return f"{source}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
 
 def _demonstration(row: dict, where: str, template: str) -> Demonstration:
@@ -314,6 +327,27 @@ def _answer(value: Any, field: str, where: str) -> str:
             f"structure, got {value!r}; fill it in or drop the row."
         )
     return value
+
+
+def _check_on_error(on_error: str) -> None:
+    if on_error not in ON_ERROR:
+        raise ValueError(f"{on_error=} must be one of {', '.join(ON_ERROR)}.")
+
+
+def _check_answer(check: Callable[[str], object], problem: Problem, where: str) -> None:
+    try:
+        check(problem.answer)
+    except ValueError as error:
+        raise ValueError(f"{where}, problem {problem.id!r}: {error}") from None
+
+
+def _converted(
+    convert: Callable[[dict[str, Any]], dict[str, Any]], row: dict, where: str
+) -> dict[str, Any]:
+    try:
+        return convert(row)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _messages(value: Any, where: str) -> list[dict[str, str]]:

@@ -10,12 +10,12 @@ Messages are JSON over one socket, so that nothing a grader returns is unpickled
     <- {"ready": true}                      once, after the start
     <- {"loaded": name} | {"failed": text}  once per chunk; the clock starts here
     <- {"score": 1.0, "extracted": text}    once per item, in order
-     | {"error": text, "leaving": bool}     the same, when the grader raised
+     | {"late": text}                       the same, when it raised TimeoutError
+     | {"error": text, "leaving": bool}     the same, when it raised something else
 
 The end of the socket ends the process, and so does the death of the parent.
 """
 
-import ctypes
 import importlib
 import json
 import os
@@ -27,9 +27,9 @@ from multiprocessing import connection
 from types import ModuleType
 
 from hapo_jax import tasks
+from hapo_jax.tasks.sandbox import kernel
 
 _GIB = 2**30
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _ERROR_CHARACTERS = 300
 
 
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         process id of the parent.
     """
     descriptor, memory_gib, parent = int(argv[0]), float(argv[1]), int(argv[2])
-    _end_with_parent(parent)
+    kernel.end_with_parent(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent decides
     _limit(resource.RLIMIT_AS, int(memory_gib * _GIB))
     _limit(resource.RLIMIT_CORE, 0)  # a crash must not write gigabytes
@@ -72,7 +72,7 @@ def _answer(socket: connection.Connection, task: str, items: list) -> bool:
 def _load(task: str) -> ModuleType:
     """The task's module, its late imports done."""
     module = tasks.get(task)
-    for library in tasks.GRADER_LIBRARIES[task]:
+    for library in tasks.GRADER_LIBRARIES.get(task, ()):
         importlib.import_module(library)
     return module
 
@@ -82,6 +82,8 @@ def _grade(module: ModuleType, completion: str, answer: str) -> dict:
     try:
         score, extracted = module.grade(completion, answer)
         return {"score": float(score), "extracted": extracted}
+    except TimeoutError as error:  # it kept a clock of its own
+        return {"late": str(error)}
     # Graders run foreign code: whatever it raises, sys.exit included, is about this
     # item alone. After a lack of memory the process leaves, for the memory may be lost.
     except BaseException as error:
@@ -99,19 +101,6 @@ def _receive(socket: connection.Connection) -> dict | None:
         return json.loads(socket.recv_bytes())
     except (EOFError, ConnectionResetError):
         return None
-
-
-def _end_with_parent(parent: int) -> None:
-    """Has the kernel kill this process when the parent dies, even in mid-computation.
-
-    Elsewhere than on Linux the end of the socket does it, after the current item.
-    """
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None, use_errno=True)
-        if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:  # it died before the line above
-        sys.exit(1)
 
 
 def _limit(kind: int, value: int) -> None:

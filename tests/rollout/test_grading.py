@@ -20,6 +20,9 @@ START_TIMEOUT_S = 60.0
 TIMEOUT_S = 1.0
 MEMORY_GIB = 1.0
 
+# Items that tell who graded them; no two are equal, so each is graded.
+PIDS = [("pid", str(i)) for i in range(200)]
+
 # A task of this file: the completion says what the grader does. Worker processes come
 # to know it through a sitecustomize module on PYTHONPATH.
 STUB_TASK = """
@@ -32,6 +35,11 @@ def recurse(n):
 def grade(completion, answer):
     if completion == "pid":
         return Grade(1.0, str(os.getpid()))
+    if completion == "count":
+        open(answer, "a").write("!")
+        return Grade(1.0, "counted")
+    if completion == "late":
+        raise TimeoutError("2 s")
     if completion == "sleep":
         time.sleep(600)
     if completion == "tell and spin":
@@ -62,7 +70,6 @@ REGISTER = """
 from hapo_jax import tasks
 tasks.TASKS["stub"] = "stub_task"
 tasks.TASKS["broken"] = "broken_task"
-tasks.GRADER_LIBRARIES["stub"] = tasks.GRADER_LIBRARIES["broken"] = ()
 """
 
 
@@ -77,7 +84,6 @@ def stub(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
     for name in ("stub", "broken"):
         monkeypatch.setitem(tasks.TASKS, name, f"{name}_task")
-        monkeypatch.setitem(tasks.GRADER_LIBRARIES, name, ())
     return folder
 
 
@@ -121,7 +127,8 @@ def test_results_come_in_order(stub):
         ]
         assert set(outcomes(results)) == {"graded"}
         assert pool.grade("stub", []) == []
-        assert pool.counters == grading.count(results)
+        assert pool.counters["grading/stub/graded"] == 1_000
+        assert grading.count(results)["grading/graded"] == 1_000
 
 
 @pytest.mark.parametrize(
@@ -146,15 +153,15 @@ def test_only_the_guilty_item_is_lost(stub, completion, outcome, detail):
         assert (guilty.score, guilty.extracted, guilty.outcome) == (0.0, None, outcome)
         assert detail in guilty.detail
         assert [result.score for result in results] == [1.0] * 39
-        expected = {"grading/graded": 39, "grading/timed_out": 0, "grading/crashed": 0}
-        expected[f"grading/{outcome}"] = 1
-        assert pool.counters == expected
+        expected = dict.fromkeys(grading.OUTCOMES, 0) | {"graded": 39, outcome: 1}
+        assert pool.counters == {f"grading/stub/{o}": n for o, n in expected.items()}
         # As good as new, with as many processes as before.
         assert pool.grade("stub", [("a", "a")])[0].score == 1.0
-        pids = {r.extracted for r in pool.grade("stub", [("pid", "")] * 200)}
+        pids = {r.extracted for r in pool.grade("stub", PIDS)}
         assert 1 <= len(pids) <= 2
         assert grading.count([guilty]) == {
             "grading/graded": 0,
+            "grading/cached": 0,
             "grading/timed_out": int(outcome == "timed_out"),
             "grading/crashed": int(outcome == "crashed"),
         }
@@ -162,10 +169,51 @@ def test_only_the_guilty_item_is_lost(stub, completion, outcome, detail):
 
 def test_each_item_has_the_whole_limit(stub):
     """A chunk may take longer than an item."""
-    items = [("exit", ""), ("sleep", ""), ("sleep", ""), ("1", "1")] * 2
+    kinds = ["exit", "sleep", "sleep", "1"] * 2
+    items = [(kind, str(i)) for i, kind in enumerate(kinds)]
     with make_pool(num_workers=1, timeout_s=0.3) as pool:
         results = pool.grade("stub", items)
     assert outcomes(results) == ["crashed", "timed_out", "timed_out", "graded"] * 2
+
+
+def test_equal_items_are_graded_once(stub, tmp_path):
+    """Within a call, while one is under way, and later; with the same result."""
+    items = [("count", str(tmp_path / "a")), ("count", str(tmp_path / "b"))]
+    with make_pool() as pool:
+        futures = [pool.submit("stub", items * 20) for _ in range(3)]
+        for future in futures:
+            assert {result._replace(outcome="") for result in future.result()} == {
+                grading.GradeResult(1.0, "counted", "", "")
+            }
+        again = pool.grade("stub", items)
+        assert outcomes(again) == ["cached", "cached"]
+        assert pool.counters["grading/stub/graded"] == 2
+        assert pool.counters["grading/stub/cached"] == 120
+    assert (tmp_path / "a").read_text() == (tmp_path / "b").read_text() == "!"
+
+
+def test_equal_items_differ_by_their_answer(stub):
+    with make_pool() as pool:
+        results = pool.grade("stub", [("1", "1"), ("1", "2"), ("1", "1")])
+    assert [result.score for result in results] == [1.0, 0.0, 1.0]
+
+
+def test_what_was_too_slow_is_tried_again(stub):
+    """But equal items that wait together share one failure."""
+    with make_pool(num_workers=1, timeout_s=0.3) as pool:
+        for _ in range(2):
+            results = pool.grade("stub", [("sleep", "")] * 5)
+            assert outcomes(results) == ["timed_out"] * 5
+        assert pool.counters["grading/stub/cached"] == 0
+
+
+def test_a_grader_may_keep_a_clock_of_its_own(stub):
+    with make_pool(num_workers=1) as pool:
+        (pid, *_) = pool.grade("stub", PIDS[:1])
+        (result,) = pool.grade("stub", [("late", "")])
+        assert (result.outcome, result.detail) == ("timed_out", "2 s")
+        (after,) = pool.grade("stub", PIDS[1:2])
+    assert after.extracted == pid.extracted
 
 
 def test_what_a_grader_prints_disturbs_nothing(stub, capfd):
@@ -183,7 +231,7 @@ def test_an_interrupt_leaves_the_processes_alone(stub):
 def test_a_process_killed_from_outside_costs_one_item(stub, tmp_path):
     told = tmp_path / "told"
     with make_pool(num_workers=1, timeout_s=60.0) as pool:
-        (before,) = pool.grade("stub", [("pid", "")])
+        (before,) = pool.grade("stub", PIDS[:1])
         items = [("1", "1"), ("tell and spin", str(told)), ("2", "2")]
         future = pool.submit("stub", items)
         wait_until(told.exists)
@@ -191,7 +239,7 @@ def test_a_process_killed_from_outside_costs_one_item(stub, tmp_path):
         results = future.result(timeout=START_TIMEOUT_S)
         assert outcomes(results) == ["graded", "crashed", "graded"]
         assert results[1].detail.endswith("exit code -9")
-        (after,) = pool.grade("stub", [("pid", "")])
+        (after,) = pool.grade("stub", PIDS[1:2])
         assert after.extracted != before.extracted
 
 
@@ -222,7 +270,7 @@ def test_several_threads_may_grade(stub):
 
 def test_close_ends_processes_and_waiting_futures(stub):
     pool = make_pool(timeout_s=60.0)
-    pids = {r.extracted for r in pool.grade("stub", [("pid", "")] * 200)}
+    pids = {r.extracted for r in pool.grade("stub", PIDS)}
     future = pool.submit("stub", [("sleep", "")] * 10)
     pool.close()
     pool.close()
@@ -244,7 +292,7 @@ from hapo_jax.rollout import grading
 pool = grading.GradingPool(
     num_workers=2, timeout_s=600.0, memory_gib=1.0, start_timeout_s=60.0
 )
-results = pool.grade("stub", [("pid", "")] * 200)
+results = pool.grade("stub", [("pid", str(i)) for i in range(200)])
 print(*{{result.extracted for result in results}}, flush=True)
 pool.submit("stub", [("block", ""), ("spin", "")])
 time.sleep(0.3)
@@ -361,7 +409,11 @@ def test_hostile_answers_are_wrong_in_time(record_property):
 def test_cheap_items_are_graded_fast():
     """The pool costs a fraction of what it takes to sample a completion."""
     answer = '{"numbers": [3, 4], "target": 7, "operations": 1}'
-    items = [("3 + 4 = 7 ; yes", answer), ("3 + 4 = 8 ; yes", answer)] * 2_000
+    items = [
+        (completion, answer + " " * i)  # no two are equal, or the pool remembers them
+        for i in range(2_000)
+        for completion in ("3 + 4 = 7 ; yes", "3 + 4 = 8 ; yes")
+    ]
     with make_pool() as pool:
         pool.grade("countdown", items[:10])
         start = time.monotonic()

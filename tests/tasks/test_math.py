@@ -1,4 +1,4 @@
-"""Mathematical answers: where they are found, what equals what, what does not."""
+"""Mathematical answers: what equals what, what does not, and what cannot be gamed."""
 
 import json
 
@@ -6,114 +6,18 @@ import pytest
 
 from hapo_jax.tasks import math
 
-FAR = "x" * (math.DAPO_TAIL_CHARACTERS + 1)
-
-
-@pytest.mark.parametrize(
-    ("completion", "extracted"),
-    [
-        ("Answer: 42", "42"),
-        ("work\nANSWER :\n 42 \nbye", "42"),
-        ("Answer: 41\nAnswer: 42", "42"),
-        ("Answer: 42\n\\boxed{41}", "42"),  # the line comes before the box
-        (f"Answer: 41 {FAR}", None),  # out of reach
-        (f"\\boxed{{42}} {FAR}", "42"),
-        (f"Answer: 41 {FAR} \\boxed{{42}}", "42"),
-        ("Answer: \\boxed{42}.", "42"),
-        ("Answer: \\[\n\\boxed{42}\n\\]", "42"),
-        ("Answer: \\boxed{\n42\n}", "42"),  # the line holds half a box
-        ("\\boxed{41} \\boxed{42}", "42"),
-        ("\\fbox{41} \\boxed{42}", "42"),
-        ("\\boxed{41} \\fbox{42}", "42"),
-        ("\\boxed{\\frac{1}{2}}", "\\frac{1}{2}"),
-        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}"),
-        ("\\boxed{\\left\\{x\\right.}", "\\left\\{x\\right."),
-        ("\\boxed{\\boxed{42}}", "42"),
-        ("\\boxed{41} and \\boxed{42", None),  # cut off inside its answer
-        ("#### 41\nso\n#### 42\nend", "42"),
-        ("\\boxed{42} #### 41", "42"),
-        ("Answer:", None),
-        ("Answer: $$", None),
-        ("\\boxed{}", None),
-        ("#### ", None),
-        ("the answer is 42", None),
-        ("", None),
-    ],
-)
-def test_extract(completion, extracted):
-    assert math.extract(completion) == extracted
-
-
-def test_an_answer_that_is_too_long_is_none():
-    longest = "7" * math.MAX_ANSWER_CHARACTERS
-    assert math.extract(f"\\boxed{{{longest}}}") == longest
-    assert math.extract(f"\\boxed{{{longest}7}}") is None
-    assert math.extract(f"#### {longest}") == longest
-    assert math.extract(f"#### {longest}7") is None
-
-
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("  42 ", "42"),
-        ("42.", "42"),
-        ("$42$", "42"),
-        ("$$42$$", "42"),
-        ("\\(42\\)", "42"),
-        ("**42**", "42"),
-        ("** 42", "42"),
-        ("\\$42", "42"),
-        ("42.0", "42"),
-        ("42.50", "42.5"),
-        ("0042", "42"),
-        ("1000", "1000"),
-        (".5", "0.5"),
-        ("0.05", "0.05"),
-        ("+7", "7"),
-        ("−7", "-7"),
-        ("1,234,567", "1234567"),
-        ("1{,}234", "1234"),
-        ("1,\\!234", "1234"),
-        ("1 234", "1234"),
-        ("1,23", "1,23"),
-        ("12, 345", "12, 345"),  # a list, not 12345
-        ("42 apples", "42"),
-        ("42 square inches", "42"),
-        ("864 \\mbox{ inches}^2", "864"),
-        ("\\frac{1}{2} \\text{ cup}", "\\frac{1}{2}"),
-        ("42 million", "42 million"),  # a factor, not a unit
-        ("42 or so", "42 or so"),
-        ("42 x", "42 x"),
-        ("90^\\circ", "90"),
-        ("90^{\\circ}", "90"),
-        ("90°", "90"),
-        ("50\\%", "50%"),
-        ("\\dfrac{1}{2}", "\\frac{1}{2}"),
-        ("\\tfrac12", "\\frac{1}{2}"),
-        ("\\frac 1 2", "\\frac{1}{2}"),
-        ("1 1/2", "1\\frac{1}{2}"),
-        ("\\sqrt2", "\\sqrt{2}"),
-        ("2**3", "2^3"),
-        ("2.5e-3", "2.5\\times 10^{-3}"),
-        ("\\left( 1, 2 \\right)", "( 1, 2 )"),
-        ("x_{1}", "x_1"),
-        ("x \\in [1,2]", "[1,2]"),
-        ("\\text{Evelyn}", "Evelyn"),
-        ("The answer is 42.", "42"),
-        ("So the final answer is $42$", "42"),
-        ("The final answer is $42$. I hope it is correct.", "42"),
-        ("1 \\\\[2pt] 2", "1 \\\\ 2"),
-    ],
-)
-def test_clean(text, cleaned):
-    assert math.clean(text) == cleaned
-    assert math.clean(cleaned) == cleaned
-
 
 @pytest.mark.parametrize(
     ("gold", "pred"),
     [
         ("42", "x = 42"),
+        ("42", "84/2 = 42"),
+        ("1, 2", "x = 1 or x = 2"),
+        ("(-\\infty, 2)", "x < 2"),
+        ("(\\frac{1}{2}, 1)", "0.5 < x < 1"),
+        ("x < 1", "-x > -1"),
+        ("10 \\text{ m/s}", "10"),
+        ("42", "x = 2 \\cdot 21 = 42"),
         ("x = 42", "42"),
         ("x = 42", "x=42"),
         ("\\text{(B)}", "B"),
@@ -187,6 +91,107 @@ def test_grade_says_what_it_read():
     assert math.grade("I give up", "42") == (0.0, None)
 
 
+# Completions that try to be right whatever the answer is, or without saying it.
+EXPLOITS = [
+    "\\boxed{41} \\boxed{42}",
+    "\\boxed{42}, \\boxed{43}",
+    "\\boxed{40}\n\\boxed{41}\n\\boxed{42}",
+    "\\boxed{41, 42}",
+    "\\boxed{41 \\text{ or } 42}",
+    "\\boxed{\\{41, 42\\}}",
+    "\\boxed{x = 41 \\text{ or } x = 42}",
+    "\\boxed{41 = 42}",
+    "\\boxed{41 \\approx 42}",
+    "\\boxed{42 \\neq 41}",
+    "\\boxed{42 \\text{ is not the answer, } 41 \\text{ is}}",
+    "\\boxed{\\pm 42}",
+    "\\boxed{[41, 43]}",
+    "\\boxed{x \\le 42}",
+    "\\boxed{\\mathbb{R}}",
+    "\\boxed{\\text{the answer}}",
+    "\\boxed{x}",
+    "\\boxed{42x}",
+    "\\boxed{4 2}",
+    "\\boxed{40 2}",
+    "\\boxed{42_{7}}",
+    "\\boxed{420}",
+    "\\boxed{42!}",
+    "\\boxed{}",
+    "\\boxed{42",
+    "\\boxed{ } 42",
+    "42 \\boxed{?}",
+    "Answer: 41 or 42",
+    "Answer: 41, 42",
+    "Answer: 42, 43",
+    "Answer: 41 / 42",
+    "Answer: 42 41",
+    "Answer: one of 1, 2, 3, ..., 42, ..., 100, I am sure of 99",
+    "Answer: 42\nAnswer: 41",
+    "Answer: \\boxed{41} 42",
+    "Answer:",
+    "Answer: $$",
+    "Answer: answer",
+    "#### 41, 42",
+    "#### 42 #### 41",
+    "####",
+    "There are 42 sheep and 41 goats; how many sheep?",  # the problem's own numbers
+    "42 41",
+    "42, 43",
+    "",
+    " ",
+]
+# What verl's rules let through: only what follows the last `=` counts, and a list of
+# digits becomes one number. Kept, since `dapo` and `hapo` are its decisions; a model
+# that is trained on them may find it.
+REFERENCE_ACCEPTS = ["4, 2", "4 2", "41 = 42", "x = 41, x = 42"]
+
+
+@pytest.mark.parametrize("mode", math.GRADINGS)
+@pytest.mark.parametrize("completion", EXPLOITS)
+def test_exploits(completion, mode):
+    assert math.grade(completion, math.pack("42", mode)).score == 0
+
+
+@pytest.mark.parametrize("mode", math.GRADINGS)
+def test_weaknesses_of_the_reference_are_its_own(mode):
+    gold = math.pack("42", mode)
+    for text in REFERENCE_ACCEPTS:
+        score = math.grade(f"Answer: {text}", gold).score
+        assert score == (mode in ("dapo", "hapo")), text
+
+
+@pytest.mark.parametrize("mode", math.GRADINGS)
+@pytest.mark.parametrize(
+    "gold", ["1,2", "\\{1, 2\\}", "x", "\\text{odd}", "(1,2)", "0"]
+)
+def test_nothing_is_no_answer(gold, mode):
+    for completion in ("", "Answer:", "Answer: $$", "\\boxed{}", "####", "Answer: ="):
+        assert math.grade(completion, math.pack(gold, mode)).score == 0
+
+
+def test_gradings_differ_where_they_should():
+    def right(completion, gold):
+        return {
+            mode
+            for mode in math.GRADINGS
+            if math.grade(completion, math.pack(gold, mode)).score
+        }
+
+    assert right("Answer: 42", "42") == set(math.GRADINGS)
+    assert right("\\boxed{42}", "42") == {"lenient", "strict"}
+    assert right("so it is 42", "42") == {"lenient"}
+    assert right("Answer: 0.50", "\\frac{1}{2}") == {"lenient", "strict", "hapo"}
+    assert right("Answer: 2/4", "\\frac{1}{2}") == {"lenient", "hapo"}
+    assert right("Answer: 2, 1", "1, 2") == {"lenient"}
+    assert right("Answer: 42 dollars", "42") == set(math.GRADINGS)
+
+
+@pytest.mark.parametrize("mode", math.GRADINGS)
+def test_pack_and_unpack(mode):
+    for gold in ("42", "\\{1\\}", '{"a": 1}', "ü\n"):
+        assert math.unpack(math.pack(gold, mode)) == (gold, mode)
+
+
 @pytest.mark.parametrize("gold", ["", " ", "$$", "\\boxed{}", "\\boxed{4", "7" * 1_001])
 def test_a_gold_answer_that_says_nothing_is_an_error(gold):
     with pytest.raises(ValueError, match="drop the problem"):
@@ -217,5 +222,5 @@ def test_an_unknown_split_is_refused(tmp_path, read):
 
 def test_a_gold_answer_that_says_nothing_is_found_when_the_file_is_read(tmp_path):
     path = write(tmp_path / "a.jsonl", answer="$$")
-    with pytest.raises(ValueError, match="a.jsonl, problem 'a': answer='\\$\\$' must"):
+    with pytest.raises(ValueError, match="line 1, problem 'a': answer='\\$\\$' must"):
         math.problems("train", path=path, prompt_template="")

@@ -54,8 +54,12 @@ def test_our_schema(tmp_path, suffix):
     path = write(tmp_path, suffix, OURS)
     got = problems.read_problems(path, prompt_template="Q: {problem}\nA: {")
     assert got == [
-        problems.Problem("a", "Q: What is {1} + 1?\nA: {", "2", "sums"),
-        problems.Problem("b", "Q: Ünïcödé ∑\nA: {", "\\frac{1}{2}", "file"),
+        problems.Problem(
+            "a", "Q: What is {1} + 1?\nA: {", "2", "sums", "What is {1} + 1?"
+        ),
+        problems.Problem(
+            "b", "Q: Ünïcödé ∑\nA: {", "\\frac{1}{2}", "file", "Ünïcödé ∑"
+        ),
     ]
 
 
@@ -64,7 +68,9 @@ def test_verl_schema(tmp_path, suffix):
     first, second = problems.read_problems(
         write(tmp_path, suffix, VERL), prompt_template=""
     )
-    assert first == problems.Problem("math_dapo-7", MESSAGES, "2", "math_dapo")
+    assert first == problems.Problem(
+        "math_dapo-7", MESSAGES, "2", "math_dapo", "1 + 1?"
+    )
     assert (second.prompt, second.answer, second.source) == (MESSAGES[1:], "2", "aime")
     assert second.id.startswith("aime-")
     # The hash depends on the content alone, not on the place in the file.
@@ -157,6 +163,81 @@ def test_a_broken_file(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=message):
         problems.read_problems(tmp_path / name, prompt_template="")
+
+
+BROKEN = [
+    b'{"id": ',
+    b'{"id": "\xff"}',
+    b"[]",
+    b'{"id": "b", "problem": "p"}',
+    b'{"id": "b", "problem": " ", "answer": "1"}',
+    b'{"id": "a", "problem": "another", "answer": "1"}',
+    b'{"id": "b", "problem": "p", "answer": "ungradable"}',
+]
+
+
+def no_words(answer):
+    if answer.isalpha():
+        raise ValueError("must be a number")
+
+
+@pytest.mark.parametrize("line", BROKEN)
+def test_a_broken_line_stops_or_is_skipped_and_counted(tmp_path, caplog, line):
+    good = json.dumps(OURS[0]).encode()
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"\n".join([good, line, good, line]) + b"\n")
+    read = functools.partial(
+        problems.read_problems, path, prompt_template="", check=no_words
+    )
+    with pytest.raises(ValueError, match="line 2"):
+        read()
+    with caplog.at_level(logging.WARNING):
+        assert [problem.id for problem in read(on_error="skip")] == ["a"]
+    assert "2 broken rows were skipped, first: " in caplog.text
+    assert f"{path}, line 2" in caplog.text
+
+
+def test_nothing_but_broken_lines_is_an_error(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(BROKEN[0])
+    with pytest.raises(ValueError, match="holds no problems"):
+        problems.read_problems(
+            tmp_path / "a.jsonl", prompt_template="", on_error="skip"
+        )
+
+
+def test_on_error_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="on_error='ignore' must be one of stop, skip"):
+        problems.read_problems(tmp_path, prompt_template="", on_error="ignore")
+
+
+@suffixes
+def test_rows_of_another_kind(tmp_path, suffix):
+    rows = [{"question": "1 + 1?", "final": "2", "level": 3}]
+    read = functools.partial(
+        problems.read_problems,
+        write(tmp_path, suffix, rows),
+        prompt_template="Q: {problem}",
+    )
+    (problem,) = read(
+        row=lambda row: {"problem": row["question"], "answer": row["final"]}
+    )
+    assert (problem.prompt, problem.answer) == ("Q: 1 + 1?", "2")
+    assert problem.id.startswith("file-")  # a hash of its content
+
+    def refuse(row):
+        raise ValueError("nothing here")
+
+    with pytest.raises(ValueError, match="(line|row) 1: nothing here"):
+        read(row=refuse)
+
+
+def test_rows_without_an_id_are_named_by_their_content(tmp_path):
+    row = {"problem": "p", "answer": "1"}
+    other = {"problem": "p", "answer": "2"}
+    first, second = problems.read_problems(
+        write(tmp_path, "jsonl", [row, row, other]), prompt_template=""
+    )
+    assert first.id != second.id and first.source == "file"
 
 
 def test_a_missing_file(tmp_path):

@@ -16,8 +16,8 @@ def test_a_task_has_the_two_functions(name):
     assert callable(module.problems)
 
 
-def test_every_task_says_what_its_grader_imports():
-    assert tasks.GRADER_LIBRARIES.keys() == tasks.TASKS.keys()
+def test_late_imports_are_those_of_tasks():
+    assert tasks.GRADER_LIBRARIES.keys() <= tasks.TASKS.keys()
 
 
 def test_a_misspelt_task_is_refused_with_the_nearest_one():
@@ -34,7 +34,7 @@ from hapo_jax import tasks
 from hapo_jax.tasks import worker
 for name in tasks.TASKS:
     tasks.get(name)
-    for library in tasks.GRADER_LIBRARIES[name]:
+    for library in tasks.GRADER_LIBRARIES.get(name, ()):
         importlib.import_module(library)
 from hapo_jax.tasks import math
 assert math.grade(r"Answer: \\frac{84}{2}", "42").score == 1.0

@@ -1,0 +1,323 @@
+"""Programs: find the program in a completion and run it on tests.
+
+Rows of HumanEval, MBPP, CodeContests and LiveCodeBench are understood:
+
+    {"id", "problem", "source"?, "subject"?, "starter_code"?, "entry_point"?, "tests"}
+
+with tests of three kinds
+
+    {"type": "python", "code": ..., "setup"?: ...}   asserts, or HumanEval's check
+    {"type": "call", "args": [...], "output": ...}   of `entry_point`, or of Solution's
+    {"type": "stdin", "input": ..., "output": ...}   of a whole program
+
+The program is the content of the last fenced block (of those marked as Python, if there
+are any), or the whole completion without one. Where the problem is the beginning of a
+function (HumanEval), a completion that defines this function follows it, and one that
+does not goes on with its body.
+
+A program is right if it passes all tests. Where it runs, and why it cannot cheat, says
+`sandbox/__init__.py`.
+"""
+
+import functools
+import json
+import logging
+import math
+import pathlib
+import re
+import time
+from typing import Any
+
+from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
+from hapo_jax.tasks.sandbox import host, trials
+from hapo_jax.tasks.sandbox.confine import Limits
+
+_log = logging.getLogger(__name__)
+
+_TESTS = {
+    "python": ("code",),
+    "call": ("args", "output"),
+    "stdin": ("input", "output"),
+}
+# MBPP's further asserts, which its protocol does not run.
+_LEFT_OUT = "python_challenge"
+_FIELDS = ("subject", "starter_code", "entry_point", "tests")
+# An opening fence is a line of ``` and perhaps a language; the closing one may lack.
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n`]*$", re.MULTILINE)
+_PYTHON = ("python", "python3", "py")
+# Contests accept rounding in the last digits.
+_TOLERANCE = 1e-6
+MAX_PROGRAM_CHARACTERS = 200_000
+
+
+def problems(
+    split: str,
+    *,
+    path: str | pathlib.Path,
+    prompt_template: str,
+    subject: str,
+    test_s: float,
+    total_s: float,
+    memory_mib: int,
+    on_error: str = "stop",
+) -> list[Problem]:
+    """The problems of a file; says by a log line how programs will be confined.
+
+    Args:
+      split: "train" or "test"; a label, since the config names a file for each.
+      path: a file ending in .jsonl, .jsonl.gz or .parquet.
+      prompt_template: text around `{problem}`, in which `{starter_code}` and
+        `{example}` (the first line of tests in Python) may stand too.
+      subject: rows of this `subject` alone; empty for all. MBPP's are train,
+        validation, test and prompt.
+      test_s: wall-clock seconds for each run of a program.
+      total_s: the same for all tests together; below `grading.timeout_s`, or the
+        pool ends the grader's process instead of the program's.
+      memory_mib: address space of a program, Python's 40 included.
+      on_error: "stop" at a broken row, or "skip" and count it.
+
+    Raises:
+      ValueError: an argument is out of its range, or a row is broken; names file, line,
+        field and remedy.
+      RuntimeError: programs cannot be confined on this machine.
+    """
+    if not 0 < test_s <= total_s:
+        raise ValueError(f"{test_s=} must lie above 0 and not above {total_s=}.")
+    if memory_mib < 64:
+        raise ValueError(f"{memory_mib=} must be at least 64; Python itself needs 40.")
+    limits = {"test_s": test_s, "total_s": total_s, "memory_mib": memory_mib}
+
+    def make(row: dict[str, Any], where: str) -> Problem | None:
+        if subject and row.get("subject") != subject:
+            return None
+        spec = _spec(row, where)
+        return Problem(
+            id=row["id"],
+            prompt=_prompt(row, spec, prompt_template),
+            answer=json.dumps({**spec, **limits}),
+            source=row["source"],
+            statement=row["problem"],
+        )
+
+    found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
+    with host.best() as box:
+        _log.info(host.describe(box))
+    return found
+
+
+def grade(completion: str, answer: str) -> Grade:
+    """1.0 if the program passes all tests.
+
+    Args:
+      completion: what the policy wrote, special tokens removed.
+      answer: the JSON of `problems`.
+
+    Returns:
+      Grade; `extracted` is the program, or None if there is none.
+
+    Raises:
+      TimeoutError: it took too long.
+      RuntimeError: the sandbox broke.
+    """
+    box = _box()
+    try:
+        program, trial = judge(box, completion, answer)
+    except RuntimeError:  # the next program shall find a sandbox that works
+        box.close()
+        _box.cache_clear()
+        raise
+    if trial.timed_out:
+        raise TimeoutError(trial.detail)
+    return Grade(float(trial.passed), program)
+
+
+def judge(
+    box: host.Sandbox, completion: str, answer: str
+) -> tuple[str | None, trials.Trial]:
+    """The program of a completion, and how it did; see `grade`."""
+    spec = json.loads(answer)
+    program = extract(completion, spec["prelude"], spec["entry_point"])
+    if program is None:
+        return None, trials.Trial(False, detail="there is no program")
+    deadline = time.monotonic() + spec["total_s"]
+    calls = [test for test in spec["tests"] if test["type"] == "call"]
+    # All calls share a process, as in the test suites that they come from.
+    groups = [[test] for test in spec["tests"] if test["type"] != "call"]
+    for tests in [calls, *groups] if calls else groups:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            detail = f"all tests together took longer than {spec['total_s']} s"
+            return program, trials.Trial(False, True, detail)
+        seconds = min(spec["test_s"], left)
+        limits = Limits(
+            wall_s=seconds,
+            cpu_s=math.ceil(seconds) + 1,  # the wall clock tells more
+            memory_mib=spec["memory_mib"],
+        )
+        trial = _run(box, program, spec, tests, limits)
+        if not trial.passed:
+            return program, trial
+    return program, trials.Trial(True)
+
+
+def extract(completion: str, prelude: str, entry_point: str) -> str | None:
+    """The program of a completion.
+
+    Args:
+      completion: what the policy wrote.
+      prelude: the beginning of the function `entry_point`, or "".
+      entry_point: name of the function, or "".
+
+    Returns:
+      Its source, the prelude included; None if it is empty or too long.
+    """
+    code = _last_block(completion)
+    if code is None:
+        code = completion
+    if not code.strip() or len(code) > MAX_PROGRAM_CHARACTERS:
+        return None
+    if not prelude:
+        return code
+    if re.search(rf"^def\s+{re.escape(entry_point)}\b", code, re.MULTILINE):
+        return f"{prelude}\n\n{code}"
+    return prelude + _body(code)
+
+
+def _last_block(completion: str) -> str | None:
+    """The last block marked as Python, else the last one, else None."""
+    fences = list(_FENCE.finditer(completion))
+    blocks = []
+    # Fences open and close in turn; an odd one opens a block without an end.
+    for place in range(0, len(fences), 2):
+        closing = fences[place + 1].start() if place + 1 < len(fences) else None
+        code = completion[fences[place].end() + 1 : closing]
+        blocks.append((fences[place][1].lower() in _PYTHON, place, code))
+    return max(blocks)[2] if blocks else None
+
+
+def same_output(written: str, expected: str) -> bool:
+    """Whether outputs agree word by word; where a fraction is expected, to 1e-6."""
+    words, wanted = written.split(), expected.split()
+    return len(words) == len(wanted) and all(map(_same_word, words, wanted))
+
+
+def same_value(value: Any, expected: Any) -> bool:
+    """Whether a returned value is the expected one; tuples count as lists."""
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(expected, list):
+        return (
+            isinstance(value, list)
+            and len(value) == len(expected)
+            and all(map(same_value, value, expected))
+        )
+    if isinstance(expected, float) and isinstance(value, int | float):
+        return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    return type(value) is type(expected) and value == expected
+
+
+@functools.cache
+def _box() -> host.Sandbox:
+    """The sandbox of this process; it ends with it."""
+    return host.best()
+
+
+def _run(
+    box: host.Sandbox, program: str, spec: dict, tests: list[dict], limits: Limits
+) -> trials.Trial:
+    """A program on one test, or on all calls."""
+    test = tests[0]
+    if test["type"] == "stdin":
+        return trials.on_input(
+            box,
+            program,
+            data=test["input"],
+            accept=lambda written: same_output(written, test["output"]),
+            limits=limits,
+        )
+    if test["type"] == "call":
+        return trials.on_calls(
+            box,
+            program,
+            name=spec["entry_point"],
+            calls=[test["args"] for test in tests],
+            accept=lambda i, value: same_value(value, tests[i]["output"]),
+            limits=limits,
+        )
+    return trials.on_tests(
+        box,
+        program,
+        name=spec["entry_point"],
+        prelude=spec["prelude"],
+        setup=test.get("setup") or "",
+        code=test["code"],
+        limits=limits,
+    )
+
+
+def _body(code: str) -> str:
+    """The indented lines at the top; a model that goes on writing ends the function."""
+    lines = code.splitlines(keepends=True)
+    for number, line in enumerate(lines):
+        if line.strip() and not line[0].isspace():
+            return "".join(lines[:number])
+    return code
+
+
+def _same_word(word: str, wanted: str) -> bool:
+    if word == wanted:
+        return True
+    try:
+        if not set(wanted) & set(".eE"):
+            return False
+        return math.isclose(
+            float(word), float(wanted), rel_tol=_TOLERANCE, abs_tol=_TOLERANCE
+        )
+    except ValueError:
+        return False
+
+
+def _prompt(row: dict, spec: dict, template: str) -> str:
+    lines = (spec["tests"][0].get("code") or "").strip().splitlines()
+    starter = row.get("starter_code") or ""
+    return fill(
+        template,
+        problem=row["problem"],
+        starter_code=starter,
+        example=lines[0] if lines else "",
+    )
+
+
+def _spec(row: dict, where: str) -> dict[str, Any]:
+    """Tests and what is needed to run them, checked."""
+    tests, name = row.get("tests"), row.get("entry_point") or ""
+    if isinstance(tests, list):
+        tests = [
+            t for t in tests if not isinstance(t, dict) or t.get("type") != _LEFT_OUT
+        ]
+    if not isinstance(tests, list) or not tests:
+        raise ValueError(
+            f"{where}: field 'tests' must be a list with at least one test, got "
+            f"{str(tests)[:80]!r}; a problem without tests cannot be graded."
+        )
+    for place, test in enumerate(tests):
+        kind = test.get("type") if isinstance(test, dict) else None
+        missing = [field for field in _TESTS.get(kind, ()) if field not in test]
+        if kind not in _TESTS or missing:
+            raise ValueError(
+                f"{where}: tests[{place}] must have a type of {', '.join(_TESTS)} and "
+                f"this type's fields, got {str(test)[:80]!r}; missing: {missing}."
+            )
+        if kind != "stdin" and not name:
+            raise ValueError(
+                f"{where}: field 'entry_point' must name the function that tests of "
+                f"type {kind!r} call; fill it in."
+            )
+    begins = name and re.search(
+        rf"^def\s+{re.escape(name)}\b", row["problem"], re.MULTILINE
+    )
+    return {
+        "tests": tests,
+        "entry_point": name,
+        "prelude": row["problem"] if begins else "",
+    }

@@ -1,0 +1,199 @@
+"""What is wrong with sets of problems: duplicates, leaks into evaluation, flagged ids.
+
+Statements are compared without spaces, case and what LaTeX has for looks
+(`normalised`); signs and operators count, so `x - 1` is not `x + 1`. Reworded copies
+are not found. Flag files name those, see `excluded_ids`.
+"""
+
+import collections
+import json
+import logging
+import pathlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from hapo_jax.tasks.problems import Problem
+
+_log = logging.getLogger(__name__)
+
+_SHOWN = 5  # ids named in a message
+
+
+def _surplus(groups: Iterable[Sequence[str]]) -> set[str]:
+    return {name for group in groups for name in group[1:]}
+
+
+# key of a flag file -> the ids that it leaves out.
+_FLAGS: Mapping[str, Callable[[list], set[str]]] = {
+    "duplicate_groups": _surplus,  # all but the first of each group
+    "conflicting_answer_groups": lambda groups: {i for group in groups for i in group},
+    "eval_overlap": lambda pairs: {pair["train"] for pair in pairs},
+    "broken_ids": set,
+    "chinese_ids": set,
+}
+# What is wrong in any language. Chinese problems are sound: leave them out by name.
+DEFAULT_FLAGS = (
+    "duplicate_groups",
+    "conflicting_answer_groups",
+    "eval_overlap",
+    "broken_ids",
+)
+
+
+def excluded_ids(entries: Iterable[str]) -> set[str]:
+    """Ids to leave out, from flag files.
+
+    Args:
+      entries: each `file.json`, or `file.json:flag+flag`. The file holds a list of ids,
+        or an object with some of the keys of `_FLAGS`; without flags named, those of
+        `DEFAULT_FLAGS` that it has count.
+
+    Raises:
+      ValueError: a file is missing or of another form, or has no such flag.
+    """
+    found: set[str] = set()
+    for entry in entries:
+        name, _, flags = entry.partition(".json")
+        path = pathlib.Path(name + ".json")
+        found |= _flagged(path, tuple(filter(None, flags.removeprefix(":").split("+"))))
+    return found
+
+
+def without(problems: Sequence[Problem], ids: set[str]) -> list[Problem]:
+    """The problems whose ids are not among `ids`; says by a log line how many are.
+
+    Raises:
+      ValueError: none is left.
+    """
+    kept = [problem for problem in problems if problem.id not in ids]
+    if not kept:
+        raise ValueError(
+            f"data.exclude_ids leaves none of {len(problems)} problems; name fewer "
+            "flags, as in flags.json:broken_ids."
+        )
+    if ids:
+        _log.info(
+            "%d of %d problems left out by data.exclude_ids (%d ids).",
+            len(problems) - len(kept),
+            len(problems),
+            len(ids),
+        )
+    return kept
+
+
+_LOOKS = re.compile(
+    r"\\(?:left|right|displaystyle|text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|q?quad)"
+    r"(?![a-z])|\\[,;:!()\[\] ]|[\s${}~\"'“”‘’`]"
+)
+
+
+def normalised(statement: str) -> str:
+    """The statement in lower case, without spaces and LaTeX that is for looks."""
+    text = unicodedata.normalize("NFKC", statement).lower()
+    text = re.sub(r"\\[dtc]frac(?![a-z])", r"\\frac", text)
+    return _LOOKS.sub("", text).rstrip(".?:")
+
+
+def duplicates(problems: Sequence[Problem]) -> list[list[Problem]]:
+    """Groups of problems with one statement, in the order of the set."""
+    groups = collections.defaultdict(list)
+    for problem, statement in zip(problems, _statements(problems)):
+        groups[statement].append(problem)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def overlap(
+    train: Sequence[Problem], test: Sequence[Problem]
+) -> list[tuple[Problem, Problem]]:
+    """(training problem, evaluation problem) of one statement."""
+    held_out = collections.defaultdict(list)
+    for problem, statement in zip(test, _statements(test)):
+        held_out[statement].append(problem)
+    return [
+        (problem, other)
+        for problem, statement in zip(train, _statements(train))
+        for other in held_out[statement]
+    ]
+
+
+def report(train: Sequence[Problem], test: Sequence[Problem]) -> dict[str, int]:
+    """Says by log lines what is wrong with a run's sets, and returns the counts.
+
+    Returns:
+      data/train_problems, data/test_problems: sizes.
+      data/duplicates: training problems that repeat another's statement.
+      data/conflicts: groups of such whose answers differ.
+      data/overlap: evaluation problems that occur in training.
+    """
+    groups = duplicates(train)
+    surplus = [problem for group in groups for problem in group[1:]]
+    conflicts = [g for g in groups if len({problem.answer for problem in g}) > 1]
+    leaks = {other.id: problem for problem, other in overlap(train, test)}
+    if surplus:
+        _log.warning(
+            "%d training problems repeat the statement of another (%s); %d groups "
+            "disagree about the answer.",
+            len(surplus),
+            _few(problem.id for problem in surplus),
+            len(conflicts),
+        )
+    if leaks:
+        _log.warning(
+            "%d of %d evaluation problems occur in training (%s): their scores say "
+            "little. Leave the training problems out with data.exclude_ids.",
+            len(leaks),
+            len(test),
+            _few(f"{name} as {problem.id}" for name, problem in leaks.items()),
+        )
+    return {
+        "data/train_problems": len(train),
+        "data/test_problems": len(test),
+        "data/duplicates": len(surplus),
+        "data/conflicts": len(conflicts),
+        "data/overlap": len(leaks),
+    }
+
+
+def _flagged(path: pathlib.Path, flags: tuple[str, ...]) -> set[str]:
+    """The ids of one file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ValueError(
+            f"data.exclude_ids: there is no file {str(path)!r}; correct the path."
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"data.exclude_ids: {path} is not JSON ({error}).") from None
+    if isinstance(content, list) and not flags:
+        content, flags = {"broken_ids": content}, ("broken_ids",)
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"data.exclude_ids: {path} must hold a list of ids, or an object with "
+            f"some of the keys {', '.join(_FLAGS)}."
+        )
+    known = [flag for flag in _FLAGS if flag in content]
+    unknown = [flag for flag in flags if flag not in known]
+    if unknown or not known:
+        raise ValueError(
+            f"data.exclude_ids: {path} has no flag {', '.join(unknown) or 'at all'}; "
+            f"it has {', '.join(known) or 'none of ' + ', '.join(_FLAGS)}."
+        )
+    chosen = flags or [flag for flag in DEFAULT_FLAGS if flag in known]
+    try:
+        return set().union(*(_FLAGS[flag](content[flag]) for flag in chosen))
+    except (TypeError, KeyError) as error:
+        raise ValueError(
+            f"data.exclude_ids: {path} is not in the form of a flag file ({error!r})."
+        ) from None
+
+
+def _statements(problems: Sequence[Problem]) -> list[str]:
+    """Normalised statements; a problem without any is known by its prompt."""
+    return [normalised(p.statement or str(p.prompt)) for p in problems]
+
+
+def _few(names: Iterable[str]) -> str:
+    names = list(names)
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,165 @@
+r"""The mathematical sets by name: their files in a data folder, their place on the hub.
+
+A task's `path` may be
+
+  a file                            data/gsm8k_test.jsonl
+  a folder and the name of a set    data/math500      the set's file in that folder
+  the name of a set                 math500           fetched from the Hugging Face hub
+  a file on the hub                 hf://datasets/owner/name/test.jsonl
+
+A new set is one line of `SETS`. Files in folders have rows of our kind or verl's; rows
+of the hub are turned into ours by the set's `row`. The hub's sets and the published
+files need not be word for word the same, nor in one order.
+"""
+
+import fractions
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from hapo_jax.tasks import hub, math_text
+
+Row = dict[str, Any]
+
+
+def _row(
+    problem: str, answer: str, gold: Callable[[Any], str] = str
+) -> Callable[[Row], Row]:
+    """Makes a row of ours of the columns of these names."""
+
+    def row(theirs: Row) -> Row:
+        missing = [name for name in (problem, answer) if theirs.get(name) is None]
+        if missing:
+            raise ValueError(
+                f"field {missing[0]!r} is missing among {sorted(theirs)}; the set has "
+                "changed on the hub, so give a file in its place."
+            )
+        return {"problem": theirs[problem], "answer": gold(theirs[answer])}
+
+    return row
+
+
+def _after_hashes(solution: str) -> str:
+    """GSM8K's gold answer, `#### 1,234`, without separators."""
+    return solution.rpartition("####")[2].strip().replace(",", "")
+
+
+def _last_box(solution: str) -> str:
+    """MATH's gold answer; empty, and thus an error, if there is none."""
+    return math_text.unboxed(solution) or "" if "boxed" in solution else ""
+
+
+def _whole(number: float) -> str:
+    """142.0 as 142."""
+    exact = fractions.Fraction(number)
+    return str(exact.numerator if exact.denominator == 1 else number)
+
+
+def _listed(answers: list[str] | str) -> str:
+    """OlympiadBench's list of answers as one text."""
+    return answers if isinstance(answers, str) else ", ".join(answers)
+
+
+class MathSet(NamedTuple):
+    """Attributes:
+    files: split → file in a data folder.
+    hub: split → file on the hub, owner/name/file; may hold a `*`.
+    row: from a row of the hub's files to one of ours.
+    """
+
+    files: Mapping[str, str]
+    hub: Mapping[str, str]
+    row: Callable[[Row], Row] = _row("problem", "answer")
+
+
+SETS = {
+    "gsm8k": MathSet(
+        {"train": "gsm8k_train.jsonl.gz", "test": "gsm8k_test.jsonl"},
+        {
+            "train": "openai/gsm8k/main/train-*.parquet",
+            "test": "openai/gsm8k/main/test-*.parquet",
+        },
+        _row("question", "answer", _after_hashes),
+    ),
+    "math": MathSet(
+        {"train": "math_train_7500.jsonl.gz"},
+        {
+            "train": "DigitalLearningGmbH/MATH-lighteval/data/train-*.parquet",
+            "test": "DigitalLearningGmbH/MATH-lighteval/data/test-*.parquet",
+        },
+        _row("problem", "solution", _last_box),
+    ),
+    "math500": MathSet(
+        {"test": "math500.jsonl"}, {"test": "HuggingFaceH4/MATH-500/test.jsonl"}
+    ),
+    "dapo_math_17k": MathSet(
+        {"train": "dapo_math_17k.jsonl.gz"},
+        {"train": "open-r1/DAPO-Math-17k-Processed/all/train-*.parquet"},
+        _row("prompt", "solution"),
+    ),
+    "aime24": MathSet(
+        {"test": "aime24.jsonl"},
+        {"test": "HuggingFaceH4/aime_2024/data/train-*.parquet"},
+    ),
+    "aime25": MathSet({"test": "aime25.jsonl"}, {"test": "math-ai/aime25/test*"}),
+    "amc23": MathSet(
+        {"test": "amc23.jsonl"},
+        {"test": "math-ai/amc23/test*"},
+        _row("question", "answer", _whole),
+    ),
+    "amc22_23": MathSet(
+        {"test": "amc22_23.jsonl"},
+        {"test": "AI-MO/aimo-validation-amc/data/train-*.parquet"},
+        _row("problem", "answer", _whole),
+    ),
+    "minerva": MathSet(
+        {"test": "minerva_math.jsonl"},
+        {"test": "math-ai/minervamath/test*"},
+        _row("question", "answer"),
+    ),
+    "olympiadbench": MathSet(
+        {"test": "olympiadbench.jsonl.gz"},
+        {"test": "Hothan/OlympiadBench/OE_TO_maths_en_COMP/*.parquet"},
+        _row("question", "final_answer", _listed),
+    ),
+}
+
+
+class Source(NamedTuple):
+    """Where a split is read from.
+
+    Attributes:
+      path: a file that exists, or that the reader will miss by name.
+      row: what its rows need to become ours; None if they are.
+    """
+
+    path: pathlib.Path
+    row: Callable[[Row], Row] | None
+
+
+def locate(path: str | pathlib.Path, split: str) -> Source:
+    """Finds the file that a task's `path` means, and fetches it if it is on the hub.
+
+    Raises:
+      ValueError: the set has no such split, or the hub cannot be reached.
+    """
+    text = str(path)
+    if text.startswith(hub.PREFIX):
+        return Source(hub.fetch(text), None)
+    folder, name = pathlib.Path(text).parent, pathlib.Path(text).name
+    if name not in SETS or pathlib.Path(text).is_file():
+        return Source(pathlib.Path(text), None)
+    if text != name:
+        return Source(folder / _of(SETS[name].files, split, name), None)
+    found = hub.fetch(hub.PREFIX + _of(SETS[name].hub, split, name))
+    return Source(found, lambda row: SETS[name].row(row) | {"source": name})
+
+
+def _of(files: Mapping[str, str], split: str, name: str) -> str:
+    """The file of a split."""
+    if split not in files:
+        raise ValueError(
+            f"the set {name!r} has no {split=}, only {', '.join(files)}; name another "
+            "set or a file."
+        )
+    return files[split]

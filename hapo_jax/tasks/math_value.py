@@ -1,0 +1,234 @@
+r"""Mathematical answers as values: exact numbers first, then math-verify under guard.
+
+`same` compares two whole answers. math-verify gets each in a box of its own and never
+searches a text for a part that would fit: `41 or 42` is a set of two, not a hit for 42.
+
+`verify` is math-verify's own judgement of two whole texts, its search included, for
+decisions that must agree with it. Guards are the same: what would explode in exact
+arithmetic or in a recursive parser is not looked at and is not equal. The pool's clock
+(`rollout/grading.py`) ends what gets through all the same.
+
+Call both in a process's main thread: math-verify bounds its time with signals.
+"""
+
+import fractions
+import functools
+import math
+import re
+from typing import Any
+
+# Bounds on what math-verify may see. Gold answers stay far below each.
+_MAX_CHARACTERS = 20_000  # its patterns are not linear
+_MAX_NESTING = 25  # brackets of any kind
+_POWER = r"(?:\^|\*\*)[\s{(]*"
+_EXPLOSIVE = re.compile(
+    r"\d{101,}"  # one number of more than 100 digits
+    r"|(?:\^|\*\*)\s*-?\d+\s*(?:\^|\*\*)"  # a tower, 9^9^9 …
+    r"|(?:\^|\*\*)[\s{(]+[^{}()]{0,60}?\d\s*(?:\^|\*\*)[\s{(]*-?\d"  # … or 9^{1+9^9}
+    rf"|{_POWER}-?\d{{3,}}\s*[)}}][\s)}}]*(?:\^|\*\*)"  # (9^999)^9
+    rf"|{_POWER}-?\d[\d,. ]{{4,}}"  # an exponent of five digits
+    r"|\d{4,}\s*!|![\s)}]*!"  # a factorial of a large number, or of a factorial, or
+    r"|(?:\d{4}|[*^]|\\cdot|\\times)[^!]{0,50}[)}]\s*!"  # of a product or a power
+)
+_POWERS_OF_POWERS = re.compile(rf"{_POWER}-?\d+\s*[)}}][\s)}}]*(?=\^|\*\*)")
+# math-verify parses twice and compares once, each under this limit.
+_SYMPY_SECONDS = 2
+# math-verify compares to six decimals, in which all tiny numbers are zero. Gold answers
+# below _SMALL are compared relatively too.
+_DECIMALS = 6
+_SMALL = 1e-3
+_SMALL_TOLERANCE = 1e-5
+# What math-verify reads in a way of its own: it adds numbers that stand side by side
+# (`40 2` would be 42) and forgets the base of a number (42_8). Compared as texts only.
+_MISREAD = re.compile(r"\d \d|\d *_")
+_RECURRING = re.compile(r"(-?\d{1,50}\.)(\d{0,50})\\overline\{(\d{1,50})\}")
+_NUMBER = re.compile(
+    r"(?P<sign>-?)(?:(?P<whole>\d{1,100})??"
+    r"(?:\\frac\{(?P<num>-?\d{1,100})\}\{(?P<den>\d{1,100})\})"
+    r"|(?P<decimal>\d{1,100}(?:\.\d{1,100})?)(?:/(?P<over>\d{1,100}))?)(?P<percent>%?)"
+)
+
+
+def same(gold: str, pred: str) -> bool:
+    """Whether two cleaned answers (`math_text.clean`) have one value.
+
+    As in math-verify, `50%` equals both `50` and `1/2`, and floats are compared to six
+    decimals.
+    """
+    left, right = number(gold), number(pred)
+    if left and right and _RECURRING.fullmatch(gold) and _is_rounded(left[0], pred):
+        return True
+    if left and right:  # the usual case, settled without sympy
+        return any(_close(a, b) for a in left for b in right)
+    if any(_MISREAD.search(text) or explosive(text) for text in (gold, pred)):
+        return False
+    if "=" not in gold and not all(same(gold, side) for side in _numeric_sides(pred)):
+        return False  # of `41 = 42`, math-verify takes the last side alone
+    gold_value, pred_value = _value(gold), _value(pred)
+    if not gold_value or not pred_value:
+        return False
+    import math_verify  # costs a second and 100 MB: only where it is needed
+
+    if not math_verify.verify(gold_value, pred_value, timeout_seconds=_SYMPY_SECONDS):
+        return False
+    return _close_if_small(gold_value[0], pred_value[0])
+
+
+def same_reduced(gold: str, pred: str) -> bool:
+    """Whether two cleaned answers are one exact number, each in lowest terms."""
+    left, right = number(gold), number(pred)
+    return left != () and left == right and all(map(_is_reduced, (gold, pred)))
+
+
+def number(text: str) -> tuple[fractions.Fraction, ...]:
+    r"""The exact value of an integer, decimal, fraction or mixed number, or nothing.
+
+    Two values for a percentage: `50%` is 50 or 1/2.
+    """
+    recurring = _RECURRING.fullmatch(text)
+    if recurring:
+        head, fixed, period = recurring.groups()
+        tail = fractions.Fraction(
+            int(period), (10 ** len(period) - 1) * 10 ** len(fixed)
+        )
+        value = fractions.Fraction(head + (fixed or "0"))
+        return (value - tail if head.startswith("-") else value + tail,)
+    match = _NUMBER.fullmatch(text.replace(" ", "") if "frac" in text else text)
+    if match is None:
+        return ()
+    try:
+        if match["decimal"]:
+            value = fractions.Fraction(match["decimal"])
+            value /= int(match["over"] or 1)
+        else:
+            value = fractions.Fraction(int(match["num"]), int(match["den"]))
+            value += int(match["whole"] or 0)
+    except ZeroDivisionError:
+        return ()
+    value = -value if match["sign"] else value
+    return (value, value / 100) if match["percent"] else (value,)
+
+
+def _numeric_sides(text: str) -> list[str]:
+    """The sides without a variable of an equation, unless it is in a list of some."""
+    sides = [] if "," in text or ";" in text else re.split(r"(?<![<>!\\])=", text)
+    if len(sides) < 2:
+        return []
+    sides = [side.strip() for side in sides]
+    return [s for s in sides if s and not re.search(r"(?<![\\A-Za-z])[A-Za-z]", s)]
+
+
+def _is_reduced(text: str) -> bool:
+    """Whether no fraction in the text could be cancelled."""
+    match = _NUMBER.fullmatch(text)
+    if match is None:  # a recurring decimal
+        return True
+    over, under = match["num"] or match["decimal"], match["den"] or match["over"]
+    if not under or "." in over:
+        return True
+    return math.gcd(int(over), int(under)) == 1
+
+
+def _is_rounded(exact: fractions.Fraction, pred: str) -> bool:
+    """Whether a decimal is `exact` rounded to its own, at least one, places."""
+    _, point, places = pred.partition(".")
+    if not point or not places.isdigit():
+        return False
+    scale = 10 ** len(places)
+    return 2 * abs(exact - fractions.Fraction(pred)) * scale <= 1
+
+
+def verify(
+    gold: str,
+    pred: str,
+    *,
+    kinds: tuple[str, ...] = ("latex", "expr"),
+    decimals: int = _DECIMALS,
+    strict: bool = True,
+    allow_set_relation_comp: bool = False,
+) -> bool:
+    """math-verify's judgement of two whole texts; False for what is not looked at.
+
+    Args:
+      gold, pred: texts that hold an answer each, as math-verify finds it.
+      kinds: what it may find, of "latex" and "expr".
+      decimals, strict, allow_set_relation_comp: see `math_verify.verify`.
+    """
+    if any(len(text) > _MAX_CHARACTERS or explosive(text) for text in (gold, pred)):
+        return False
+    import math_verify
+
+    configs = {
+        "latex": math_verify.LatexExtractionConfig(),
+        "expr": math_verify.ExprExtractionConfig(),
+    }
+    chosen = [configs[kind] for kind in kinds]
+    gold_values, pred_values = (
+        math_verify.parse(text, chosen, parsing_timeout=_SYMPY_SECONDS)
+        for text in (gold, pred)
+    )
+    return math_verify.verify(
+        gold_values,
+        pred_values,
+        float_rounding=decimals,
+        strict=strict,
+        allow_set_relation_comp=allow_set_relation_comp,
+        timeout_seconds=_SYMPY_SECONDS,
+    )
+
+
+def explosive(text: str) -> bool:
+    """Whether exact arithmetic or a recursive parser might choke on it."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character in "{[(") - (character in "}])")
+        deepest = max(deepest, depth)
+    return (
+        deepest > _MAX_NESTING
+        or _EXPLOSIVE.search(text) is not None
+        or len(_POWERS_OF_POWERS.findall(text)) > 2
+    )
+
+
+def _close(gold: fractions.Fraction, pred: fractions.Fraction) -> bool:
+    """Equal if both are integers; else to six decimals, and relatively if small."""
+    if gold == pred:
+        return True
+    if gold.denominator == pred.denominator == 1:
+        return False
+    near = abs(gold - pred)
+    if near > fractions.Fraction(1, 2 * 10**_DECIMALS):
+        return False
+    return abs(gold) >= _SMALL or near <= fractions.Fraction(_SMALL_TOLERANCE) * abs(
+        gold
+    )
+
+
+def _close_if_small(gold: Any, pred: Any) -> bool:
+    """True, unless gold is a tiny number from which pred differs relatively."""
+    try:
+        # doit: math-verify leaves percentages unevaluated
+        gold, pred = (complex(value.doit().evalf()) for value in (gold, pred))
+    except (AttributeError, TypeError):  # a set, a relation, a symbol, a matrix
+        return True
+    if not 0 < abs(gold) < _SMALL:
+        return True
+    return abs(gold - pred) <= _SMALL_TOLERANCE * abs(gold)
+
+
+@functools.lru_cache(maxsize=1_024)  # a group's completions share their gold answer
+def _value(text: str) -> list[Any]:
+    """What math-verify makes of a whole answer: a list of one expression, or of none.
+
+    The box around the text and the single extraction config keep math-verify from
+    looking for parts that it can read.
+    """
+    import math_verify
+
+    return math_verify.parse(
+        rf"\boxed{{{text}}}",
+        [math_verify.LatexExtractionConfig(boxed_match_priority=0)],
+        fallback_mode="no_fallback",
+        extraction_mode="first_match",
+        parsing_timeout=_SYMPY_SECONDS,
+    )

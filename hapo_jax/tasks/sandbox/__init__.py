@@ -1,0 +1,42 @@
+"""Runs programs that nobody has read, and believes nothing they say.
+
+Who does what:
+
+  host.py      in the grading process: starts the launcher, starts and ends programs
+  trials.py    in the grading process: one program on one kind of test
+  launcher.py  a process of its own: forks a confined process per program
+  confine.py   what confines it; kernel.py and seccomp.py are the system calls
+  guest.py     in the confined process: the program itself, or its functions on call
+  judge.py     in another confined process: the tests, which call those functions
+  wire.py      plain values as JSON between them
+
+**A program keeps to itself.** It is one process and can start no other (`fork` and
+`exec` are refused), with limits on processor time, wall clock, address space, output,
+files and their size. It is no longer root if we are, has no network, and sends no
+signals; its environment holds no variable of the user's. One of two ways of confinement
+is in force; the host says which:
+
+  namespaces  user, PID, mount, network and IPC namespaces. The program sees a
+              read-only tree with Python and the system's libraries, and an empty
+              /tmp in memory, which is where it runs. /proc, the user's files and other
+              processes do not exist for it. The end of the process ends its PID
+              namespace and its mounts.
+  landlock    where namespaces are not allowed (many containers): the kernel's Landlock
+              lets it read Python and the system's libraries and write nothing; its
+              folder is empty and stays so. Sockets are refused by the filter alone,
+              and threads are bounded by memory alone.
+
+The system-call filter (`seccomp.py`) is there in both. Where neither works, nothing
+runs: that is an error.
+
+**A program cannot forge a verdict**, because verdicts are not made where it runs. Its
+process never holds an expected output or a test. The grading process compares what it
+prints or returns. Where the tests are Python code, they run in a second process, whose
+`candidate` sends arguments to the program's process and gets plain values back:
+numbers, texts, lists, never objects with methods of their own. So `os._exit(0)`,
+patched builtins, an `__eq__` that is always true, frames and memory searched for
+answers change nothing outside the program's own process.
+
+What this does not protect from: errors of the kernel; what can be learnt from timing or
+caches; answers that are guessed or special-cased from the examples in the prompt.
+"""

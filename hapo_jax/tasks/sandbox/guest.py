@@ -1,0 +1,139 @@
+"""What runs in a program's process: the program as a script, or its functions on call.
+
+Nothing here decides anything, and nothing here is secret: the program shares this
+process and can change all of it. What leaves the process is checked outside.
+"""
+
+import atexit
+import itertools
+import json
+import os
+import random
+import sys
+import threading
+import types
+from typing import Any
+
+from hapo_jax.tasks.sandbox import wire
+
+PAYLOAD, REQUESTS = 3, 4
+# Items taken from an iterator that a test asks for; endless ones are cut.
+_MOST_ITEMS = 100_000
+_ERROR_CHARACTERS = 300
+
+
+def read_payload() -> dict:
+    """What the grading process wrote for this one."""
+    with open(PAYLOAD, "rb") as file:
+        return json.load(file)
+
+
+def run() -> int:
+    """Runs `{"program": source}` as Python runs a script; returns its exit code."""
+    source = read_payload()["program"]
+    for name, number, mode in (
+        ("stdin", 0, "r"),
+        ("stdout", 1, "w"),
+        ("stderr", 2, "w"),
+    ):
+        stream = os.fdopen(number, mode, encoding="utf-8", errors="replace")
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
+    sys.argv = ["program.py"]
+    code = 0
+    try:
+        _execute(source, "__main__")
+        threading._shutdown()  # as Python does: waits for threads
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except BaseException:
+        code = 1
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+    except BaseException:
+        code = code or 1
+    return code & 0xFF
+
+
+def serve() -> int:
+    """Runs `{"program": source}` and then answers requests for its functions.
+
+        -> {"loaded": true} | {"raised": [name of the exception, text]}
+        <- {"name": text} | {"call": target, "args": [...], "kwargs": {...}}
+         | {"get": target, "attribute": text} | {"set": target, "attribute": text,
+           "value": value} | {"items": target}
+        -> {"value": value} | {"raised": [name, text]}
+
+    Values travel as in `wire.py`; a target is one that came as `{"object": number}`.
+    """
+    source = read_payload()["program"]
+    objects: list[Any] = []
+    # Bound here, since the program may put what it likes into the modules.
+    send, receive = wire.send, wire.receive
+    try:
+        names = _execute(source, "solution")
+    except BaseException as error:
+        send(REQUESTS, _raised(error))
+        return 1
+    send(REQUESTS, {"loaded": True})
+
+    def refer(value: Any) -> int:
+        objects.append(value)
+        return len(objects) - 1
+
+    while True:
+        try:
+            request = receive(REQUESTS)
+        except EOFError:
+            return 0
+        try:
+            value = _perform(request, names, objects.__getitem__)
+            reply = {"value": wire.encode(value, refer)}
+            send(REQUESTS, reply)
+        except BaseException as error:
+            send(REQUESTS, _raised(error))
+
+
+def _execute(source: str, name: str) -> dict:
+    """Executes a program as module `name`; returns its names."""
+    random.seed(0)  # the verdict about a program should not be a matter of luck
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compile(source, "program.py", "exec"), module.__dict__)
+    return module.__dict__
+
+
+def _perform(request: dict, names: dict, find) -> Any:
+    if "name" in request:
+        return _named(names, request["name"])
+    kind = next(kind for kind in ("call", "get", "set", "items") if kind in request)
+    target = wire.decode(request[kind], find)
+    if kind == "call":
+        arguments = wire.decode(request["args"], find)
+        keywords = {k: wire.decode(v, find) for k, v in request["kwargs"].items()}
+        return target(*arguments, **keywords)
+    if kind == "get":
+        return getattr(target, request["attribute"])
+    if kind == "set":
+        setattr(target, request["attribute"], wire.decode(request["value"], find))
+        return None
+    return list(itertools.islice(target, _MOST_ITEMS))
+
+
+def _named(names: dict, name: str) -> Any:
+    """A function of the program, or the method of its class `Solution`."""
+    if name in names:
+        return names[name]
+    solution = names.get("Solution")
+    if isinstance(solution, type) and hasattr(solution, name):
+        return getattr(solution(), name)
+    raise NameError(f"the program does not define {name}")
+
+
+def _raised(error: BaseException) -> dict:
+    try:
+        text = str(error)[:_ERROR_CHARACTERS]
+    except BaseException:
+        text = ""
+    return {"raised": [type(error).__name__, text]}

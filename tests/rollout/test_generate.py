@@ -1,0 +1,94 @@
+"""A step goes on whatever completions hold: the real verifier behind a fake sampler."""
+
+import functools
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from hapo_jax.rollout import collect, generate, grading
+from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.rollout.requests import Completion
+from hapo_jax.rollout.rewards import Rewards
+from hapo_jax.tasks.problems import Problem
+from tests.tasks import hostile_programs
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="confines on Linux alone"
+)
+
+RIGHT, WRONG = "def square(n): return n * n", "def square(n): return n"
+HOSTILE = [*list(hostile_programs.FORGERIES.values())[:6], "while True: pass"]
+SPEC = {
+    "tests": [{"type": "python", "code": "assert square(7) == 49"}],
+    "entry_point": "square",
+    "prelude": "",
+    "test_s": 0.5,
+    "total_s": 0.5,
+    "memory_mib": 256,
+}
+
+
+class FakeEngine:
+    """One token per completion: the number of its text. One in twenty is hostile."""
+
+    max_prompt_tokens, max_completion_tokens, pad_id = 2, 3, 0
+
+    def __init__(self):
+        self.texts = []
+
+    def run(self, params, requests, **_):
+        for place, _ in enumerate(requests):
+            number = len(self.texts)
+            if number % 20 == 19:
+                text = HOSTILE[number // 20 % len(HOSTILE)]
+            else:
+                text = (RIGHT if number % 3 else WRONG) + f"  # {number}"
+            self.texts.append(text)
+            one = np.ones(1, np.float32)
+            tokens = np.array([number], np.int32)
+            yield Completion(place, tokens, one, one, -one, -one, False)
+
+
+def test_steps_go_on_among_hostile_completions():
+    engine, G = FakeEngine(), 8
+    answer = json.dumps(SPEC)
+    problems = tuple(Problem(str(i), "p", answer, "code") for i in range(4))
+    prompts = PromptSet(problems, tuple(np.ones(1, np.int32) for _ in problems), 0)
+    with grading.GradingPool(
+        num_workers=2, timeout_s=10.0, memory_gib=2.0, start_timeout_s=60.0
+    ) as pool:
+        generator = generate.Generator(
+            engine=engine,
+            prompts=prompts,
+            decode=lambda tokens: engine.texts[tokens[0]],
+            submit=functools.partial(pool.submit, "code"),
+            rewards=Rewards(1.0, 0.0, 0.0, 3, 0, 1.0),
+            seed=0,
+        )
+        draw = functools.partial(
+            generate.generate, generator, None, None, base_temperatures=[1.0] * G
+        )
+        state = collect.StreamState()
+        for step in range(5):
+            batch, state, metrics = collect.collect(
+                state,
+                lambda ids, first, step=step: draw(
+                    step=step, prompt_ids=ids, first_sample=first
+                ),
+                lambda cursor, count: np.arange(cursor, cursor + count) % len(problems),
+                batch_prompts=4,
+                round_prompts=4,
+                group_size=G,
+                dynamic_sampling=True,
+                max_rounds=2,
+            )
+            texts = [engine.texts[tokens[0]] for tokens in batch.completion_tokens]
+            expected = [float(text.startswith(RIGHT)) for text in texts]
+            np.testing.assert_array_equal(batch.rewards, np.float32(expected))
+            assert metrics["grading/crashed"] == 0
+        counters = pool.counters
+    assert counters["grading/code/timed_out"] >= 1
+    graded = counters["grading/code/graded"] + counters["grading/code/cached"]
+    assert graded + counters["grading/code/timed_out"] == len(engine.texts)

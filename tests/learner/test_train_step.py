@@ -232,7 +232,7 @@ def test_one_program_for_every_batch(devices):
 
 def test_completions_without_advantages_are_skipped_exactly(devices):
     """The first group has equal rewards. What it adds is 0 in every parameter, and
-    its tokens still count in the denominator."""
+    its tokens still count in the denominator. 1e-5: sums in another order."""
     mesh, objective = one_device(devices), tiny.objective("dapo")
     assert objective.zero_advantage_is_silent
     whole = dataclasses.replace(objective, zero_advantage_is_silent=False)
@@ -243,7 +243,7 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
     assert all_metrics["batch/skipped_sequences"] == 0
     np.testing.assert_allclose(metrics["loss/policy"], all_metrics["loss/policy"])
     jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
         state.params,
         expected.params,
     )

@@ -127,8 +127,9 @@ def make_learner(
 
 
 # Tokens of a micro-batch per shard where the config leaves it open: enough to keep the
-# matrix products efficient, few enough for the activations of a small model.
-_MICRO_TOKENS = 4096
+# matrix products efficient, few enough for the activations of a small model, and for
+# the last micro-batch, which is computed whole however little is in it.
+_MICRO_TOKENS = 2048
 
 
 def make_layout(options: ConfigDict, *, longest: int, shards: int) -> packing.Layout:

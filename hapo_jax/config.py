@@ -80,7 +80,7 @@ def default() -> ConfigDict:
     # kernel knows sequences in a row and not sequences that branch.
     c.learner.share_prompts = False
     c.learner.row_tokens = 0  # width of a row; 0: longest prompt + completion
-    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: about 4096 tokens
+    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: about 2048 tokens
     c.learner.chunk_tokens = 0  # whose logits exist at a time; 0: 128 MiB of them
     # Made again in the backward pass: none | dots (all but weight products) | full
     c.learner.remat = "dots"

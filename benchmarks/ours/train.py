@@ -50,7 +50,6 @@ def config_of(method: str, job: worker.Job) -> ConfigDict:
     config.rollout.max_prompt_tokens = work.prompts.shape[1]
     config.rollout.max_completion_tokens = work.max_tokens
     config.learner.minibatch_prompts = len(work.prompts)
-    config.learner.micro_rows = update.micro_rows
     config.learner.warmup_steps = 0
     for key in ("learning_rate", "b1", "b2", "eps", "weight_decay", "max_grad_norm"):
         config.learner[key] = getattr(update.adamw, key)

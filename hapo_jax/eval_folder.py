@@ -6,8 +6,8 @@
   results.json          the figures of every set that is complete
 
 A line is written as its problem is done, so a kill costs the problems in flight; one
-cut in half is drawn again. Draws do not depend on what else is drawn: the figures are
-those of an evaluation that never stopped.
+cut in half is drawn again. Draws do not depend on what else is drawn: the scores are
+those of an evaluation that never stopped, and entropy is but for its last bits.
 """
 
 import json

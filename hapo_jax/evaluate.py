@@ -265,8 +265,13 @@ def _config(source: str | None) -> ConfigDict:
     config = cli.config()
     if config is not None:
         return config
-    if source is None or not (pathlib.Path(source) / "checkpoints").is_dir():
+    if source is None:
         raise ValueError("give --config, or the folder of a run as --checkpoint.")
+    if not _check_source(pathlib.Path(source)):
+        raise ValueError(
+            f"--checkpoint={source} is no run's folder, which would hold a config; "
+            "give --config too."
+        )
     return config_lib.from_saved(run_records.read_config(source))
 
 

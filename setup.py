@@ -27,6 +27,7 @@ setup(
         "etils[epath]",  # paths that may be buckets, as orbax takes them
         "grain>=0.2.12",  # shuffling of prompts that resumes exactly
         "numpy>=2.0",
+        "scipy>=1.12",  # Student's quantiles; jax brings it along
         "transformers>=5.0",  # tokenizers, chat templates, config.json; no torch
         "tokenizers>=0.22",  # word tokenizer of the built-in tasks
         "jinja2>=3.1",  # chat templates; transformers needs it and does not ask for it

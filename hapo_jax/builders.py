@@ -28,13 +28,15 @@ def make_prompts(
     policy: Policy,
     options: ConfigDict,
     *,
+    task: str = "",
     exclude_ids: str = "",
 ) -> prompts_lib.PromptSet:
-    """Problems of the task as token rows.
+    """Problems of a task as token rows.
 
     Args:
       config, policy: of the run.
-      options: task.train or task.test.
+      options: task.train, task.test, or those of another task.
+      task: which one; empty for the config's.
       exclude_ids: as `data.exclude_ids`, of the training problems.
 
     Raises:
@@ -44,7 +46,7 @@ def make_prompts(
     options = options.to_dict()
     if config.data.on_error != "stop":  # which tasks that read no file do not know
         options["on_error"] = config.data.on_error
-    problems = tasks.get(config.task.name).problems(**options)
+    problems = tasks.get(task or config.task.name).problems(**options)
     if exclude_ids:
         ids = data_checks.excluded_ids(exclude_ids.split(","))
         problems = data_checks.without(problems, ids)

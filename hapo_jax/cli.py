@@ -32,21 +32,30 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[ConfigDict, str], None], *, required=("config", "workdir")):
-    """Parses flags, sets JAX up and calls `main(config, workdir)`.
+def run(main: Callable[[ConfigDict, str], None]) -> None:
+    """Parses flags, sets JAX up and calls `main(config, workdir)`; see `start`."""
+    flags.mark_flags_as_required(("config", "workdir"))
+
+    def body(arguments):
+        if arguments:
+            raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
+        set_up_jax(_CONFIG.value)
+        main(_CONFIG.value, _WORKDIR.value)
+
+    start(body)
+
+
+def start(main: Callable[[list[str]], None]) -> None:
+    """Parses flags and calls `main` with the arguments that are none.
 
     A ValueError of this package, which is how it refuses bad input, ends the program
     with its message alone and status 2; any other exception keeps its traceback.
     """
-    flags.mark_flags_as_required(required)
 
-    def start(argv):
-        if len(argv) > 1:
-            raise app.UsageError(f"unexpected arguments: {' '.join(argv[1:])}")
+    def guarded(argv):
         logging.set_verbosity(logging.WARNING)
         try:
-            set_up_jax(_CONFIG.value)
-            main(_CONFIG.value, _WORKDIR.value)
+            main(argv[1:])
         except ValueError as error:
             raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
             if not raised_in.startswith(str(pathlib.Path(__file__).parent)):
@@ -55,7 +64,12 @@ def run(main: Callable[[ConfigDict, str], None], *, required=("config", "workdir
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
 
-    app.run(start)
+    app.run(guarded)
+
+
+def config() -> ConfigDict | None:
+    """The config of --config, if it was given."""
+    return _CONFIG.value
 
 
 def set_up_jax(config: ConfigDict) -> None:

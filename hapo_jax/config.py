@@ -103,6 +103,7 @@ def default() -> ConfigDict:
     c.eval.temperature = 1.0
     c.eval.top_p = 1.0
     c.eval.greedy = True  # one more, greedy, completion per problem
+    c.eval.sets = ""  # for hapo-eval, as --sets; "": task.test alone, as in training
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 20
@@ -256,6 +257,28 @@ METHODS = {
 }
 
 
+# Protocols of papers: settings of the section `eval`.
+EVAL_PRESETS = {
+    "hapo": dict(temperature=0.5, top_p=0.7, k=8, num_problems=0, greedy=False),
+    "dapo": dict(temperature=1.0, top_p=0.7, k=32, num_problems=0, greedy=False),
+}
+
+
+def apply_preset(config: ConfigDict, name: str) -> ConfigDict:
+    """Sets `config.eval` to a protocol; returns the config.
+
+    Raises:
+      ValueError: the protocol is unknown.
+    """
+    if name not in EVAL_PRESETS:
+        raise ValueError(
+            f"--preset={name!r} is unknown{nearest(name, EVAL_PRESETS)}; there are "
+            f"{', '.join(EVAL_PRESETS)}."
+        )
+    config.eval.update(EVAL_PRESETS[name])
+    return config
+
+
 def apply_method(config: ConfigDict, name: str) -> ConfigDict:
     """Sets what the method sets and leaves the rest; returns the config.
 
@@ -272,6 +295,29 @@ def apply_method(config: ConfigDict, name: str) -> ConfigDict:
     if config.algo.aggregation == "seq_mean_token_sum_norm":
         config.algo.aggregation_scale_tokens = config.rollout.max_completion_tokens
     return config
+
+
+def from_saved(saved: dict) -> ConfigDict:
+    """The config of a run from its config.json; what that lacks has its default.
+
+    Raises:
+      ValueError: it is not the config of a run of hapo-train.
+    """
+    if "method" not in saved:
+        raise ValueError(
+            "the folder's config.json is not of hapo-train; give --config, and for a "
+            "supervised run its hf/ as --checkpoint."
+        )
+    config = default()
+    config.update(_tuples(saved))
+    return config.lock()
+
+
+def _tuples(value):
+    """JSON's lists as the tuples that they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(v) for key, v in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def parse_arg(arg: str | None, **defaults):

@@ -1,163 +1,42 @@
-"""Evaluation: avg@k, pass@k and greedy accuracy with intervals over problems.
+"""Evaluation of a checkpoint: avg@k, pass@j, maj@k, greedy, each with its interval.
 
-    hapo-eval --config=configs/gsm8k.py --checkpoint=runs/b --k=8
+    hapo-eval --checkpoint=runs/b
+    hapo-eval --config=configs/dapo_math.py --checkpoint=/models/Qwen2.5-Math-7B \\
+        --sets=aime24,amc23,math500 --data=DATA --preset=hapo --out=evals/base
+    hapo-eval --compare evals/base runs/b/eval/hapo_step_300
 
-`evaluate` is the function that training calls too. Completions depend on the seed, the
-problem and the sample alone, so two policies are compared on equal draws.
+The same command goes on where it was stopped. `eval_sampling.py` draws and grades,
+`eval_scores.py` knows the figures, `eval_sets.py` the sets, `eval_folder.py` the files.
 """
 
 import pathlib
-from typing import Any, NamedTuple
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
-import tqdm
-from absl import flags
+from absl import app, flags
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, cli, report, run_records
+from hapo_jax import (
+    builders,
+    check,
+    cli,
+    eval_compare,
+    eval_folder,
+    eval_sampling,
+    eval_scores,
+    eval_sets,
+    report,
+    run_records,
+)
+from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.algo import temperature as temperature_lib
+from hapo_jax.eval_sampling import Evaluator
+from hapo_jax.eval_sets import EvalSet
+from hapo_jax.learner import fingerprint
 from hapo_jax.learner.checkpoint import Checkpoints
-from hapo_jax.rollout import batch as batch_lib
-from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.rollout.generate import Generator, generate, texts
-from hapo_jax.rollout.grading import GradingPool
-from hapo_jax.rollout.sampler import Truncation
-
-# Random keys hold the training step; no step is this one.
-_EVAL_STEP = 2**32 - 1
-
-
-class Evaluator(NamedTuple):
-    """Attributes:
-    generator: over the test split, at constant temperature.
-    num_problems: the first so many of the split.
-    temperatures: of a problem's completions: k times the config's, and 0 (greedy).
-    k: completions that count for avg@k and pass@k.
-    """
-
-    generator: Generator
-    num_problems: int
-    temperatures: tuple[float, ...]
-    k: int
-
-
-def make_evaluator(
-    config: ConfigDict, policy: policy_lib.Policy, pool: GradingPool
-) -> Evaluator:
-    """Tokenises the test split and sets up an engine at constant temperature."""
-    options = config.eval
-    prompts = builders.make_prompts(config, policy, config.task.test)
-    num_problems = min(options.num_problems or len(prompts), len(prompts))
-    temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
-
-    def constant(entropy, stats, base_temperature):
-        return temperature_lib.adaptive(
-            entropy,
-            stats,
-            base_temperature=base_temperature,
-            strength=0.0,
-            min_factor=1.0,
-            max_factor=1.0,
-            floor=1e-8,
-        )
-
-    generator = builders.make_generator(
-        config,
-        policy,
-        prompts,
-        pool,
-        most_rows=min(
-            num_problems * len(temperatures),
-            config.rollout.round_prompts * config.rollout.group_size,
-        ),
-        group_size=len(temperatures),
-        truncation=Truncation(top_p=options.top_p),
-        temperature_fn=constant,
-    )
-    return Evaluator(generator, num_problems, temperatures, options.k)
-
-
-def evaluate(
-    evaluator: Evaluator, params
-) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """Samples and grades the test problems.
-
-    Args:
-      evaluator: from `make_evaluator`.
-      params: the policy's, in the sampler's layout.
-
-    Returns:
-      One record per problem (id, source, scores, lengths, completions, …), and a
-      summary with the keys `eval/avg@k`, `eval/pass@k`, `eval/greedy`, each also with
-      `_low` and `_high` (95 % interval over problems), and `eval/length` (tokens),
-      `eval/entropy` (nats), `eval/truncated`.
-    """
-    g, records = evaluator.generator, []
-    # Some problems at a time: for the bar, and so that little is lost on the host.
-    size = max(1, g.engine.num_slots // len(evaluator.temperatures)) * 4
-    starts = range(0, evaluator.num_problems, size)
-    for start in tqdm.tqdm(starts, desc="eval", leave=False, dynamic_ncols=True):
-        ids = np.arange(start, min(start + size, evaluator.num_problems))
-        batch, _ = generate(
-            g,
-            params,
-            entropy_lib.initial_stats(),
-            base_temperatures=evaluator.temperatures,
-            step=_EVAL_STEP,
-            prompt_ids=ids,
-            first_sample=np.zeros(len(ids), np.int64),
-        )
-        width = len(evaluator.temperatures)
-        for i in range(len(ids)):
-            rows = batch_lib.rows(batch, slice(i * width, (i + 1) * width))
-            records.append(_record(evaluator, rows))
-    return records, _summary(records, evaluator.k)
-
-
-def _record(evaluator: Evaluator, rows: RolloutBatch) -> dict[str, Any]:
-    """One problem's results, as they stand in eval/."""
-    g, k = evaluator.generator, evaluator.k
-    problem = g.prompts.problems[rows.prompt_ids[0]]
-    completions = list(texts(g, rows))
-    entropy = [float(e[m].mean()) for e, m in zip(rows.entropy, rows.completion_mask)]
-    record = {
-        "id": problem.id,
-        "source": problem.source,
-        "scores": rows.scores[:k].tolist(),
-        "lengths": rows.lengths[:k].tolist(),
-        "truncated": rows.truncated[:k].tolist(),
-        "entropy": entropy[:k],
-        "completions": completions[:k],
-    }
-    if len(completions) > k:
-        record["greedy_score"] = float(rows.scores[k])
-        record["greedy_completion"] = completions[k]
-    return record
-
-
-def _summary(records: list[dict[str, Any]], k: int) -> dict[str, float]:
-    scores = np.array([r["scores"] for r in records])
-    right = (scores >= 1).sum(1)
-    per_problem = {
-        f"eval/avg@{k}": scores.mean(1),
-        f"eval/pass@{k}": np.array([report.pass_at_k(k, int(c), k) for c in right]),
-    }
-    if "greedy_score" in records[0]:
-        per_problem["eval/greedy"] = np.array([r["greedy_score"] for r in records])
-    summary = {}
-    for name, values in per_problem.items():
-        low, high = report.bootstrap_interval(values, seed=0)
-        summary |= {name: values.mean(), f"{name}_low": low, f"{name}_high": high}
-    lengths = np.array([r["lengths"] for r in records], np.float64)
-    entropy = np.array([r["entropy"] for r in records])
-    summary["eval/length"] = lengths.mean()
-    summary["eval/entropy"] = (entropy * lengths).sum() / lengths.sum()
-    summary["eval/truncated"] = np.mean([r["truncated"] for r in records])
-    return {name: float(value) for name, value in summary.items()}
-
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's folder or a Hugging Face folder; default model.path."
@@ -165,70 +44,213 @@ _CHECKPOINT = flags.DEFINE_string(
 _STEP = flags.DEFINE_string(
     "step", "latest", "Of a run's folder: a step, 'latest' or 'best'."
 )
+_SETS = flags.DEFINE_string(
+    "sets", "", "Sets, as in math500,aime24; default eval.sets. See eval_sets.py."
+)
+_DATA = flags.DEFINE_string(
+    "data", "", "Folder of the sets' files; default: the Hugging Face hub."
+)
+_PRESET = flags.DEFINE_string(
+    "preset", None, f"Protocol: {' or '.join(config_lib.EVAL_PRESETS)}; --k outdoes it."
+)
 _K = flags.DEFINE_integer("k", None, "Completions per problem; default eval.k.")
+_OUT = flags.DEFINE_string(
+    "out", None, "Folder of the results; default: one in the run's eval/."
+)
+_COMPARE = flags.DEFINE_bool(
+    "compare", False, "Compare two folders of results: --compare A B."
+)
 
 
-def evaluate_checkpoint(config: ConfigDict, workdir: str | None) -> None:
-    """The program: evaluates one checkpoint, prints a table, keeps the records.
+def evaluate_checkpoint(
+    config: ConfigDict,
+    source: str | pathlib.Path,
+    *,
+    step: str = "latest",
+    sets: Sequence[EvalSet],
+    out: str | pathlib.Path | None = None,
+    label: str = "config",
+) -> pathlib.Path:
+    """Evaluates one checkpoint on some sets, prints a table, keeps the records.
 
     Args:
-      config: of the experiment; its task.test is the test set.
-      workdir: where eval/ is written; default: the checkpoint's run folder.
+      config: of the experiment: model, lengths and `eval`.
+      source: a run's folder, or a Hugging Face folder.
+      step: of a run: a step, "latest" or "best".
+      sets: from `eval_sets.parse`.
+      out: folder of the results; None for `eval/<label>_step_<step>` of the run.
+      label: see `out`.
+
+    Returns:
+      The folder of the results.
 
     Raises:
-      ValueError: the checkpoint or the config cannot be used.
+      ValueError: the checkpoint, the config or a set cannot be used, or the folder
+        holds an evaluation with other settings.
     """
-    source = pathlib.Path(_CHECKPOINT.value or config.model.path)
-    is_run = (source / "checkpoints").is_dir()
+    source = pathlib.Path(source)
+    is_run = _check_source(source)
+    if not is_run and not out:
+        raise ValueError(
+            f"--checkpoint={source} is no run's folder, which would keep the results; "
+            "name a folder for them with --out."
+        )
     with config.unlocked():
-        if _K.value is not None:
-            config.eval.k = _K.value
         if not is_run:
             config.model.path = str(source)
         elif not config.model.path:
             config.model.path = run_records.read_config(source)["model"]["path"]
     check.check(config, num_devices=jax.device_count())
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    prompts = [
+        builders.make_prompts(config, policy, ConfigDict(s.options), task=s.task)
+        for s in sets
+    ]
+    if is_run:
+        train_params, number = _restore(source, policy, step)
+    else:
+        train_params, number = policy.load(), 0
+    folder = pathlib.Path(out or source / "eval" / f"{label}_step_{number}")
+    identity, params = _identity(train_params), policy.to_sampler()(train_params)
+    del train_params  # the sampler has a copy
+    rows: dict[str, Mapping[str, float]] = {}
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
-        evaluator = make_evaluator(config, policy, pool)
-        params, step = policy.load(), 0
-        if is_run:
-            params, step = _restore(source, policy)
-        records, summary = evaluate(evaluator, policy.to_sampler()(params))
-    print(report.table({f"{source.name} (step {step})": summary}))
-    folder = pathlib.Path(workdir) if workdir else source
-    if workdir or is_run:
-        path = folder / "eval" / f"{config.task.name}_step_{step}.jsonl"
-        run_records.write_lines(path, records)
-        print(f"wrote {path}")
+        pairs = [(s.task, problems) for s, problems in zip(sets, prompts)]
+        evaluators = eval_sampling.make_evaluators(config, policy, pool, pairs)
+        for eval_set, evaluator in zip(sets, evaluators):
+            settings = _settings(config, policy, eval_set, evaluator, identity)
+            rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
+    print(f"{source}, step {number}" if is_run else source)
+    print(report.table(rows, rates=report.ALL_RATES, change=False))
+    print(f"wrote {folder / eval_folder.RESULTS}")
+    return folder
 
 
-def _restore(source: pathlib.Path, policy: policy_lib.Policy):
+def _evaluate_set(
+    eval_set: EvalSet,
+    evaluator: Evaluator,
+    params,
+    folder: pathlib.Path,
+    settings: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+    """Draws what is missing, writes all; name → figures, for the table."""
+    ids = [p.id for p in evaluator.prompts.problems[: evaluator.num_problems]]
+    found = eval_folder.resume(folder, eval_set.name, settings, ids)
+    missing = [i for i, name in enumerate(ids) if name not in found]
+    if found:
+        print(f"{eval_set.name}: {len(found)} of {len(ids)} problems are there already")
+    with eval_folder.Writer(folder, eval_set.name) as writer:
+        for _, record in eval_sampling.records(evaluator, params, missing):
+            writer.add(record)
+            found[record["id"]] = record
+    records = [found[name] for name in ids]
+    leaked = eval_sets.overlapping_ids(eval_set)
+    clean = [record for record in records if record["id"] not in leaked]
+    figures: dict[str, Any] = {
+        "problems": len(records),
+        **eval_scores.summary(records, every_pass=True),
+    }
+    rows = {f"{eval_set.name} ({len(records)})": figures}
+    if clean and len(clean) < len(records):
+        training = eval_set.flags.name.removesuffix("_flags.json")
+        part = {
+            "problems": len(clean),
+            **eval_scores.summary(clean, every_pass=True),
+        }
+        rows[f"{eval_set.name} not in {training} ({len(clean)})"] = part
+        figures = figures | {f"not_in_{training}": part}
+    eval_folder.finish(folder, eval_set.name, records, figures)
+    if figures["eval/ungraded"]:
+        print(
+            f"{eval_set.name}: {figures['eval/ungraded']:.0f} completions ran the "
+            "verifier out of time or broke it, and count as wrong"
+        )
+    return rows
+
+
+def _settings(
+    config: ConfigDict,
+    policy: policy_lib.Policy,
+    eval_set: EvalSet,
+    evaluator: Evaluator,
+    checkpoint: str,
+) -> dict[str, Any]:
+    """What the numbers of a set depend on, as plain JSON."""
+    problems = evaluator.prompts.problems[: evaluator.num_problems]
+    text = repr([(p.id, p.prompt, p.answer) for p in problems])
+    return {
+        "checkpoint": checkpoint,
+        "problems": f"{len(problems)}, crc {zlib.crc32(text.encode()):08x}",
+        "task": eval_set.task,
+        "seed": config.seed,
+        "k": evaluator.k,
+        "temperature": config.eval.temperature,
+        "top_p": config.eval.top_p,
+        "greedy": bool(config.eval.greedy),
+        "max_prompt_tokens": config.rollout.max_prompt_tokens,
+        "max_completion_tokens": config.rollout.max_completion_tokens,
+        "overlong_prompts": config.rollout.overlong_prompts,
+        "chat_template": config.task.chat_template,
+        "stop_tokens": list(config.model.stop_tokens),
+        "dtype": policy.dtype.name,
+        "grading_timeout_s": config.grading.timeout_s,
+    }
+
+
+def _identity(params) -> str:
+    """A number that says which weights these are, wherever they were read from."""
+    marks = [int(fingerprint.of_array(leaf)) for leaf in jax.tree.leaves(params)]
+    return f"{zlib.crc32(np.array(marks, np.uint32).tobytes()):08x}"
+
+
+def _check_source(source: pathlib.Path) -> bool:
+    """Whether it is a run's folder rather than one of Hugging Face.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if (source / "checkpoints").is_dir():
+        return True
+    if not (source / "config.json").is_file():
+        raise ValueError(
+            f"--checkpoint={source} must be a run's folder (with checkpoints/) or a "
+            "Hugging Face folder (with config.json and *.safetensors)."
+        )
+    if not list(source.glob("*.safetensors")):
+        raise ValueError(
+            f"--checkpoint={source} holds no *.safetensors and no checkpoints/; a run "
+            "that has not saved yet cannot be evaluated."
+        )
+    return False
+
+
+def _restore(source: pathlib.Path, policy: policy_lib.Policy, step: str):
     """Parameters of a run's checkpoint, and its step."""
     abstract = {"params": policy.abstract_train_params()}
-    k = run_records.read_config(source)["eval"]["k"]  # of the run, whatever --k says
+    # The run's own k, whatever --k says; a supervised run has none, and no best step.
+    k = run_records.read_config(source)["eval"].get("k")
     with Checkpoints(
         str(source / "checkpoints"),
         keep_latest=1,
-        best_metric=f"eval/avg@{k}",
+        best_metric=f"eval/avg@{k}" if k else None,
         read_only=True,
     ) as checkpoints:
-        if _STEP.value == "latest":
+        if step == "latest":
             restored = checkpoints.restore_latest(abstract, partial=True)
         else:
-            step = _step(checkpoints)
-            restored = checkpoints.restore(step, abstract, partial=True)
+            number = _step(checkpoints, step)
+            restored = checkpoints.restore(number, abstract, partial=True)
     if restored is None:
-        raise ValueError(f"{source}/checkpoints is empty; nothing to evaluate.")
+        raise ValueError(f"--checkpoint={source}: checkpoints/ is empty.")
     return restored.state["params"], restored.step
 
 
-def _step(checkpoints: Checkpoints) -> int:
+def _step(checkpoints: Checkpoints, step: str) -> int:
     """The step that --step names."""
-    if _STEP.value.isdecimal():
-        return int(_STEP.value)
-    if _STEP.value != "best":
-        raise ValueError(f"--step={_STEP.value} must be a step, 'latest' or 'best'.")
+    if step.isdecimal():
+        return int(step)
+    if step != "best":
+        raise ValueError(f"--step={step} must be a step, 'latest' or 'best'.")
     best = checkpoints.best_step()
     if best is None:
         raise ValueError(
@@ -238,9 +260,52 @@ def _step(checkpoints: Checkpoints) -> int:
     return best
 
 
+def _config(source: str | None) -> ConfigDict:
+    """The config of --config, or that of the run that is evaluated."""
+    config = cli.config()
+    if config is not None:
+        return config
+    if source is None:
+        raise ValueError("give --config, or the folder of a run as --checkpoint.")
+    if not _check_source(pathlib.Path(source)):
+        raise ValueError(
+            f"--checkpoint={source} is no run's folder, which would hold a config; "
+            "give --config too."
+        )
+    return config_lib.from_saved(run_records.read_config(source))
+
+
+def _start(arguments: list[str]) -> None:
+    """The program, with its positional arguments."""
+    if _COMPARE.value:
+        if len(arguments) != 2:
+            raise app.UsageError("--compare takes two folders of results: A B.")
+        print(eval_compare.compare(*arguments))
+        return
+    if flags.FLAGS.workdir is not None:
+        raise app.UsageError("--workdir is of training; results go to --out.")
+    if arguments:
+        raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
+    config = _config(_CHECKPOINT.value)
+    cli.set_up_jax(config)
+    with config.unlocked():
+        if _PRESET.value is not None:
+            config_lib.apply_preset(config, _PRESET.value)
+        if _K.value is not None:
+            config.eval.k = _K.value
+    evaluate_checkpoint(
+        config,
+        _CHECKPOINT.value or config.model.path,
+        step=_STEP.value,
+        sets=eval_sets.parse(_SETS.value or config.eval.sets, config, data=_DATA.value),
+        out=_OUT.value,
+        label=_PRESET.value or "config",
+    )
+
+
 def run() -> None:
     """The program `hapo-eval`."""
-    cli.run(evaluate_checkpoint, required=("config",))
+    cli.start(_start)
 
 
 if __name__ == "__main__":

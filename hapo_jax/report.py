@@ -1,7 +1,7 @@
 """What a run has learnt, for people: one picture of its curves, one table of figures.
 
-Also the statistics behind them: unbiased pass@k, and bootstrap intervals over problems.
-Needs no JAX; `train.py`, `evaluate.py` and notebooks call this.
+The figures themselves are those of `eval_scores.py`. Needs no JAX; `train.py`,
+`evaluate.py` and notebooks call this.
 """
 
 import pathlib
@@ -14,11 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hapo_jax import run_records
-
-CONFIDENCE = 0.95
-_RESAMPLES = 10_000
-_RESAMPLE_VALUES = 1 << 20  # drawn at a time: 8 MiB of indices
+from hapo_jax import eval_scores, run_records
 
 # Colours that stay apart in grey and for colour-blind readers (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -33,6 +29,7 @@ _PEAK_FACTOR = 3.0  # times the median, where a robust panel ends
 # Metrics of an evaluation: rates in [0, 1] as patterns of whole keys; others with their
 # unit and decimals.
 ACCURACIES = (r"eval/greedy", r"eval/avg@\d+", r"eval/pass@\d+")
+ALL_RATES = (*ACCURACIES[:2], r"eval/maj@\d+", ACCURACIES[2], r"eval/truncated")
 OTHERS = {"eval/length": ("tokens", 1), "eval/entropy": ("nats/token", 3)}
 
 
@@ -58,7 +55,7 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("mean reward of sampled completions", (r"rollout/reward",)),
     Panel(
-        f"held-out accuracy, {100 * CONFIDENCE:.0f} % intervals",
+        f"held-out accuracy, {100 * eval_scores.CONFIDENCE:.0f} % intervals",
         ACCURACIES,
         limits=(0, 1),
     ),
@@ -73,66 +70,15 @@ PANELS = (
 )
 
 
-def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:
-    """Probability that k of n completions, none drawn twice, hold a correct one.
+def table(
+    rows: Mapping[str, Mapping[str, float]],
+    *,
+    rates: Sequence[str] = ACCURACIES,
+    change: bool = True,
+) -> str:
+    """A text table of evaluations, one line each, and the last minus the first.
 
-        pass@k = 1 - C(n - c, k) / C(n, k)      Chen et al. 2021 (2107.03374), Eq. (1)
-
-    Unbiased for any k <= n. Computed as a product, since the binomials overflow.
-
-    Args:
-      n: completions per problem.
-      c: how many of them are correct, any shape, in [0, n].
-      k: in [1, n].
-
-    Returns:
-      float64 of the shape of c.
-
-    Raises:
-      ValueError: k or c out of range.
-    """
-    c = np.asarray(c)
-    if not 1 <= k <= n or (c < 0).any() or (c > n).any():
-        raise ValueError(f"{k=} must be in [1, n={n}] and c={c} in [0, n].")
-    # C(n-c, k) / C(n, k) = prod_{i=0}^{k-1} (n-c-i) / (n-i), 0 once n-c-i reaches 0.
-    i = np.arange(k)
-    factors = (n - c[..., None] - i) / (n - i)
-    return 1.0 - np.prod(np.maximum(factors, 0.0), axis=-1)
-
-
-def bootstrap_interval(values: np.ndarray, *, seed: int) -> tuple[float, float]:
-    """Percentile bootstrap of the mean over problems.
-
-    The completions of a problem are not independent, so problems are drawn, each with
-    all of its completions. Equal values give an interval of width 0, which says only
-    that the sample has no spread.
-
-    Args:
-      values: [n] one value per problem.
-      seed: equal seeds give equal intervals.
-
-    Returns:
-      (low, high), the central `CONFIDENCE` of the resampled means.
-
-    Raises:
-      ValueError: no value.
-    """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or not values.size:
-        raise ValueError(f"values has shape {values.shape}, expected [n] with n > 0.")
-    rng = np.random.default_rng(seed)
-    rows = max(1, _RESAMPLE_VALUES // values.size)
-    means = [
-        values[rng.integers(values.size, size=(min(rows, left), values.size))].mean(1)
-        for left in range(_RESAMPLES, 0, -rows)
-    ]
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return float(low), float(high)
-
-
-def table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """A text table of evaluations, one line per policy, and the last minus the first.
+    Of pass@j only the largest j is shown.
 
     Args:
       rows: the policy in words → metrics of its evaluation: `eval/greedy`,
@@ -140,11 +86,14 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
         and `_low`, `_high`; `eval/length` in tokens; `eval/entropy` in nats per token.
         A metric that some policy lacks is left out.
 
+      rates: patterns of metrics that are shown in per cent, in this order.
+      change: whether the rows are policies on equal problems, to be subtracted.
+
     Raises:
       ValueError: there is no policy, or no metric that all of them have.
     """
     shared = set.intersection(*map(set, rows.values())) if rows else set()
-    rates = _matching(ACCURACIES, shared)
+    rates = _matching(rates, _largest_pass(shared))
     others = [key for key in OTHERS if key in shared]
     if not rates + others:
         raise ValueError(
@@ -156,7 +105,7 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
         cells = [_percent(metrics, key) for key in rates]
         cells += [f"{metrics[key]:.{OTHERS[key][1]}f}" for key in others]
         lines.append([label, *cells])
-    if len(rows) > 1:
+    if change and len(rows) > 1:
         first, *_, last = rows.values()
         cells = [f"{100 * (last[key] - first[key]):+.1f}" for key in rates]
         cells += [f"{last[key] - first[key]:+.{OTHERS[key][1]}f}" for key in others]
@@ -167,7 +116,7 @@ def table(rows: Mapping[str, Mapping[str, float]]) -> str:
         for line in lines
     ]
     rule = "-" * len(text[0])
-    note = f"[ ] {100 * CONFIDENCE:.0f} % interval over problems"
+    note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems"
     return "\n".join([*text[:2], rule, *text[2:], rule, note])
 
 
@@ -207,7 +156,7 @@ def curves(workdir: str | pathlib.Path) -> Figure:
       ValueError: the run has none of the metrics.
     """
     rows = run_records.read_metrics(workdir)
-    known = {key for row in rows for key in row}
+    known = _largest_pass({key for row in rows for key in row})
     panels = [
         (panel, keys) for panel in PANELS if (keys := _matching(panel.keys, known))
     ]
@@ -236,6 +185,13 @@ def _matching(patterns: Sequence[str], known: set[str]) -> list[str]:
         for key in sorted(known)
         if re.fullmatch(pattern, key)
     ]
+
+
+def _largest_pass(known: set[str]) -> set[str]:
+    """The keys without pass@j but for the largest j."""
+    passes = [key for key in known if re.fullmatch(r"eval/pass@\d+", key)]
+    passes.sort(key=lambda key: int(key.partition("@")[2]))
+    return known - {*passes[:-1]}
 
 
 def _draw(axis: Axes, panel: Panel, keys: list[str], rows: list[dict]) -> None:

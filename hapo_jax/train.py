@@ -21,7 +21,7 @@ from hapo_jax import (
     check,
     cli,
     dry_run,
-    evaluate,
+    eval_sampling,
     interrupt,
     records,
     report,
@@ -108,8 +108,8 @@ def train(config: ConfigDict, workdir: str) -> None:
                 objective, entropy, stats, base_temperature=base
             ),
         )
-        evaluator = evaluate.make_evaluator(config, policy, pool)
-        data_checks.report(prompts.problems, evaluator.generator.prompts.problems)
+        evaluator = eval_sampling.make_evaluator(config, policy, pool)
+        data_checks.report(prompts.problems, evaluator.prompts.problems)
 
         # Restore. Nothing has been written up to here.
         checkpoints = stack.enter_context(
@@ -247,7 +247,7 @@ def _generate(
 
 def _evaluate(evaluator, params, run, step: int) -> dict[str, float]:
     """Evaluates and keeps the results under `step`."""
-    results, summary = evaluate.evaluate(evaluator, params)
+    results, summary = eval_sampling.evaluate(evaluator, params)
     run.save_eval(step, results)
     run.log(step, summary)
     return summary

@@ -16,11 +16,9 @@ import numpy as np
 import pytest
 import tokenizers
 import transformers
-from absl import flags
-from absl.testing import flagsaver
 from flax import nnx
 
-from hapo_jax import builders, evaluate, run_records, sft, train
+from hapo_jax import builders, eval_sets, evaluate, run_records, sft, train
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.model import huggingface, transformer
@@ -248,29 +246,45 @@ def test_prompts_carry_the_chat_template(checkpoint, data):
         assert text == expected
 
 
-def test_evaluation_repeats_what_training_measured(trained, warm, data, tmp_path):
+def evaluated(config, source, **options):
+    """The folder of an evaluation on the config's own test problems."""
+    sets = eval_sets.parse("", config)
+    return evaluate.evaluate_checkpoint(config, source, sets=sets, **options)
+
+
+def test_evaluation_repeats_what_training_measured(
+    trained, warm, data, tmp_path, monkeypatch
+):
     """The program, on the checkpoint that the run began with and on the run."""
-    flags.FLAGS.mark_as_parsed()
     for source, step in ((warm / "hf", 0), (trained, 2)):
         config = make_config(warm / "hf", data, "grpo")
         # The only step that was evaluated after its update is the best.
-        with flagsaver.flagsaver(checkpoint=str(source), k=2, step="best"):
-            evaluate.evaluate_checkpoint(config, str(tmp_path / str(step)))
-        path = tmp_path / str(step) / "eval" / f"math_step_{step}.jsonl"
+        folder = evaluated(config, source, step="best", out=tmp_path / str(step))
+        path = folder / "test.jsonl"
         fresh = [json.loads(line) for line in path.read_text().splitlines()]
         assert fresh == run_records.read_eval(trained, step)
         assert [r["id"] for r in fresh] == [f"sums-{i}" for i in range(len(GOLD))]
+        # Of a run's checkpoint the weights that it began with are not read.
+        monkeypatch.setattr(policy_lib.Policy, "load", None)
 
 
 @pytest.mark.parametrize(
     ("step", "message"), [("3", "3"), ("last", "--step=last must be a step")]
 )
 def test_a_step_that_was_not_saved_is_refused(trained, warm, data, step, message):
-    flags.FLAGS.mark_as_parsed()
     config = make_config(warm / "hf", data, "grpo")
-    with flagsaver.flagsaver(checkpoint=str(trained), step=step):
-        with pytest.raises(ValueError, match=message):
-            evaluate.evaluate_checkpoint(config, None)
+    with pytest.raises(ValueError, match=message):
+        evaluated(config, trained, step=step)
+
+
+def test_a_folder_that_holds_no_checkpoint_is_refused_by_its_flag(warm, data, tmp_path):
+    config = make_config(warm / "hf", data)
+    (tmp_path / "config.json").write_text("{}")
+    for folder in (tmp_path / "none", tmp_path):
+        with pytest.raises(ValueError, match=f"--checkpoint={folder}"):
+            evaluated(config, folder, out=tmp_path / "out")
+    with pytest.raises(ValueError, match="--out"):
+        evaluated(config, warm / "hf")
 
 
 @pytest.mark.parametrize("dynamic_sampling", [True, False])

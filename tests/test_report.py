@@ -1,6 +1,5 @@
 """Figures against hand-worked numbers; the picture is drawn from whatever there is."""
 
-import itertools
 import json
 
 import numpy as np
@@ -8,68 +7,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from hapo_jax import report
-
-
-@pytest.mark.parametrize(
-    ("n", "c", "k", "expected"),
-    [
-        (1, 0, 1, 0.0),
-        (1, 1, 1, 1.0),
-        (4, 1, 2, 1 / 2),  # 1 - C(3,2)/C(4,2) = 1 - 3/6
-        (5, 2, 3, 9 / 10),  # 1 - C(3,3)/C(5,3) = 1 - 1/10
-        (8, 0, 8, 0.0),
-        (8, 1, 8, 1.0),
-    ],
-)
-def test_pass_at_k_by_hand(n, c, k, expected):
-    np.testing.assert_allclose(report.pass_at_k(n, c, k), expected, atol=1e-15)
-
-
-def test_pass_at_k_counts_subsets():
-    for n, k in [(6, 1), (6, 3), (7, 5)]:
-        for c in range(n + 1):
-            correct = np.arange(n) < c
-            subsets = list(itertools.combinations(correct, k))
-            expected = np.mean([any(s) for s in subsets])
-            np.testing.assert_allclose(report.pass_at_k(n, c, k), expected, atol=1e-12)
-    # Large counts must not overflow; shapes follow c.
-    found = report.pass_at_k(10_000, np.array([[0, 1], [5_000, 10_000]]), 100)
-    np.testing.assert_allclose(found, [[0, 0.01], [1, 1]], atol=1e-9)
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 5), (4, 5, 2), (4, -1, 2), (4, 1, 0)])
-def test_pass_at_k_refuses_what_cannot_be(n, c, k):
-    with pytest.raises(ValueError, match=f"k={k} must be in"):
-        report.pass_at_k(n, c, k)
-
-
-def test_bootstrap_interval_agrees_with_the_normal_interval():
-    values = np.random.default_rng(1).random(400) < 0.3
-    low, high = report.bootstrap_interval(values, seed=0)
-    mean, error = values.mean(), values.std() / np.sqrt(values.size)
-    # 10,000 resamples put the 2.5 % quantile within about 0.03 standard errors; the
-    # steps of 1/400 are 0.1 standard errors wide.
-    np.testing.assert_allclose(
-        [low, high], mean + 1.96 * error * np.array([-1, 1]), atol=0.15 * error
-    )
-    assert report.bootstrap_interval(values, seed=0) == (low, high)
-    assert report.bootstrap_interval(np.ones(5), seed=0) == (1.0, 1.0)
-    with pytest.raises(ValueError, match=r"shape \(0,\)"):
-        report.bootstrap_interval(np.zeros(0), seed=0)
-
-
-def test_bootstrap_interval_covers_the_truth():
-    rng = np.random.default_rng(2)
-    hits = [
-        low <= 0.4 <= high
-        for low, high in (
-            report.bootstrap_interval(rng.random(64) < 0.4, seed=i) for i in range(200)
-        )
-    ]
-    # The percentile bootstrap of 64 problems covers slightly less than 95 %; three
-    # standard errors of 200 trials are 5 points.
-    assert 0.87 <= np.mean(hits) <= 1.0
-
 
 BEFORE = {
     "eval/avg@8": 0.30,
@@ -94,6 +31,7 @@ def test_table_shows_intervals_and_the_change():
     assert lines[-1] == "[ ] 95 % interval over problems"
     assert len({len(line) for line in lines[:-1]}) == 1
     assert "change" not in report.table({"one": BEFORE})
+    assert "change" not in report.table({"a": BEFORE, "b": after}, change=False)
     for rows in ({}, {"none": {"loss/policy": 1.0}}):
         with pytest.raises(ValueError, match="no metric of an evaluation"):
             report.table(rows)

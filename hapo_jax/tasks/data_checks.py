@@ -82,6 +82,21 @@ def without(problems: Sequence[Problem], ids: set[str]) -> list[Problem]:
     return kept
 
 
+def leaked_ids(path: pathlib.Path) -> set[str]:
+    """Ids of evaluation problems that a flag file finds in its training set.
+
+    Raises:
+      ValueError: the file is missing or of another form.
+    """
+    try:
+        return {pair["eval"] for pair in json.loads(path.read_bytes())["eval_overlap"]}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{path} must be a flag file with eval_overlap, a list of objects with "
+            f"`train` and `eval` ({error!r}); repair or remove it."
+        ) from None
+
+
 _LOOKS = re.compile(
     r"\\(?:left|right|displaystyle|text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox|q?quad)"
     r"(?![a-z])|\\[,;:!()\[\] ]|[\s${}~\"'“”‘’`]"

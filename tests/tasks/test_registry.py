@@ -16,8 +16,17 @@ def test_a_task_has_the_two_functions(name):
     assert callable(module.problems)
 
 
-def test_late_imports_are_those_of_tasks():
-    assert tasks.GRADER_LIBRARIES.keys() <= tasks.TASKS.keys()
+@pytest.mark.parametrize("task", tasks.EQUALITIES)
+def test_what_compares_answers_of_a_task_can_be_asked_by_the_pool(task):
+    module = tasks.get(tasks.EQUALITIES[task])
+    assert callable(module.grade)
+    assert callable(module.item)
+    assert task in tasks.TASKS
+
+
+def test_late_imports_are_those_of_graders():
+    graders = {*tasks.TASKS, *tasks.EQUALITIES.values()}
+    assert tasks.GRADER_LIBRARIES.keys() <= graders
 
 
 def test_a_misspelt_task_is_refused_with_the_nearest_one():
@@ -32,7 +41,7 @@ import importlib, json, sys
 import hapo_jax
 from hapo_jax import tasks
 from hapo_jax.tasks import worker
-for name in tasks.TASKS:
+for name in (*tasks.TASKS, *tasks.EQUALITIES.values()):
     tasks.get(name)
     for library in tasks.GRADER_LIBRARIES.get(name, ()):
         importlib.import_module(library)

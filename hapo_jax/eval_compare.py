@@ -1,0 +1,106 @@
+"""Two evaluations side by side: paired differences, problem by problem.
+
+Both drew the same problems with the same random keys, so the difference of a problem
+varies far less than its two figures: its interval is that of the differences.
+"""
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from hapo_jax import eval_folder, eval_scores
+
+# What may differ between two evaluations that are compared.
+_MAY_DIFFER = ("checkpoint",)
+_RATE_SCALE = 100  # rates in per cent
+_HEADER = ("", "problems", "A", "B", "B - A", "B > A", "B < A")
+
+
+def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
+    """A table of B minus A for each figure of each set that both have.
+
+    Args:
+      a, b: folders of results, as `hapo-eval --out` wrote them.
+
+    Raises:
+      ValueError: a folder holds none, they have no set in common, or a set was
+        evaluated with other settings; names the differences.
+    """
+    folders = pathlib.Path(a), pathlib.Path(b)
+    names_a, names_b = (eval_folder.read_results(folder) for folder in folders)
+    shared = [name for name in names_a if name in names_b]
+    if not shared:
+        raise ValueError(
+            f"--compare: {a} holds {', '.join(names_a)} and {b} {', '.join(names_b)}; "
+            "evaluate one set in both."
+        )
+    lines = [_HEADER]
+    for name in shared:
+        lines += _set(name, *(eval_folder.read_set(f, name) for f in folders), folders)
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    text = [
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    ]
+    left_out = sorted({*names_a, *names_b} - {*shared})
+    note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems, paired"
+    notes = [f"only in one: {', '.join(left_out)}"] if left_out else []
+    rule = "-" * len(text[0])
+    head = [f"A: {folders[0]}", f"B: {folders[1]}", ""]
+    return "\n".join([*head, text[0], rule, *text[1:], rule, note, *notes])
+
+
+def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+    """Mean of b - a over problems, and its interval.
+
+    Args:
+      a, b: [n] the figure of each problem, in one order.
+    """
+    difference = np.asarray(b, np.float64) - np.asarray(a, np.float64)
+    return float(difference.mean()), *eval_scores.mean_interval(difference)
+
+
+def _set(
+    name: str,
+    a: tuple[dict[str, Any], dict[str, Any]],
+    b: tuple[dict[str, Any], dict[str, Any]],
+    folders: tuple[pathlib.Path, pathlib.Path],
+) -> list[tuple[str, ...]]:
+    """The lines of one set."""
+    (settings_a, records_a), (settings_b, records_b) = a, b
+    differing = eval_folder.differences(settings_a, settings_b, ignore=_MAY_DIFFER)
+    if records_a.keys() != records_b.keys():
+        only = sorted(records_a.keys() ^ records_b.keys())
+        differing.append(f"problems in one of them alone: {', '.join(only[:5])}")
+    if differing:
+        listing = "\n".join(f"  {line}" for line in differing)
+        raise ValueError(
+            f"--compare: {folders[0]} and {folders[1]} evaluated {name} with other "
+            f"settings:\n{listing}\nEvaluate both alike; their differences would "
+            "compare settings."
+        )
+    k, ids = settings_a["k"], list(records_a)
+    figures_a, figures_b = (
+        eval_scores.per_problem([records[i] for i in ids], sorted({1, k} - {1}))
+        for records in (records_a, records_b)
+    )
+    return [
+        _line(f"{name} {key}", values, figures_b[key])
+        for key, values in figures_a.items()
+    ]
+
+
+def _line(label: str, a: np.ndarray, b: np.ndarray) -> tuple[str, ...]:
+    unit = label.rpartition(" ")[2]
+    scale, digits = {"length": (1, 1), "entropy": (1, 3)}.get(unit, (_RATE_SCALE, 1))
+    mean, low, high = (scale * x for x in paired(a, b))
+    return (
+        label + {"length": ", tokens", "entropy": ", nats"}.get(unit, ", %"),
+        str(len(a)),
+        f"{scale * a.mean():.{digits}f}",
+        f"{scale * b.mean():.{digits}f}",
+        f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+        str(int((b > a).sum())),
+        str(int((b < a).sum())),
+    )

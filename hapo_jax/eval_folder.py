@@ -1,0 +1,130 @@
+"""The results of `hapo-eval` in a folder, and how an interrupted one goes on.
+
+  <set>.settings.json   what its numbers depend on
+  <set>.jsonl           one line per problem, with all completions; the state of an
+                        evaluation that was stopped
+  results.json          the figures of every set that is complete
+
+A line is written as its problem is done, so a kill costs the problems in flight; one
+cut in half is drawn again. Draws do not depend on what else is drawn: the scores are
+those of an evaluation that never stopped, and entropy is but for its last bits.
+"""
+
+import json
+import pathlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from hapo_jax import run_records
+
+RESULTS = "results.json"
+
+
+def settings_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Where the settings of a set lie."""
+    return folder / f"{name}.settings.json"
+
+
+def records_path(folder: pathlib.Path, name: str) -> pathlib.Path:
+    """Where the records of a set lie."""
+    return folder / f"{name}.jsonl"
+
+
+def differences(a: Mapping[str, Any], b: Mapping[str, Any], *, ignore=()) -> list[str]:
+    """What differs between two settings, one line each."""
+    return [
+        f"{key}: {a.get(key)!r} and {b.get(key)!r}"
+        for key in sorted({*a, *b} - {*ignore})
+        if a.get(key) != b.get(key)
+    ]
+
+
+def resume(
+    folder: pathlib.Path, name: str, settings: Mapping[str, Any], ids: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """The records of a set that are there already, by problem id.
+
+    Makes the folder, notes the settings, and removes a line that was cut in half.
+
+    Args:
+      folder: of the results.
+      name: of the set.
+      settings: plain JSON; what the numbers depend on.
+      ids: of the problems that are to be evaluated.
+
+    Raises:
+      ValueError: the folder holds records under other settings, or broken ones.
+    """
+    path = settings_path(folder, name)
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        if saved != settings:
+            listing = "\n".join(f"  {d}" for d in differences(saved, settings))
+            raise ValueError(
+                f"{folder} holds an evaluation of {name} with other settings "
+                f"(there, and now):\n{listing}\nGive another --out, or remove {path} "
+                f"and {records_path(folder, name).name}."
+            )
+    wanted = set(ids)
+    lines = run_records.read_lines(records_path(folder, name)) if path.exists() else []
+    found = {line["id"]: line for line in lines if line["id"] in wanted}
+    # Anew, so that what is appended does not join a half line.
+    run_records.write_lines(records_path(folder, name), found.values())
+    run_records.replace(path, (json.dumps(settings, indent=2) + "\n").encode())
+    return found
+
+
+class Writer:
+    """Appends records; each is on its way to the disk when `add` returns."""
+
+    def __init__(self, folder: pathlib.Path, name: str):
+        self._file = records_path(folder, name).open("a", encoding="utf-8")
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """One line, in one write."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self._file.close()
+
+
+def finish(
+    folder: pathlib.Path,
+    name: str,
+    records: Iterable[Mapping[str, Any]],
+    figures: Mapping[str, Any],
+) -> None:
+    """Writes the records of a complete set in order, and its figures."""
+    run_records.write_lines(records_path(folder, name), records)
+    results = read_results(folder) if (folder / RESULTS).exists() else {}
+    results[name] = figures
+    text = json.dumps(results, indent=2, sort_keys=True) + "\n"
+    run_records.replace(folder / RESULTS, text.encode())
+
+
+def read_results(folder: pathlib.Path) -> dict[str, Any]:
+    """Set → its figures.
+
+    Raises:
+      ValueError: the folder holds no complete evaluation.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        raise ValueError(
+            f"{path} does not exist; give a folder in which hapo-eval has finished."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_set(
+    folder: pathlib.Path, name: str
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """(settings, records by problem id) of a complete set."""
+    settings = json.loads(settings_path(folder, name).read_text(encoding="utf-8"))
+    records = run_records.read_lines(records_path(folder, name))
+    return settings, {record["id"]: record for record in records}

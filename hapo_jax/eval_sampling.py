@@ -1,0 +1,257 @@
+"""Samples and grades test problems: what training and `hapo-eval` share.
+
+A completion depends on the seed, the problem's place in its set and the sample alone,
+not on what decodes beside it. So two policies are compared on equal draws, and a part
+of a set gives the same records as the whole.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tqdm
+from ml_collections import ConfigDict
+
+from hapo_jax import builders, eval_scores, eval_votes, tasks
+from hapo_jax import policy as policy_lib
+from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.algo import temperature as temperature_lib
+from hapo_jax.rollout.engine import Completion, Request
+from hapo_jax.rollout.generate import Generator
+from hapo_jax.rollout.grading import GradeResult, GradingPool
+from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.rollout.sampler import Truncation
+
+# Random keys hold the training step; no step is this one.
+_EVAL_STEP = 2**32 - 1
+
+Grades = concurrent.futures.Future[list[GradeResult]]
+
+
+class Evaluator(NamedTuple):
+    """Attributes:
+    generator: over the problems of a set, at constant temperature.
+    num_problems: the first so many of them.
+    temperatures: of a problem's completions: k times the config's, and 0 (greedy).
+    k: completions that count for all but the greedy figure.
+    compare: (first answer, second answer, gold answer) triples → whether they are
+      equal, some time later; None where answers are compared as text.
+    """
+
+    generator: Generator
+    num_problems: int
+    temperatures: tuple[float, ...]
+    k: int
+    compare: Callable[[list[tuple[str, str, str]]], Grades] | None
+
+    @property
+    def prompts(self) -> PromptSet:
+        """The problems and their tokens, those behind `num_problems` too."""
+        return self.generator.prompts
+
+
+def make_evaluators(
+    config: ConfigDict,
+    policy: policy_lib.Policy,
+    pool: GradingPool,
+    sets: Sequence[tuple[str, PromptSet]],
+) -> list[Evaluator]:
+    """Evaluators that share one engine, and thus its compilation.
+
+    Args:
+      config, policy, pool: what they work with.
+      sets: (task, problems) of each.
+    """
+    options = config.eval
+    temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
+    sizes = [min(options.num_problems or len(p), len(p)) for _, p in sets]
+
+    def constant(entropy, stats, base_temperature):
+        return temperature_lib.adaptive(
+            entropy,
+            stats,
+            base_temperature=base_temperature,
+            strength=0.0,
+            min_factor=1.0,
+            max_factor=1.0,
+            floor=1e-8,
+        )
+
+    first = builders.make_generator(
+        config,
+        policy,
+        sets[0][1],
+        pool,
+        most_rows=min(
+            max(sizes) * len(temperatures),
+            config.rollout.round_prompts * config.rollout.group_size,
+        ),
+        group_size=len(temperatures),
+        truncation=Truncation(top_p=options.top_p),
+        temperature_fn=constant,
+    )
+    return [
+        Evaluator(
+            dataclasses.replace(
+                first, prompts=prompts, submit=functools.partial(pool.submit, task)
+            ),
+            num_problems,
+            temperatures,
+            options.k,
+            _compare(pool, task),
+        )
+        for (task, prompts), num_problems in zip(sets, sizes)
+    ]
+
+
+def make_evaluator(
+    config: ConfigDict, policy: policy_lib.Policy, pool: GradingPool
+) -> Evaluator:
+    """An evaluator of the config's own test problems, for training."""
+    prompts = builders.make_prompts(config, policy, config.task.test)
+    return make_evaluators(config, policy, pool, [(config.task.name, prompts)])[0]
+
+
+def evaluate(
+    evaluator: Evaluator, params
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """The records of all problems in their order, and `eval_scores.summary` of them."""
+    numbers = range(evaluator.num_problems)
+    found = dict(records(evaluator, params, numbers))
+    ordered = [found[i] for i in numbers]
+    return ordered, eval_scores.summary(ordered)
+
+
+def records(
+    evaluator: Evaluator, params, numbers: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Samples and grades problems; yields each as soon as it is done.
+
+    Args:
+      evaluator: from `make_evaluators`.
+      params: the policy's, in the sampler's layout.
+      numbers: the problems' places in the set, distinct.
+
+    Yields:
+      (place, record). A record is what a line of a file in eval/ holds: `id`, `source`;
+      of the k completions `scores`, `answers` (as the verifier read them, or None),
+      `votes` (equal for equal answers), `lengths` (tokens), `truncated`, `entropy`
+      (nats per token) and `completions`; `majority_score`; `ungraded`, how many ran the
+      verifier out of time or broke it; and, with a greedy completion, `greedy_score`
+      and `greedy_completion`.
+    """
+    g, width = evaluator.generator, len(evaluator.temperatures)
+    if not numbers:
+        return
+    requests = (
+        Request(
+            prompt_id=i,
+            prompt_tokens=g.prompts.tokens[i],
+            sample_id=sample,
+            max_tokens=g.engine.max_completion_tokens,
+            base_temperature=temperature,
+        )
+        for i in numbers
+        for sample, temperature in enumerate(evaluator.temperatures)
+    )
+    completions = g.engine.run(
+        params,
+        requests,
+        seed=g.seed,
+        step=_EVAL_STEP,
+        stats=entropy_lib.initial_stats(),
+        base_temperature=1.0,
+    )
+    drawn: dict[int, dict[int, Completion]] = collections.defaultdict(dict)
+    open_problems: list[_Problem] = []
+    bar = tqdm.tqdm(total=len(numbers), desc="eval", leave=False, dynamic_ncols=True)
+    with bar:
+        for completion in completions:
+            place, sample = divmod(completion.request, width)
+            drawn[place][sample] = completion
+            if len(drawn[place]) < width:
+                continue
+            rows = [completion for _, completion in sorted(drawn.pop(place).items())]
+            open_problems.append(_Problem(evaluator, numbers[place], rows))
+            for problem in [p for p in open_problems if p.settled()]:
+                open_problems.remove(problem)
+                bar.update()
+                yield problem.number, problem.record()
+        for problem in open_problems:
+            problem.settled(wait=True)
+            bar.update()
+            yield problem.number, problem.record()
+
+
+class _Problem:
+    """A problem whose completions are drawn and wait: first for grades, then votes."""
+
+    def __init__(self, evaluator: Evaluator, number: int, rows: list[Completion]):
+        self._evaluator, self.number, self._rows = evaluator, number, rows
+        g = evaluator.generator
+        self._problem = g.prompts.problems[number]
+        self._texts = [g.decode(row.tokens) for row in rows]
+        answer = self._problem.answer
+        self._grades: Grades = g.submit([(text, answer) for text in self._texts])
+        self._pairs: list[eval_votes.Pair] = []
+        self._equal: Grades | None = None
+
+    def settled(self, *, wait: bool = False) -> bool:
+        """Whether all is known; asks for what can be asked now."""
+        if not wait and not self._grades.done():
+            return False
+        if self._evaluator.compare is None:
+            return True
+        if self._equal is None:
+            self._pairs = eval_votes.pairs(*self._answers_and_scores())
+            self._equal = self._evaluator.compare(
+                [(*pair, self._problem.answer) for pair in self._pairs]
+            )
+        if wait:
+            self._equal.result()
+        return self._equal.done()
+
+    def record(self) -> dict[str, Any]:
+        """See `records`; once settled."""
+        k, grades = self._evaluator.k, self._grades.result()
+        answers, scores = self._answers_and_scores()
+        equal = None
+        if self._equal is not None:
+            results = self._equal.result()
+            equal = {p for p, r in zip(self._pairs, results, strict=True) if r.score}
+        votes = eval_votes.classes(answers, scores, equal)
+        rows = self._rows[:k]
+        record = {
+            "id": self._problem.id,
+            "source": self._problem.source,
+            "scores": scores,
+            "answers": answers,
+            "votes": votes,
+            "majority_score": eval_votes.majority_score(votes, scores),
+            "lengths": [len(row.tokens) for row in rows],
+            "truncated": [bool(row.truncated) for row in rows],
+            "entropy": [float(np.mean(row.entropy)) for row in rows],
+            "ungraded": sum(g.outcome in ("timed_out", "crashed") for g in grades),
+            "completions": self._texts[:k],
+        }
+        if len(grades) > k:
+            record["greedy_score"] = grades[k].score
+            record["greedy_completion"] = self._texts[k]
+        return record
+
+    def _answers_and_scores(self) -> tuple[list[str | None], list[float]]:
+        grades = self._grades.result()[: self._evaluator.k]
+        return [g.extracted for g in grades], [g.score for g in grades]
+
+
+def _compare(pool: GradingPool, task: str):
+    """See `Evaluator.compare`."""
+    if task not in tasks.EQUALITIES:
+        return None
+    name = tasks.EQUALITIES[task]
+    item = tasks.get(name).item
+    return lambda triples: pool.submit(name, [item(*triple) for triple in triples])

@@ -1,0 +1,190 @@
+"""The sets that `hapo-eval` knows by name, and how `--sets` is read.
+
+    --sets=math500,aime24                  from the Hugging Face hub
+    --sets=math500,kk --data=DATA          from their files in the folder DATA
+    --sets=DATA/math500,test               a folder and a name; `test` is task.test
+    --sets=math:mine.jsonl                 a task and a file
+
+A new set is one line of `SETS` (of mathematics: of `tasks/math_sets.py`).
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from hapo_jax import config as config_lib
+from hapo_jax import tasks
+from hapo_jax.tasks import data_checks, math_sets
+
+OWN = "test"  # the config's task.test
+
+
+class EvalSet(NamedTuple):
+    """A task and the options of its problems.
+
+    Attributes:
+      name: of its files and in tables.
+      task: a name of tasks.TASKS.
+      options: of the task's `problems`.
+      flags: a flag file with `eval_overlap`, or None.
+    """
+
+    name: str
+    task: str
+    options: Mapping[str, Any]
+    flags: pathlib.Path | None = None
+
+
+class _Named(NamedTuple):
+    """Attributes:
+    task: a name of tasks.TASKS.
+    file: in a data folder; the set's name where the task knows it itself.
+    options: its own, whatever the config says.
+    """
+
+    task: str
+    file: str
+    options: Mapping[str, Any] = {}
+
+
+# What a set's task needs where the config is about another task.
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "math": dict(
+        prompt_template="{problem}\nPlease reason step by step, and put your final "
+        "answer within \\boxed{}."
+    ),
+    "code": dict(
+        prompt_template="{problem}\n{starter_code}\nPut the whole program in one block "
+        "of Python.",
+        subject="",
+        test_s=4.0,
+        total_s=8.0,
+        memory_mib=1024,
+    ),
+    "logic": dict(
+        prompt_template="{problem}\nThink step by step. Then give your answer between "
+        "<answer> and </answer>, one line per person, such as: Ada is a knight.",
+        size=0,
+        seed=0,
+        min_people=2,
+        max_people=8,
+    ),
+    "game24": dict(prompt_template="", size=0, seed=0, max_number=13, target=24),
+}
+_ASK_MBPP = (
+    "{problem}\nYour function should pass tests like this one:\n{example}\n"
+    "Put the whole program in one block of Python."
+)
+_ASK_HUMANEVAL = (
+    "Complete this function. Put the whole function in one block of Python.\n\n"
+    "```python\n{problem}```"
+)
+SETS: Mapping[str, _Named] = {
+    **{name: _Named("math", name) for name in math_sets.SETS},
+    "humaneval": _Named(
+        "code", "humaneval.jsonl", dict(prompt_template=_ASK_HUMANEVAL, subject="")
+    ),
+    "mbpp": _Named(
+        "code", "mbpp.jsonl", dict(prompt_template=_ASK_MBPP, subject="test")
+    ),
+    "livecodebench": _Named("code", "livecodebench_279_public.jsonl"),
+    "code_contests": _Named("code", "code_contests.jsonl.gz"),
+    "kk": _Named("logic", "kk_test.jsonl"),
+    "game24": _Named("game24", "game24.jsonl"),
+}
+# Problems of these sets occur in a training set, whose flag file lies beside them.
+OVERLAPS = dict.fromkeys(
+    ("amc23", "amc22_23", "math500", "olympiadbench"), "dapo_math_17k_flags.json"
+)
+
+
+def own(config: ConfigDict) -> EvalSet:
+    """The config's own test problems."""
+    return EvalSet(OWN, config.task.name, config.task.test.to_dict())
+
+
+def parse(sets: str, config: ConfigDict, *, data: str = "") -> list[EvalSet]:
+    """Reads a list of sets, see above; `OWN` if it is empty.
+
+    Where the config's task is that of a set, its task.test says what the set's line
+    leaves open, such as the prompt and the grading.
+
+    Args:
+      sets: joined by commas.
+      config: of the experiment.
+      data: folder for sets that are given by name alone.
+
+    Raises:
+      ValueError: a set is unknown, needs a folder, or is named twice.
+    """
+    entries = [entry.strip() for entry in sets.split(",") if entry.strip()] or [OWN]
+    found = [_parse(entry, config, data) for entry in entries]
+    names = [s.name for s in found]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise ValueError(
+            f"--sets={sets!r} names {', '.join(sorted(twice))} twice; evaluate one of "
+            "them with another --out."
+        )
+    return found
+
+
+def overlapping_ids(eval_set: EvalSet) -> set[str]:
+    """Ids of the set's problems that its flag file finds in a training set."""
+    return data_checks.leaked_ids(eval_set.flags) if eval_set.flags else set()
+
+
+def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
+    if entry == OWN:
+        return own(config)
+    task, colon, path = entry.partition(":")
+    if colon and task in tasks.TASKS:
+        return _make(pathlib.Path(path).name.split(".")[0], task, path, {}, config)
+    folder, name = pathlib.Path(entry).parent, pathlib.Path(entry).name
+    if name not in SETS:
+        raise ValueError(
+            f"--sets: {entry!r} is unknown{config_lib.nearest(name, SETS)}; there are "
+            f"{OWN} (the config's task.test) and {', '.join(SETS)}. A file is given "
+            f"with its task, as in math:{entry}."
+        )
+    known = SETS[name]
+    if entry == name:
+        folder = pathlib.Path(data) if data else None
+    if folder is None and known.task != "math":
+        raise ValueError(
+            f"--sets: {name!r} is read from a file; give its folder, as in "
+            f"--data=data or --sets=data/{name}."
+        )
+    path = str(folder / known.file) if folder else name
+    flags = folder / OVERLAPS[name] if folder and name in OVERLAPS else None
+    return _make(
+        name,
+        known.task,
+        path,
+        known.options,
+        config,
+        flags=flags if flags and flags.is_file() else None,
+    )
+
+
+def _make(
+    name: str,
+    task: str,
+    path: str,
+    options: Mapping[str, Any],
+    config: ConfigDict,
+    *,
+    flags: pathlib.Path | None = None,
+) -> EvalSet:
+    """Fills in what a set's own options leave open."""
+    if task not in _DEFAULTS:
+        raise ValueError(
+            f"--sets: problems of {task!r} are drawn, not read from a file; evaluate "
+            f"them as {OWN}, with a config of that task."
+        )
+    same = config.task.test.to_dict() if config.task.name == task else {}
+    filled = {**_DEFAULTS[task], **same, **options, "split": "test", "path": path}
+    return EvalSet(name, task, json.loads(json.dumps(filled)), flags)

@@ -1,0 +1,106 @@
+"""`--sets`: names, folders, files, and what is refused."""
+
+import json
+import os
+import pathlib
+
+import pytest
+
+from hapo_jax import config as config_lib
+from hapo_jax import eval_sets, tasks
+
+ROOT = pathlib.Path(__file__).parent.parent
+DATA = pathlib.Path(os.environ.get("HAPO_DATA_DIR", ROOT / "../shared/data"))
+
+
+def config(task="math", **options):
+    c = config_lib.default()
+    c.task.name = task
+    c.task.test = {"split": "test", "path": "own.jsonl", **options}
+    return c.lock()
+
+
+def test_without_sets_the_configs_own_problems_are_evaluated():
+    (own,) = eval_sets.parse("", config(grading="dapo"))
+    assert own.task == "math" and own.name == "test"
+    assert own.options == {"split": "test", "path": "own.jsonl", "grading": "dapo"}
+
+
+def test_names_folders_and_files():
+    c = config(prompt_template="Q {problem}", grading="hapo")
+    found = eval_sets.parse(
+        "aime24, D/math500 ,kk,humaneval,test,math:x/mine.jsonl.gz", c, data="F"
+    )
+    assert [(s.name, s.task, s.options["path"]) for s in found] == [
+        ("aime24", "math", "F/aime24"),
+        ("math500", "math", "D/math500"),
+        ("kk", "logic", "F/kk_test.jsonl"),
+        ("humaneval", "code", "F/humaneval.jsonl"),
+        ("test", "math", "own.jsonl"),
+        ("mine", "math", "x/mine.jsonl.gz"),
+    ]
+    # The config's task asks and grades as the config says, the others as the table.
+    for s in found:
+        assert (s.options.get("grading") == "hapo") == (s.task == "math")
+        assert (s.options["prompt_template"][:2] == "Q ") == (s.task == "math")
+    (hub,) = eval_sets.parse("aime24", c)
+    assert hub.options["path"] == "aime24"
+    # HumanEval is a prompt of its own, whatever a config of MBPP asks.
+    (own,) = eval_sets.parse("D/humaneval", config("code", prompt_template="MBPP"))
+    assert own.options["prompt_template"].startswith("Complete")
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ("mth500", "did you mean 'math500'"),
+        ("mine.jsonl", "as in math:mine.jsonl"),
+        ("humaneval", "--data=data"),
+        ("math500,D/math500", "twice"),
+        ("countdown:x", "as test"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(sets, message):
+    with pytest.raises(ValueError, match=message):
+        eval_sets.parse(sets, config())
+
+
+def test_a_preset_sets_the_protocol():
+    c = config_lib.apply_preset(config_lib.default(), "hapo")
+    assert (c.eval.temperature, c.eval.top_p, c.eval.k) == (0.5, 0.7, 8)
+    c = config_lib.apply_preset(config_lib.default(), "dapo")
+    assert (c.eval.temperature, c.eval.top_p, c.eval.k) == (1.0, 0.7, 32)
+    with pytest.raises(ValueError, match="did you mean 'dapo'"):
+        config_lib.apply_preset(c, "dappo")
+
+
+def test_leaked_problems_are_those_of_the_flag_file_beside_the_set(tmp_path):
+    (bare,) = eval_sets.parse(f"{tmp_path}/amc23", config())
+    assert eval_sets.overlapping_ids(bare) == set()
+    path = tmp_path / "dapo_math_17k_flags.json"
+    path.write_text(json.dumps({"eval_overlap": [{"train": "t", "eval": "amc23-1"}]}))
+    amc, aime = eval_sets.parse("amc23,aime24", config(), data=str(tmp_path))
+    assert eval_sets.overlapping_ids(amc) == {"amc23-1"}
+    assert eval_sets.overlapping_ids(aime) == set()
+    path.write_text("{}")
+    with pytest.raises(ValueError, match="must be a flag file with eval_overlap"):
+        eval_sets.overlapping_ids(amc)
+
+
+@pytest.mark.skipif(
+    not (DATA / "amc23.jsonl").is_file(), reason="no data folder; set HAPO_DATA_DIR"
+)
+def test_every_set_by_name_can_be_read_from_the_data_folder():
+    sizes = {}
+    for name in eval_sets.SETS:
+        if name in ("math", "dapo_math_17k"):  # training sets, without a test file
+            continue
+        (found,) = eval_sets.parse(name, config(), data=str(DATA))
+        options = {k: v for k, v in found.options.items() if k != "split"}
+        problems = tasks.get(found.task).problems("test", **options)
+        sizes[name] = len(problems)
+        if name == "amc23":
+            leaked = {p.id for p in problems} & eval_sets.overlapping_ids(found)
+            assert len(leaked) == 21
+    assert sizes["amc23"] == 40 and sizes["math500"] == 500 and sizes["aime24"] == 30
+    assert sizes["humaneval"] == 164 and sizes["mbpp"] == 500

@@ -1,0 +1,274 @@
+"""hapo-eval on the demo's warm start: the same numbers whatever happens on the way."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from hapo_jax import (
+    builders,
+    eval_compare,
+    eval_folder,
+    eval_sampling,
+    eval_sets,
+    evaluate,
+    run_records,
+)
+from hapo_jax import config as config_lib
+from hapo_jax import policy as policy_lib
+from hapo_jax.eval_sets import EvalSet
+from hapo_jax.tasks.problems import Problem
+
+ROOT = pathlib.Path(__file__).parent.parent
+WARM = ROOT / "configs" / "countdown_warm"
+NUM_PROBLEMS, K = 10, 3
+
+
+def make_config(**changes):
+    """Ten short problems of the demo."""
+    c = config_lib.default()
+    c.task.name = "countdown"
+    game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
+    c.task.train = dict(split="train", size=50, seed=0, **game)
+    c.task.test = dict(split="test", size=50, seed=0, **game)
+    c.model.path = str(WARM)
+    c.rollout.update(max_prompt_tokens=7, max_completion_tokens=24, chunk_tokens=8)
+    c.grading.workers = 1
+    c.eval.update(num_problems=NUM_PROBLEMS, k=K, top_p=0.95)
+    c.update_from_flattened_dict(changes)
+    return c.lock()
+
+
+def evaluated(out, **changes):
+    config = make_config(**changes)
+    sets = eval_sets.parse("", config)
+    return evaluate.evaluate_checkpoint(config, WARM, sets=sets, out=out)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of an evaluation that nothing disturbed."""
+    return evaluated(tmp_path_factory.mktemp("whole") / "out")
+
+
+def assert_same(folder, other):
+    """Equal records and figures, but for entropy: sums over batches of other shapes
+    differ in their last bits."""
+    found, expected = (
+        run_records.read_lines(f / "test.jsonl") for f in (folder, other)
+    )
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a.pop("entropy"), b.pop("entropy"), rtol=1e-4)
+        assert a == b
+    found, expected = (eval_folder.read_results(f)["test"] for f in (folder, other))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_folder_holds_figures_and_every_completion(whole):
+    results = eval_folder.read_results(whole)["test"]
+    assert results["problems"] == NUM_PROBLEMS
+    for name in ("avg@3", "maj@3", "pass@1", "pass@2", "pass@3", "greedy", "length"):
+        low, high = (results[f"eval/{name}_{end}"] for end in ("low", "high"))
+        assert low <= results[f"eval/{name}"] <= high
+    assert results["eval/pass@1"] == pytest.approx(results["eval/avg@3"])
+    records = run_records.read_lines(whole / "test.jsonl")
+    assert len({r["id"] for r in records}) == NUM_PROBLEMS
+    for r in records:
+        for key in ("scores", "lengths", "truncated", "completions", "votes"):
+            assert len(r[key]) == K
+        assert [len(text.split()) for text in r["completions"]] == [
+            n - (not cut) for n, cut in zip(r["lengths"], r["truncated"])
+        ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rollout.slots": 8, "grading.workers": 2},
+        {"rollout.chunk_tokens": 24, "rollout.share_prompts_from": 0},
+    ],
+)
+def test_scores_do_not_depend_on_slots_batches_or_graders(whole, tmp_path, changes):
+    assert_same(evaluated(tmp_path / "out", **changes), whole)
+
+
+def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
+    config = make_config()
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
+        evaluator = eval_sampling.make_evaluator(config, policy, pool)
+        params = policy.to_sampler()(policy.load())
+        found = dict(eval_sampling.records(evaluator, params, [7, 2]))
+        assert list(eval_sampling.records(evaluator, params, [])) == []
+    expected = run_records.read_lines(whole / "test.jsonl")
+    for i in (2, 7):
+        assert found[i]["completions"] == expected[i]["completions"]
+        assert found[i]["scores"] == expected[i]["scores"]
+
+
+def test_a_stopped_evaluation_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
+    out, written = tmp_path / "out", []
+
+    def add(writer, record, real=eval_folder.Writer.add):
+        if len(written) == 4:
+            raise KeyboardInterrupt
+        written.append(record["id"])
+        real(writer, record)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(eval_folder.Writer, "add", add)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(out)
+    assert not (out / eval_folder.RESULTS).exists()
+    path = out / "test.jsonl"
+    whole_lines = path.read_bytes()
+    assert whole_lines.count(b"\n") == 4
+    path.write_bytes(whole_lines[: -len(whole_lines.splitlines()[-1]) // 2])  # a kill
+    again = []
+    real = eval_sampling.records
+    monkeypatch.setattr(
+        eval_sampling,
+        "records",
+        lambda e, params, numbers: again.extend(numbers) or real(e, params, numbers),
+    )
+    evaluated(out)
+    assert len(again) == NUM_PROBLEMS - 3
+    assert_same(out, whole)
+    ended = (out / "test.jsonl").read_bytes()
+    # Once more: nothing is left to draw, and nothing changes.
+    evaluated(out)
+    assert len(again) == NUM_PROBLEMS - 3
+    assert (out / "test.jsonl").read_bytes() == ended
+
+
+def test_another_setting_is_refused_by_name(whole):
+    before = (whole / "test.jsonl").read_bytes()
+    with pytest.raises(ValueError, match=r"(?s)other settings.*temperature: 1.0 and 0"):
+        evaluated(whole, **{"eval.temperature": 0.5})
+    assert (whole / "test.jsonl").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_killed_program_loses_at_most_what_was_in_flight(tmp_path):
+    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="", PYTHONUNBUFFERED="1")
+    command = [
+        *(sys.executable, "-m", "hapo_jax.evaluate", f"--checkpoint={WARM}"),
+        *("--config=configs/countdown.py", "--config.eval.num_problems=96", "--k=4"),
+        *("--config.rollout.slots=16", "--config.mesh.cpu_devices=1"),
+    ]
+
+    def start(out):
+        return subprocess.Popen(
+            [*command, f"--out={out}"], cwd=ROOT, env=env, stdout=subprocess.DEVNULL
+        )
+
+    def lines():
+        path = tmp_path / "killed" / "test.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    killed = start(tmp_path / "killed")
+    deadline = time.monotonic() + 300
+    while lines() < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    done = lines()
+    assert 10 <= done < 96
+    for out in ("killed", "whole"):
+        assert start(tmp_path / out).wait(timeout=400) == 0
+    assert_same(tmp_path / "killed", tmp_path / "whole")
+
+
+def record(name, scores, length=5):
+    k = len(scores)
+    return {
+        "id": name,
+        "scores": scores,
+        "majority_score": scores[0],
+        "lengths": [length] * k,
+        "truncated": [False] * k,
+        "entropy": [1.0] * k,
+        "ungraded": 0,
+    }
+
+
+def finished(folder, records, sets=("aime24",), **settings):
+    """A folder of results that was never computed."""
+    for name in sets:
+        ids = [r["id"] for r in records]
+        eval_folder.resume(folder, name, {"checkpoint": "0", "k": 2, **settings}, ids)
+        eval_folder.finish(folder, name, records, {})
+    return folder
+
+
+def test_compare_pairs_problems_by_id(tmp_path):
+    names = [f"p{i}" for i in range(6)]
+    before = [record(n, [float(i % 2), 0.0]) for i, n in enumerate(names)]
+    after = [record(n, [float(i % 2), 1.0], 7) for i, n in enumerate(names)]
+    a = finished(tmp_path / "a", before, ("aime24", "amc23"))
+    b = finished(tmp_path / "b", after[::-1], checkpoint="1")
+    text = eval_compare.compare(a, b)
+    (line,) = [line for line in text.splitlines() if line.startswith("aime24 avg@2")]
+    # Every problem gained one of two: a difference without spread.
+    assert line.split()[3:] == "6 25.0 75.0 +50.0 [+50.0, +50.0] 6 0".split()
+    assert "only in one: amc23" in text
+    assert "aime24 length, tokens" in text and "+2.0 [+2.0, +2.0]" in text
+
+
+def test_paired_intervals_are_narrower_than_unpaired_ones():
+    rng = np.random.default_rng(0)
+    rates = rng.beta(0.5, 0.5, 200)
+    a, b = (rng.binomial(16, rates * c) / 16 for c in (0.85, 0.95))
+    mean, low, high = eval_compare.paired(a, b)
+    assert mean == pytest.approx(b.mean() - a.mean())
+    assert 0 < low < mean < high
+    unpaired = 2 * 1.97 * np.sqrt((a.var() + b.var()) / 200)
+    assert high - low < unpaired / 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"temperature": 0.5}, "temperature: None and 0.5"),
+        ({"sets": ("amc23",)}, "one set in both"),
+        ({"records": [record("q", [1.0, 1.0])]}, "problems in one of them alone: p, q"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tmp_path, changes, message):
+    records = [record("p", [1.0, 0.0])]
+    a = finished(tmp_path / "a", records)
+    b = finished(tmp_path / "b", **{"records": records, **changes})
+    with pytest.raises(ValueError, match=message):
+        eval_compare.compare(a, b)
+    with pytest.raises(ValueError, match=r"results\.json does not exist"):
+        eval_compare.compare(a, tmp_path / "none")
+
+
+def test_problems_that_occur_in_training_are_reported_apart(tmp_path, monkeypatch):
+    flags = tmp_path / "dapo_math_17k_flags.json"
+    flags.write_text(json.dumps({"eval_overlap": [{"train": "t", "eval": "amc23-0"}]}))
+    names = [f"amc23-{i}" for i in range(4)]
+    problems = tuple(Problem(n, "", "", "amc23") for n in names)
+    fake = types.SimpleNamespace(
+        prompts=types.SimpleNamespace(problems=problems), num_problems=4
+    )
+    scores = {0: [1.0, 1.0], 1: [0.0, 0.0], 2: [1.0, 0.0], 3: [0.0, 0.0]}
+    monkeypatch.setattr(
+        eval_sampling,
+        "records",
+        lambda e, params, numbers: ((i, record(names[i], scores[i])) for i in numbers),
+    )
+    amc = EvalSet("amc23", "math", {}, flags)
+    rows = evaluate._evaluate_set(amc, fake, None, tmp_path / "out", {"k": 2})
+    assert list(rows) == ["amc23 (4)", "amc23 not in dapo_math_17k (3)"]
+    results = eval_folder.read_results(tmp_path / "out")["amc23"]
+    assert results["eval/avg@2"] == pytest.approx(3 / 8)
+    assert results["not_in_dapo_math_17k"]["eval/avg@2"] == pytest.approx(1 / 6)

@@ -32,9 +32,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def run(main: Callable[[ConfigDict, str], None]) -> None:
+def run(main: Callable[[ConfigDict, str], None], *, required=("config", "workdir")):
     """Parses flags, sets JAX up and calls `main(config, workdir)`; see `start`."""
-    flags.mark_flags_as_required(("config", "workdir"))
+    flags.mark_flags_as_required(required)
 
     def body(arguments):
         if arguments:

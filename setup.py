@@ -45,6 +45,8 @@ setup(
         # CUDA 12 runs on older drivers too; for CUDA 13 install jax[cuda13] instead.
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        # hapo-plan asks libtpu's compiler, without a TPU. jax names the version.
+        "plan": ["jax[tpu]"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",  # the suite on all cores
@@ -63,6 +65,7 @@ setup(
             "hapo-train=hapo_jax.train:run",
             "hapo-eval=hapo_jax.evaluate:run",
             "hapo-sft=hapo_jax.sft:run",
+            "hapo-plan=hapo_jax.plan:run",
         ]
     },
 )

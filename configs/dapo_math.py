@@ -15,14 +15,7 @@ they hold whole messages:
 import pathlib
 
 from hapo_jax import config as config_lib
-
-# The prompt of the published DAPO-Math-17k.
-PROMPT = (
-    "Solve the following math problem step by step. The last line of your response "
-    "should be of the form Answer: $Answer (without quotes) where $Answer is the "
-    "answer to the problem.\n\n{problem}\n\nRemember to put your answer on its own "
-    'line after "Answer:".'
-)
+from hapo_jax import paper
 
 
 def get_config(arg=None):
@@ -36,10 +29,10 @@ def get_config(arg=None):
     c.task.train = dict(
         split="train",
         path=str(data / "dapo_math_17k.jsonl.gz"),
-        prompt_template=PROMPT,
+        prompt_template=paper.PROMPT,
     )
     c.task.test = dict(
-        split="test", path=str(data / "aime24.jsonl"), prompt_template=PROMPT
+        split="test", path=str(data / "aime24.jsonl"), prompt_template=paper.PROMPT
     )
 
     c.learner.remat = "full"

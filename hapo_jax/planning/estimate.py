@@ -146,7 +146,7 @@ def remedies(config: ConfigDict, phases: list[Phase], topology) -> list[str]:
             f"rollout.memory_fraction={fraction / 2:.2g} (now {fraction:g}): fewer "
             "completions decode together"
         )
-        if mesh.tensor < topology.per_host:
+        if mesh.tensor < len(topology.host_devices):
             advice.append(
                 f"mesh.tensor={2 * mesh.tensor} splits the weights for sampling, if it "
                 "divides the heads"

@@ -54,8 +54,8 @@ def programs(
     config: ConfigDict,
     model: ModelConfig,
     devices: list,
+    host_devices: list,
     *,
-    per_host: int,
     completion_tokens: int,
 ) -> list[Program]:
     """Lowers prefill, decode, score and update of a config.
@@ -66,7 +66,7 @@ def programs(
       config: of `hapo-train`.
       model: sizes.
       devices: of the whole slice.
-      per_host: devices of one host.
+      host_devices: of one host.
       completion_tokens: mean length of a completion, for how often loops run; shapes
         have room for the longest.
 
@@ -74,14 +74,14 @@ def programs(
       ValueError: the config does not fit the model or the mesh.
     """
     mesh = _mesh(config, devices)
-    local = _host_mesh(config, devices[:per_host])
+    local = _host_mesh(config, host_devices)
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
 
     def policy(mesh):
         return policy_lib.make(model, None, "", config.model.dtype, mesh)
 
     state = policy(mesh).abstract_state(builders.make_optimizer(config.learner))
-    hosts = len(devices) // per_host
+    hosts = len(devices) // len(host_devices)
     sampling = _sampling(config, policy(local), objective, hosts, completion_tokens)
     copies = per_device(policy(local).abstract_params, policy(local).sample_shardings)
     copies *= policy(local).dtype.itemsize / 4

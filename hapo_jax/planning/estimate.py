@@ -114,10 +114,12 @@ def _refused(error: Exception) -> int:
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text and "Ran out of memory" not in text:
         raise error
-    used = re.search(r"Used ([\d.]+)([KMGT])i?B? of [\d.]+[KMGT]i?B? hbm", text)
-    if used is None:
-        raise error
-    return int(float(used.group(1)) * _UNITS[used.group(2)])
+    size = r"([\d.]+)([KMGT])"
+    for said in (rf"Used {size} of [\d.]+[KMGT] hbm", rf"\({size}\) exceeds available"):
+        used = re.search(said, text)
+        if used is not None:
+            return int(float(used.group(1)) * _UNITS[used.group(2)])
+    raise error
 
 
 def remedies(config: ConfigDict, phases: list[Phase], topology) -> list[str]:

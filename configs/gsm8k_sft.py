@@ -1,8 +1,8 @@
 """Warm start on GSM8K: imitate its written solutions, from a Hugging Face checkpoint.
 
-    hapo-sft --config=configs/gsm8k_sft.py:data=../shared/data \\
+    hapo-sft --config=configs/gsm8k_sft.py:data=DATA \\
         --config.model.path=/models/Qwen2.5-0.5B --workdir=runs/gsm8k_sft
-    hapo-train --config=configs/gsm8k.py:data=../shared/data,prompt=hashes \\
+    hapo-train --config=configs/gsm8k.py:data=DATA,prompt=hashes \\
         --config.model.path=runs/gsm8k_sft/hf --workdir=runs/gsm8k
 
 `data` is a folder with gsm8k_train.jsonl.gz and gsm8k_test.jsonl (lines of

@@ -1,6 +1,6 @@
 """HAPO on programs: trained on MBPP, evaluated on HumanEval.
 
-    hapo-train --config=configs/mbpp.py:data=../shared/data \\
+    hapo-train --config=configs/mbpp.py:data=DATA \\
         --config.model.path=/models/Qwen2.5-1.5B-Instruct --workdir=runs/mbpp
 
 `data` is a folder with mbpp.jsonl and humaneval.jsonl, whose rows have tests (see

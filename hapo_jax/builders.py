@@ -12,7 +12,7 @@ from hapo_jax import tasks
 from hapo_jax.algo.objective import Objective
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.model import attention, sharding
+from hapo_jax.model import attention, sharding, target
 from hapo_jax.policy import Policy
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import grading, memory
@@ -140,7 +140,7 @@ def make_layout(options: ConfigDict, *, longest: int, shards: int) -> packing.La
     On accelerators a row's width is rounded up to what the attention kernels take.
     """
     width = options.row_tokens or longest
-    if jax.default_backend() != "cpu":
+    if target.platform() != "cpu":
         width += -width % attention.KERNEL_COLUMNS
     return packing.Layout(
         width=width,
@@ -151,21 +151,22 @@ def make_layout(options: ConfigDict, *, longest: int, shards: int) -> packing.La
     )
 
 
-def make_generator(
+def make_engine(
     config: ConfigDict,
     policy: Policy,
-    prompts: prompts_lib.PromptSet,
-    pool: grading.GradingPool,
     *,
+    stop_ids: tuple[int, ...],
+    pad_id: int,
     most_rows: int,
     group_size: int,
     truncation: sampler_lib.Truncation,
     temperature_fn: sampler_lib.TemperatureFn,
-) -> Generator:
-    """A Generator with an engine of its own.
+) -> engine_lib.Engine:
+    """An Engine with as many slots as the config asks for, or as fit.
 
     Args:
-      config, policy, prompts, pool: what it works with.
+      config, policy: what it works with.
+      stop_ids, pad_id: of the tokenizer.
       most_rows: completions that are asked for at a time.
       group_size: completions of a prompt among them.
       truncation, temperature_fn: see `slots.decode`.
@@ -173,7 +174,7 @@ def make_generator(
     Raises:
       ValueError: the slots do not fit into memory or onto the mesh.
     """
-    r, tokenizer, mesh = config.rollout, policy.tokenizer, policy.mesh
+    r, mesh = config.rollout, policy.mesh
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     # Rows that share a prompt stay until all have finished. That is worth it where
     # reading the prompt is a good part of a decode step.
@@ -193,22 +194,55 @@ def make_generator(
         budget_bytes=r.memory_fraction * memory.device_bytes(),
         shards=shards,
     )
+    return engine_lib.Engine(
+        policy.config,
+        policy.graphdef,
+        mesh,
+        policy.sample_shardings,
+        num_slots=num_slots,
+        rows_per_lane=rows_per_lane,
+        max_prompt_tokens=r.max_prompt_tokens,
+        max_completion_tokens=r.max_completion_tokens,
+        chunk_tokens=r.chunk_tokens,
+        stop_ids=stop_ids,
+        pad_id=pad_id,
+        truncation=truncation,
+        temperature_fn=temperature_fn,
+        dtype=policy.dtype,
+    )
+
+
+def make_generator(
+    config: ConfigDict,
+    policy: Policy,
+    prompts: prompts_lib.PromptSet,
+    pool: grading.GradingPool,
+    *,
+    most_rows: int,
+    group_size: int,
+    truncation: sampler_lib.Truncation,
+    temperature_fn: sampler_lib.TemperatureFn,
+) -> Generator:
+    """A Generator with an engine of its own.
+
+    Args:
+      config, policy, prompts, pool: what it works with.
+      most_rows, group_size, truncation, temperature_fn: see `make_engine`.
+
+    Raises:
+      ValueError: the slots do not fit into memory or onto the mesh.
+    """
+    r, tokenizer = config.rollout, policy.tokenizer
     return Generator(
-        engine=engine_lib.Engine(
-            policy.config,
-            policy.graphdef,
-            mesh,
-            policy.sample_shardings,
-            num_slots=num_slots,
-            rows_per_lane=rows_per_lane,
-            max_prompt_tokens=r.max_prompt_tokens,
-            max_completion_tokens=r.max_completion_tokens,
-            chunk_tokens=r.chunk_tokens,
+        engine=make_engine(
+            config,
+            policy,
             stop_ids=tokenizer.stop_ids,
             pad_id=tokenizer.pad_id,
+            most_rows=most_rows,
+            group_size=group_size,
             truncation=truncation,
             temperature_fn=temperature_fn,
-            dtype=policy.dtype,
         ),
         prompts=prompts,
         decode=tokenizer.decode,

@@ -30,6 +30,8 @@ def default() -> ConfigDict:
 
     c.model = ConfigDict()
     c.model.path = ""  # Hugging Face folder: config.json, *.safetensors, tokenizer
+    # Fields of a config.json, for hapo-plan where there is no folder.
+    c.model.sizes = ConfigDict()
     c.model.dtype = "auto"  # compute: float32 | bfloat16 | auto (float32 on CPU)
     c.model.stop_tokens = ()  # further stop tokens, as strings
 

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import check
 from hapo_jax.learner import train_step
-from hapo_jax.model import huggingface, sharding, transformer
+from hapo_jax.model import huggingface, sharding, target, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
 
@@ -131,7 +131,7 @@ def make(
 def compute_dtype(name: str):
     """ "auto" is float32 on CPU, which has no fast bfloat16, and bfloat16 elsewhere."""
     if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        name = "float32" if target.platform() == "cpu" else "bfloat16"
     return jnp.dtype(name)
 
 

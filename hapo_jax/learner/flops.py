@@ -34,14 +34,32 @@ _PEAKS = {
 
 def of_plan(config: ModelConfig, plan: Plan) -> float:
     """FLOPs of one forward pass over the completions of a plan and their prompts."""
+    return forward(
+        config,
+        tokens=plan.computed_tokens,
+        pairs=_pairs(plan),
+        scored=float(plan.lengths[plan.row >= 0].sum()),
+    )
+
+
+def forward(
+    config: ModelConfig, *, tokens: float, pairs: float, scored: float
+) -> float:
+    """FLOPs of one forward pass.
+
+    Args:
+      config: sizes.
+      tokens: that go through the layers.
+      pairs: (query, key) pairs that see each other.
+      scored: tokens that go through the head.
+    """
     c = config
     per_layer = c.d_model * c.head_dim * (2 * c.num_heads + 2 * c.num_kv_heads)
     per_layer += 3 * c.d_model * c.d_ff
-    linear = 2.0 * c.num_layers * per_layer * plan.computed_tokens
+    linear = 2.0 * c.num_layers * per_layer * tokens
     # A score and its share of the values: two products of `head_dim` per head.
-    attention = 4.0 * c.num_layers * c.num_heads * c.head_dim * _pairs(plan)
-    scored = plan.lengths[plan.row >= 0].sum()
-    return linear + attention + 2.0 * c.d_model * c.vocab_size * float(scored)
+    attention = 4.0 * c.num_layers * c.num_heads * c.head_dim * pairs
+    return linear + attention + 2.0 * c.d_model * c.vocab_size * scored
 
 
 def _pairs(plan: Plan) -> float:
@@ -62,11 +80,15 @@ def peak(dtype, num_devices: int) -> float:
     matrix product; simulated CPU devices share one processor and count as one.
     """
     device = jax.devices()[0]
-    kind = device.device_kind.lower()
-    for name, flops in _PEAKS.items():
-        if name in kind:
-            return flops * num_devices
+    known = data_sheet(device.device_kind)
+    if known is not None:
+        return known * num_devices
     return _measure(jnp.dtype(dtype)) * (1 if device.platform == "cpu" else num_devices)
+
+
+def data_sheet(kind: str) -> float | None:
+    """Dense bfloat16 FLOP/s of a kind of device, as JAX names it; None if unknown."""
+    return next((f for name, f in _PEAKS.items() if name in kind.lower()), None)
 
 
 @functools.cache

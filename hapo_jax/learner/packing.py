@@ -52,6 +52,11 @@ class Layout:
         rows = -(-num_completions // per_row)
         return -(-rows // self.micro_rows)
 
+    def num_targets(self, multiple: int) -> int:
+        """N, places for targets of a shard's rows, rounded up to a multiple."""
+        columns = self.micro_rows // self.shards * self.width
+        return -(-columns // multiple) * multiple
+
 
 class Plan(NamedTuple):
     """The place of every completion.
@@ -261,7 +266,7 @@ def pack(
         raise ValueError(f"the plan needs {used} micro-batches, more than {M}.")
     B, P = prompt_tokens.shape
     per_shard = m // S
-    N = -(-per_shard * W // pad_targets_to) * pad_targets_to
+    N = layout.num_targets(pad_targets_to)
     tokens, positions, segments, branches = np.zeros((4, M * m, W), np.int32)
     slots = np.full((M * m, W), N, np.int32)
     sources, targets, column = np.zeros((3, M * S, N), np.int32)

@@ -28,7 +28,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask,
 )
 
-from hapo_jax.model import sharding
+from hapo_jax.model import sharding, target
 
 Array = jax.Array
 
@@ -64,10 +64,10 @@ def view(segment_ids: Array, branch_ids: Array | None, dtype) -> View:
     `branch_ids` is None where no segment branches.
     """
     T = segment_ids.shape[1]
-    backend, whole = jax.default_backend(), T % KERNEL_COLUMNS == 0
-    if backend == "tpu" and whole and branch_ids is None:
+    platform, whole = target.platform(), T % KERNEL_COLUMNS == 0
+    if platform == "tpu" and whole and branch_ids is None:
         return View(segment_ids, ())
-    if backend == "gpu" and whole and dtype == jnp.bfloat16:
+    if platform == "gpu" and whole and dtype == jnp.bfloat16:
         return View(None, (_mask(segment_ids, branch_ids, 0, T)[:, None],))
     masks = [_mask(segment_ids, branch_ids, *ends) for ends in _blocks(T)]
     return View(None, tuple(masks))

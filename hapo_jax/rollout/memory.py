@@ -4,9 +4,14 @@ import os
 
 import jax
 
+from hapo_jax.model import target
 from hapo_jax.model.config import ModelConfig
 
 _GIB = 2**30
+
+
+class DoesNotFit(ValueError):
+    """Memory is too small for the slots."""
 
 
 def bytes_per_slot(
@@ -29,6 +34,9 @@ def bytes_per_slot(
 
 def device_bytes() -> int:
     """Memory of one device; on a CPU its share of the machine's."""
+    planned = target.device_bytes()
+    if planned is not None:
+        return planned
     stats = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"]
@@ -56,8 +64,8 @@ def plan_slots(
       shards: devices that share the rows out.
 
     Raises:
-      ValueError: the requested number is no multiple, or does not fit, or not even the
-        smallest number does.
+      ValueError: the requested number is no multiple.
+      DoesNotFit: it does not fit, or not even the smallest number does.
     """
     fits = int(budget_bytes // slot_bytes) * shards // multiple * multiple
     needed = -(-most // multiple) * multiple
@@ -67,7 +75,7 @@ def plan_slots(
         f"enough for {fits} slots on {shards}"
     )
     if fits < multiple:
-        raise ValueError(
+        raise DoesNotFit(
             f"not even {multiple} slots fit: {numbers}; raise rollout.memory_fraction, "
             "lower rollout.max_completion_tokens, or use more devices."
         )
@@ -79,7 +87,7 @@ def plan_slots(
             "share a prompt × devices that share the rows); 0 chooses for you."
         )
     if requested > fits:
-        raise ValueError(
+        raise DoesNotFit(
             f"rollout.slots={requested} do not fit: {numbers}; lower it, or raise "
             "rollout.memory_fraction."
         )

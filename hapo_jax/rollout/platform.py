@@ -11,7 +11,7 @@ the order of weights in `model/decoding.py`.
 
 from typing import NamedTuple
 
-import jax
+from hapo_jax.model import target
 
 
 class Platform(NamedTuple):
@@ -30,7 +30,7 @@ class Platform(NamedTuple):
 
 
 def current() -> Platform:
-    """Of JAX's default backend."""
-    if jax.default_backend() == "cpu":
+    """Of the platform that programs are made for."""
+    if target.platform() == "cpu":
         return Platform(chunks_ahead=0, smallest_batch=2, sizes_per_doubling=2)
     return Platform(chunks_ahead=1, smallest_batch=8, sizes_per_doubling=1)

@@ -1,0 +1,39 @@
+"""Qwen3-14B-Base as in the paper (arXiv 2509.16591); `:method=dapo` for DAPO.
+
+    hapo-train --config=configs/paper/qwen3_14b.py:data=DATA \\
+        --config.model.path=/models/Qwen3-14B-Base --workdir=runs/a
+    hapo-plan --config=configs/paper/qwen3_14b.py --topology=v5p:4x4x4 \\
+        --completion_tokens=6144
+
+No plan has been kept for this one: run the second command before renting, and choose
+the slice by it.
+
+The paper's result: accuracy 58.06 % with DAPO, 62.09 % with HAPO (average).
+"""
+
+from hapo_jax import paper
+
+SIZES = dict(
+    model_type="qwen3",
+    vocab_size=151936,
+    hidden_size=5120,
+    intermediate_size=17408,
+    num_hidden_layers=40,
+    num_attention_heads=40,
+    num_key_value_heads=8,
+    head_dim=128,
+    max_position_embeddings=40960,
+    rms_norm_eps=1e-06,
+    rope_theta=1000000,
+    tie_word_embeddings=False,
+)
+
+
+def get_config(arg=None):
+    return paper.get_config(
+        arg,
+        sizes=SIZES,
+        max_completion_tokens=12288,
+        overlong_buffer_tokens=4096,
+        tensor=4,
+    )

@@ -1,0 +1,348 @@
+"""The programs of a run, lowered for devices that are not there.
+
+They are the engine's and the learner's own jitted functions, with shapes in place of
+arrays: nothing is allocated.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from hapo_jax import builders
+from hapo_jax import config as config_lib
+from hapo_jax import policy as policy_lib
+from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.algo import objective as objective_lib
+from hapo_jax.learner import flops, packing, train_step
+from hapo_jax.model import decoding, sharding
+from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import slots
+from hapo_jax.rollout.engine import Engine
+from hapo_jax.rollout.sampler import Truncation
+
+
+class Program(NamedTuple):
+    """One jitted function, and what a step does with it.
+
+    Attributes:
+      name: of the phase.
+      lowered: of `jax.jit`.
+      mesh: its devices; hosts sample apart, each on its own.
+      trips: passes of the loops whose length depends on the data, the outermost first.
+      calls: per step.
+      flops: that a call needs, over all devices of `mesh`.
+      resident_bytes: per device, of arrays that are alive beside its arguments.
+      in_use_bytes: per device, of weights and keys and values that a decode step must
+        read; 0 for other programs.
+    """
+
+    name: str
+    lowered: jax.stages.Lowered
+    mesh: jax.sharding.Mesh
+    trips: tuple[int, ...]
+    calls: float
+    flops: float
+    resident_bytes: int
+    in_use_bytes: int = 0
+
+
+def programs(
+    config: ConfigDict,
+    model: ModelConfig,
+    devices: list,
+    host_devices: list,
+    *,
+    completion_tokens: int,
+) -> list[Program]:
+    """Lowers prefill, decode, score and update of a config.
+
+    Call it inside `target.compile_for`.
+
+    Args:
+      config: of `hapo-train`.
+      model: sizes.
+      devices: of the whole slice.
+      host_devices: of one host.
+      completion_tokens: mean length of a completion, for how often loops run; shapes
+        have room for the longest.
+
+    Raises:
+      ValueError: the config does not fit the model or the mesh.
+    """
+    mesh = _mesh(config, devices)
+    local = _host_mesh(config, host_devices)
+    objective = objective_lib.make_objective(**config_lib.flat(config.algo))
+
+    def policy(mesh):
+        return policy_lib.make(model, None, "", config.model.dtype, mesh)
+
+    state = policy(mesh).abstract_state(builders.make_optimizer(config.learner))
+    hosts = len(devices) // len(host_devices)
+    sampling = _sampling(config, policy(local), objective, hosts, completion_tokens)
+    copies = per_device(policy(local).abstract_params, policy(local).sample_shardings)
+    copies *= policy(local).dtype.itemsize / 4
+    # While it samples a host holds the training state, and the parameters from which
+    # the decoding weights were copied.
+    beside = per_device(state) + int(copies)
+    # Those parameters are an argument of prefill, and the weights of decode.
+    sampling = [p._replace(resident_bytes=p.resident_bytes + beside) for p in sampling]
+    prefill, decode = sampling
+    prefill = prefill._replace(resident_bytes=prefill.resident_bytes - int(copies))
+    learning = _learning(config, policy(mesh), objective, state, completion_tokens)
+    return [prefill, decode, *learning]
+
+
+def per_device(tree: Any, shardings: Any = None) -> int:
+    """Bytes per device of ShapeDtypeStructs with shardings (or given ones)."""
+    leaves = jax.tree.leaves(tree)
+    given = (
+        [x.sharding for x in leaves]
+        if shardings is None
+        else jax.tree.leaves(shardings)
+    )
+    return sum(
+        math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
+        for x, s in zip(leaves, given, strict=True)
+    )
+
+
+def _mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
+    return sharding.make_mesh(
+        data=config.mesh.data,
+        fsdp=config.mesh.fsdp,
+        tensor=config.mesh.tensor,
+        devices=devices,
+    )
+
+
+def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
+    tensor = config.mesh.tensor
+    if tensor < 1 or len(devices) % tensor:
+        raise ValueError(
+            f"mesh.tensor={tensor} must divide the {len(devices)} chips of a host, "
+            "since every host samples on its own; choose a divisor."
+        )
+    return sharding.make_mesh(data=-1, tensor=tensor, devices=devices)
+
+
+def _stats() -> entropy_lib.EntropyStats:
+    return jax.eval_shape(entropy_lib.initial_stats)
+
+
+def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
+    """Prefill and decode of one host."""
+    r, model = config.rollout, policy.config
+    rows = -(-r.round_prompts // hosts) * r.group_size
+    engine = builders.make_engine(
+        config,
+        policy,
+        stop_ids=(0,),
+        pad_id=0,
+        most_rows=rows,
+        group_size=r.group_size,
+        truncation=Truncation(r.top_k, r.top_p, r.min_p),
+        temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
+            objective, entropy, stats, base_temperature=base
+        ),
+    )
+    params = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, policy.dtype), policy.abstract_params
+    )
+    with jax.set_mesh(policy.mesh):
+        prefill, resident = _prefill(engine, params, policy)
+        decode, in_use = _decode(engine, params, policy)
+    prompts = engine.prefill_sizes[-1]
+    P, T, B = r.max_prompt_tokens, completion_tokens, engine.num_slots
+    # Slots that come free are refilled, so that a step takes as long as its tokens do,
+    # but never less than the longest completion.
+    steps = max(rows * T / B, r.max_completion_tokens if rows <= B else 0)
+    pairs = prompts * P * (P + 1) / 2
+    columns = engine.column_sizes[-1]
+    return [
+        Program(
+            "prefill",
+            prefill,
+            policy.mesh,
+            trips=(),
+            calls=-(-rows // r.group_size // prompts),
+            flops=flops.forward(model, tokens=prompts * P, pairs=pairs, scored=0),
+            resident_bytes=resident,
+        ),
+        Program(
+            "decode",
+            decode,
+            policy.mesh,
+            trips=(),
+            calls=steps / r.chunk_tokens,
+            flops=flops.forward(
+                model,
+                tokens=B * r.chunk_tokens,
+                pairs=B * r.chunk_tokens * (P + columns),
+                scored=B * r.chunk_tokens,
+            ),
+            resident_bytes=0,
+            in_use_bytes=in_use,
+        ),
+    ]
+
+
+def _prefill(engine: Engine, params, policy):
+    """The program for as many prompts as are ever read at once, and the bytes of the
+    slots and weights that wait meanwhile."""
+    n, P = engine.prefill_sizes[-1], engine.max_prompt_tokens
+    tokens = jax.ShapeDtypeStruct((n, P), jnp.int32)
+    lengths = jax.ShapeDtypeStruct((n,), jnp.int32)
+    waiting = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
+    return engine.prefill.lower(params, tokens, lengths), waiting
+
+
+def _decode(engine: Engine, params, policy):
+    """The program for the widest cache, and the bytes that one step must read."""
+    weights = jax.eval_shape(engine.weights, params)
+    lowered = engine.decode.lower(weights, _slots(engine, policy), _stats())
+    in_use = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
+    return lowered, in_use
+
+
+def _slots(engine: Engine, policy) -> slots.Slots:
+    return jax.eval_shape(
+        lambda: slots.empty(
+            policy.config,
+            rows=engine.num_slots,
+            lanes=engine.num_slots // engine.rows_per_lane,
+            prompt_columns=engine.max_prompt_tokens,
+            columns=engine.column_sizes[-1],
+            dtype=policy.dtype,
+        )
+    )
+
+
+def _slot_bytes(engine: Engine, policy) -> int:
+    """Keys and values per device; what else the slots hold is little."""
+    state = _slots(engine, policy)
+    cache = sharding.cache_sharding(policy.mesh)
+    return sum(
+        math.prod(cache.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves((state.prompts.cache, state.cache))
+    )
+
+
+def _weight_bytes(engine: Engine, params, policy) -> int:
+    abstract = jax.eval_shape(engine.weights, params)
+    return per_device(abstract, decoding.shardings(policy.config, policy.mesh))
+
+
+def _learning(config, policy, objective, state, completion_tokens: int):
+    """Scoring of a batch and update from a mini-batch, over the whole mesh."""
+    r, options, model = config.rollout, config.learner, policy.config
+    longest = r.max_prompt_tokens + r.max_completion_tokens
+    b, B = options.minibatch_prompts * r.group_size, r.batch_prompts * r.group_size
+    optimizer = builders.make_optimizer(options)
+    learner = builders.make_learner(
+        options,
+        policy,
+        objective,
+        optimizer,
+        longest=longest,
+        minibatch_rows=b,
+        base_temperature=r.base_temperature,
+    )
+    layout = learner.layout
+    lengths = r.max_prompt_tokens, completion_tokens
+    every, some = (_uniform_plan(layout, n, *lengths, r.group_size) for n in (B, b))
+    with jax.set_mesh(policy.mesh):
+        packed = _packed(learner, layout.num_micros(B, longest))
+        score = learner.score.lower(state.params, packed)
+        minibatch = _minibatch(learner, objective, layout.num_micros(b, longest), r)
+        update = learner.update.lower(state, minibatch)
+    references = 2 if objective.needs_reference else 1
+    reference = 0
+    if objective.needs_reference:
+        reference = per_device(policy.abstract_params, policy.train_shardings)
+        reference = int(reference * policy.dtype.itemsize / 4)
+    moments = per_device(state) - per_device(state.params)
+    forward = flops.of_plan(model, every), flops.of_plan(model, some)
+    return [
+        Program(
+            "score",
+            score,
+            policy.mesh,
+            trips=_trips(learner, every),
+            calls=references,
+            flops=forward[0],
+            resident_bytes=moments + reference,
+        ),
+        Program(
+            "update",
+            update,
+            policy.mesh,
+            trips=_trips(learner, some),
+            calls=options.passes * B / b,
+            flops=flops.TRAINING * forward[1],
+            resident_bytes=reference,
+        ),
+    ]
+
+
+def _uniform_plan(layout, rows: int, prompt: int, completion: int, group: int):
+    """Where completions of one length lie."""
+    return packing.make_plan(
+        layout,
+        np.full(rows, prompt, np.int32),
+        np.full(rows, completion, np.int32),
+        np.arange(rows) // group,
+    )
+
+
+def _trips(learner: train_step.Learner, plan: packing.Plan) -> tuple[int, int]:
+    """Micro-batches with tokens in them, and chunks of the head in each."""
+    shard = plan.row // (learner.layout.micro_rows // learner.layout.shards)
+    targets = np.bincount(shard, plan.lengths).max()
+    return plan.num_micros(learner.layout), -(-int(targets) // learner.width)
+
+
+def _packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
+    """Shapes of `packing.pack`."""
+    layout = learner.layout
+    M, m, S, W = num_micros, layout.micro_rows, layout.shards, layout.width
+    row = jax.ShapeDtypeStruct((M, m, W), jnp.int32)
+    target = jax.ShapeDtypeStruct((M, S, layout.num_targets(learner.width)), jnp.int32)
+    counts = jax.ShapeDtypeStruct((M, S), jnp.int32)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    return packing.Packed(*(row,) * 5, target, target, counts, number)
+
+
+def _minibatch(learner, objective, num_micros: int, r) -> train_step.Minibatch:
+    """Shapes of `learn.make_minibatch`."""
+    b, packed = learner.minibatch_rows, _packed(learner, num_micros)
+
+    def of(shape, dtype=jnp.float32):
+        return jax.ShapeDtypeStruct(shape, dtype)
+
+    field = of((b, r.max_completion_tokens))
+    rows = train_step.Rows(
+        completion_mask=of(field.shape, bool),
+        behavior_logprobs=field,
+        old_logprobs=field,
+        old_entropy=field,
+        reference_logprobs=field if objective.needs_reference else None,
+        rewards=of((b,)),
+        group_ids=of((b,), jnp.int32),
+    )
+    prepared = jax.eval_shape(learner.prepare, rows, _stats())
+    tokens = train_step.tokens(rows, prepared.advantages)
+    known, weights, index = prepared.known, prepared.weights, None
+    shape = packed.targets.shape
+    if learner.token_wise:
+        tokens, known, weights = jax.tree.map(
+            lambda x: of(shape, x.dtype), (tokens, known, weights)
+        )
+    else:
+        index = packing.Index(of(shape, jnp.int32), of(shape, jnp.int32))
+    return train_step.Minibatch(
+        packed, tokens, known, weights, index, of(()), of((), jnp.int32)
+    )

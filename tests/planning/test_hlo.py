@@ -1,0 +1,109 @@
+"""Counting what a program does, on programs whose counts are known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from hapo_jax.planning import hlo
+
+N = 64
+
+
+def compiled(function, *shapes, **options) -> str:
+    args = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+    return jax.jit(function, **options).lower(*args).compile().as_text()
+
+
+def test_a_product():
+    text = compiled(lambda x, y: x @ y, (N, 3 * N), (3 * N, 2 * N))
+    assert hlo.count(text).flops == 2 * N * 3 * N * 2 * N
+
+
+def test_a_loop_counts_as_often_as_it_runs():
+    def seven(x):
+        return jax.lax.scan(lambda x, _: (jnp.sin(x @ x), None), x, length=7)[0]
+
+    found = hlo.count(compiled(seven, (N, N)))
+    assert found.flops == 7 * 2 * N**3
+    assert found.assumed_loops == 0
+
+
+def test_loops_that_end_by_the_data_count_as_told():
+    def nested(x, n):
+        def outer(_, x):
+            return jax.lax.fori_loop(0, n[1].astype(int), lambda _, x: x @ x, x)
+
+        return jax.lax.fori_loop(0, n[0].astype(int), outer, x)
+
+    text = compiled(nested, (N, N), (2,))
+    found = hlo.count(text, (5, 3))
+    assert found.flops == 5 * 3 * 2 * N**3
+    assert found.assumed_loops == 2
+    with pytest.raises(ValueError, match="give one more"):
+        hlo.count(text, (5,))
+
+
+def test_of_two_branches_the_dearer():
+    def either(x, wanted):
+        return jax.lax.cond(wanted[0] > 0, lambda: x @ x @ x, lambda: x)
+
+    assert hlo.count(compiled(either, (N, N), (1,))).flops == 2 * 2 * N**3
+
+
+def test_bytes_of_a_sum():
+    moved = hlo.count(compiled(lambda x, y: x + y, (N, N), (N, N))).nbytes
+    assert moved == 3 * 4 * N * N
+
+
+def test_a_slice_is_not_the_whole():
+    def layers(x, stacked):
+        return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stacked)[0]
+
+    moved = hlo.count(compiled(layers, (N, N), (16, N, N))).nbytes
+    one = 4 * N * N
+    # Each layer once, and a handful of [N, N] around it; never all 16 in each pass.
+    assert 16 * one < moved < 16 * 12 * one
+
+
+def test_collectives(mesh8):
+    mesh = mesh8()
+    split, whole = (NamedSharding(mesh, spec) for spec in (P("data"), P()))
+    text = compiled(lambda x: x * 2, (N, N), in_shardings=split, out_shardings=whole)
+    (gather,) = hlo.count(text).collectives
+    assert (gather.kind, gather.group, gather.times) == ("all-gather", 8, 1)
+    assert gather.wire_bytes == pytest.approx(4 * N * N * 7 / 8)
+
+    text = compiled(lambda x: x.sum(0), (N, N), in_shardings=split, out_shardings=whole)
+    (reduce,) = hlo.count(text).collectives
+    assert (reduce.kind, reduce.group) == ("all-reduce", 8)
+    assert reduce.wire_bytes == pytest.approx(2 * 4 * N * 7 / 8)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("replica_groups=[2,8]<=[8,2]T(1,0)", 8),
+        ("replica_groups={{0,2},{1,3}}", 2),
+        ("replica_groups=mesh['a'=8,'b'=2] {'b'}, x", 2),
+    ],
+)
+def test_groups_in_every_spelling(text, size):
+    assert hlo._group(text) == size
+
+
+def test_products_written_as_convolutions_of_a_tpu():
+    """A batch of products [4, 8, 16] · [4, 16, 32], batch as a spatial dimension."""
+    text = """HloModule m
+
+ENTRY %main (a: f32[4,8,16], b: f32[4,16,32]) -> f32[4,8,32] {
+  %a = f32[4,8,16]{2,1,0} parameter(0)
+  %b = f32[4,16,32]{2,1,0} parameter(1)
+  ROOT %c = f32[4,8,32]{2,1,0} convolution(%a, %b), window={size=4 stride=3 pad=0_0 \
+lhs_dilate=4}, dim_labels=0bf_0io->0bf
+}
+"""
+    assert hlo.count(text).flops == 2 * 4 * 8 * 16 * 32
+    assert hlo.count(text).nbytes == 4 * np.sum([4 * 8 * 16, 4 * 16 * 32, 4 * 8 * 32])

@@ -1,0 +1,176 @@
+"""Plans: their numbers against hand-computed ones, and what cannot fit."""
+
+import dataclasses
+import importlib.util
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hapo_jax import config as config_lib
+from hapo_jax import plan as plan_lib
+from hapo_jax.model import target
+from hapo_jax.planning import chips, estimate, programs
+from hapo_jax.rollout import memory
+
+V, D, F, L, H, K, C = 4096, 512, 1024, 2, 4, 4, 128
+P, T = 128, 128
+PROMPTS, GROUP = 32, 4
+PAPER = sorted((pathlib.Path(__file__).parent.parent / "configs/paper").glob("*.py"))
+
+needs_libtpu = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None,
+    reason="libtpu, which holds the compiler for TPUs, is not installed (extra `plan`)",
+)
+
+
+def small_config(**changes):
+    c = config_lib.default()
+    c.task.name = "math"
+    c.model.sizes = dict(
+        model_type="llama",
+        vocab_size=V,
+        hidden_size=D,
+        intermediate_size=F,
+        num_hidden_layers=L,
+        num_attention_heads=H,
+        num_key_value_heads=K,
+        head_dim=C,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-6,
+    )
+    c.mesh.data, c.mesh.fsdp = 1, -1
+    c.rollout.batch_prompts = c.rollout.round_prompts = PROMPTS
+    c.rollout.group_size = GROUP
+    c.rollout.max_prompt_tokens, c.rollout.max_completion_tokens = P, T
+    c.learner.minibatch_prompts = 16
+    c.learner.remat = "full"
+    c.learner.micro_rows = 16 * GROUP  # a mini-batch, no more: padding is computed too
+    c.update_from_flattened_dict(changes)
+    return c.lock()
+
+
+@pytest.fixture(scope="module")
+def planned():
+    """The plan of the small config for v5e:4x4, all four programs compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TPU_SKIP_MDS_QUERY", "1")
+        patch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
+        return plan_lib.plan(small_config(), "v5e:4x4")
+
+
+def num_parameters() -> int:
+    layer = D * C * (2 * H + 2 * K) + 3 * D * F + 2 * D
+    return 2 * V * D + L * layer + D
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_plan_obeys_hand_computed_numbers(planned):
+    phases = {phase["name"]: phase for phase in planned["phases"]}
+    assert list(phases) == ["prefill", "decode", "score", "update"]
+    assert planned["fits"]
+    assert (planned["devices"], planned["devices_per_host"]) == (16, 4)
+    assert not any(phase["uncounted_kernels"] for phase in phases.values())
+
+    # Score holds parameters; update the two moments too. The rest is packed tokens.
+    n = num_parameters()
+    assert phases["score"]["resident_bytes"] == pytest.approx(2 * 4 * n / 16, rel=0.02)
+    difference = phases["update"]["arguments_bytes"] - 3 * 4 * n / 16
+    assert 0 < difference < 0.1 * 3 * 4 * n / 16
+
+    # Each of 64 completions: 6 operations per weight and token, and the pairs of causal
+    # attention; the head for completions alone.
+    rows, length = 16 * GROUP, P + T
+    layers = n - 2 * V * D - (2 * L + 1) * D
+    useful = 6 * rows * (layers * length + V * D * T)
+    useful += 3 * rows * L * 4 * H * C * length * (length + 1) / 2
+    assert phases["update"]["useful_flops"] == pytest.approx(useful / 16, rel=0.02)
+    # Forward again in the backward pass, and whole blocks of attention.
+    assert 1.2 < phases["update"]["flops_over_useful"] < 1.7
+    # One query per key head: its attention (7 % here) is compiled elementwise and then
+    # no product of matrices.
+    assert 0.92 < phases["decode"]["flops_over_useful"] < 1.02
+    assert planned["step_s"] > 0
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_a_plan_can_be_shown(planned, capsys):
+    plan_lib.show(planned)
+    shown = capsys.readouterr().out
+    for word in ("prefill", "update", "collectives", "list price"):
+        assert word in shown
+
+
+@needs_libtpu
+def test_slots_that_cannot_fit_are_refused_before_compiling():
+    config = small_config(**{"rollout.slots": 2**20})
+    with pytest.raises(memory.DoesNotFit, match="lower it, or raise"):
+        plan_lib.plan(config, "v5e:4x4")
+
+
+@needs_libtpu
+def test_a_program_that_cannot_fit_says_how_much_it_needs():
+    topology = chips.topology("v5e:2x2")
+    mesh = jax.sharding.Mesh(np.array(topology.devices), "x")
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    lowered = jax.jit(
+        lambda x: jnp.sort(x, 0).sum(), in_shardings=whole, out_shardings=whole
+    ).lower(jax.ShapeDtypeStruct((3 * 2**18, 8192), jnp.bfloat16))
+    program = programs.Program("update", lowered, mesh, (), 1, 1.0, 0)
+    phase = estimate.measure(program, topology)
+    assert not phase.fits
+    assert phase.peak_bytes > topology.chip.hbm_bytes
+    advice = estimate.remedies(small_config(), [phase], topology)
+    assert 2 <= len(advice) <= 3
+    shown = plan_lib.summarise(small_config(), topology, T, [phase])
+    assert not shown["fits"]
+    assert "step_s" not in shown
+
+
+@needs_libtpu
+@pytest.mark.parametrize("name", ["v5e", "v7:4x4", "v5e:5x7x9"])
+def test_unknown_topologies_are_refused(name):
+    with pytest.raises(ValueError, match="--topology="):
+        chips.topology(name)
+
+
+def test_programs_are_made_for_the_target_and_then_for_this_machine_again():
+    with target.compile_for(target.Target("tpu", 16)):
+        assert (target.platform(), memory.device_bytes()) == ("tpu", 16)
+    assert target.platform() == jax.default_backend()
+
+
+def test_memory_per_device_falls_with_the_number_of_devices(devices):
+    config = small_config()
+    for count in (2, 4, 8):
+        lowered = programs.programs(
+            config,
+            plan_lib.model_config(config),
+            devices[:count],
+            devices[:1],
+            completion_tokens=T,
+        )
+        moments = lowered[2].resident_bytes
+        assert moments == pytest.approx(2 * 4 * num_parameters() / count, rel=0.01)
+
+
+@pytest.mark.parametrize("path", PAPER, ids=lambda path: path.stem)
+def test_configs_of_the_paper(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    hapo, dapo = module.get_config(), module.get_config("method=dapo")
+    assert hapo.algo.temperature.strength == 0.1
+    assert dapo.algo.temperature.strength == dapo.algo.clip.strength == 0
+    assert (dapo.algo.clip.low, dapo.algo.clip.high) == (0.2, 0.28)
+    model = plan_lib.model_config(hapo)
+    longest = hapo.rollout.max_prompt_tokens + hapo.rollout.max_completion_tokens
+    assert longest <= model.max_positions
+    assert model.num_kv_heads % hapo.mesh.tensor == 0
+    assert dataclasses.replace(model) == model
+    for word in ("hapo-plan", "--topology=", "HAPO"):
+        assert word in module.__doc__

@@ -32,8 +32,9 @@ class Watch:
     """
 
     def __init__(self):
-        self._client = jax_distributed.global_state.client
-        self._index, self._count = jax.process_index(), jax.process_count()
+        state = jax_distributed.global_state
+        self._client, self._index = state.client, state.process_id
+        self._count = state.num_processes or 1
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 

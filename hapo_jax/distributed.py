@@ -24,6 +24,8 @@ _HEARTBEAT_TIMEOUT_S = 90
 _SHUTDOWN_TIMEOUT_S = 10
 # Messages are padded to a power of two from here on: each size is compiled for once.
 _SMALLEST_MESSAGE = 2**14
+# Bytes from all processes that lie on a device at a time; the rest waits on the host.
+_MOST_ON_DEVICE = 2**28
 
 
 def initialize(
@@ -114,11 +116,16 @@ def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     np.savez(buffer, **arrays)
     message = np.frombuffer(buffer.getvalue(), np.uint8)
     sizes = multihost_utils.process_allgather(np.int32(len(message)))
-    padded = np.zeros(
-        max(_SMALLEST_MESSAGE, 1 << int(sizes.max() - 1).bit_length()), np.uint8
-    )
+    longest = int(sizes.max())
+    piece = max(_SMALLEST_MESSAGE, 1 << (longest - 1).bit_length())
+    piece = min(piece, _MOST_ON_DEVICE // jax.process_count())
+    padded = np.zeros(-(-longest // piece) * piece, np.uint8)
     padded[: len(message)] = message
-    everyone = multihost_utils.process_allgather(padded)
+    pieces = [
+        multihost_utils.process_allgather(padded[first : first + piece])
+        for first in range(0, len(padded), piece)
+    ]
+    everyone = np.concatenate(pieces, axis=1)
     found = []
     for size, row in zip(sizes, everyone):
         with np.load(io.BytesIO(row[:size].tobytes()), allow_pickle=False) as archive:

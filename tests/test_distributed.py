@@ -232,6 +232,10 @@ with watch.Watch():
     parts = distributed.gather({"x": np.full(index + 1, index), "y": np.array("é")})
     assert [p["x"].tolist() for p in parts] == [[0], [1, 1]]
     assert parts[1]["y"] == "é" and distributed.gather({}) == [{}, {}]
+    distributed._MOST_ON_DEVICE = 2**17  # what is longer goes in pieces
+    parts = distributed.gather({"x": np.arange(50_000 + index)})
+    assert [(p["x"] == np.arange(len(p["x"]))).all() for p in parts] == [True, True]
+    assert [len(p["x"]) for p in parts] == [50_000, 50_001]
     mesh = sharding.make_mesh(data=2, fsdp=-1)
     rows = distributed.put(np.arange(8.0), sharding.batch_sharding(mesh))
     assert float(jax.jit(jnp.sum)(rows)) == 28

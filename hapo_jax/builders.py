@@ -8,7 +8,7 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from hapo_jax import tasks
+from hapo_jax import distributed, tasks
 from hapo_jax.algo.objective import Objective
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
@@ -167,21 +167,27 @@ def make_engine(
     Args:
       config, policy: what it works with.
       stop_ids, pad_id: of the tokenizer.
-      most_rows: completions that are asked for at a time.
+      most_rows: completions that are asked for at a time, of all processes.
       group_size: completions of a prompt among them.
       truncation, temperature_fn: see `slots.decode`.
 
     Raises:
       ValueError: the slots do not fit into memory or onto the mesh.
     """
-    r, mesh = config.rollout, policy.mesh
+    r, mesh = config.rollout, policy.sample_mesh
+    processes = jax.process_count()
+    if r.slots % processes:
+        raise ValueError(
+            f"rollout.slots={r.slots} must be a multiple of the {processes} processes "
+            "that share them; 0 chooses for you."
+        )
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     # Rows that share a prompt stay until all have finished. That is worth it where
     # reading the prompt is a good part of a decode step.
     rows_per_lane = group_size if r.max_prompt_tokens >= r.share_prompts_from else 1
     num_slots = memory.plan_slots(
-        r.slots,
-        most=most_rows,
+        r.slots // processes,
+        most=distributed.largest_share(most_rows),
         multiple=rows_per_lane * shards,
         slot_bytes=memory.bytes_per_slot(
             policy.config,

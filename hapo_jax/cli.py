@@ -10,7 +10,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from hapo_jax import interrupt
+from hapo_jax import distributed, watch
 from hapo_jax.learner import train_step
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -30,17 +30,45 @@ CUTS = (
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; resumed if it exists."
 )
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "With several processes: host:port of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many there are.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0.")
 
 
-def run(main: Callable[[ConfigDict, str], None], *, required=("config", "workdir")):
-    """Parses flags, sets JAX up and calls `main(config, workdir)`; see `start`."""
+def run(
+    main: Callable[[ConfigDict, str], None],
+    *,
+    required=("config", "workdir"),
+    several_processes: bool = False,
+):
+    """Parses flags, sets JAX up and calls `main(config, workdir)`; see `start`.
+
+    With several processes each of them ends when one does, see `watch.py`.
+
+    Args:
+      main: the program.
+      required: flags that must be given.
+      several_processes: whether the program can run as several.
+    """
     flags.mark_flags_as_required(required)
 
     def body(arguments):
         if arguments:
             raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
         set_up_jax(_CONFIG.value)
-        main(_CONFIG.value, _WORKDIR.value)
+        if several_processes:
+            distributed.initialize(
+                _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+            )
+        elif _NUM_PROCESSES.value is not None:
+            raise ValueError(
+                f"--num_processes={_NUM_PROCESSES.value}: this program runs in one "
+                "process; leave the flag out."
+            )
+        with watch.Watch():
+            main(_CONFIG.value, _WORKDIR.value)
 
     start(body)
 
@@ -106,10 +134,10 @@ def stop_if_diverged(state: train_step.TrainState, step: int, max_skipped: int) 
         )
 
 
-def say_stopped(stop: interrupt.Interrupt, step: int, workdir: str) -> None:
+def say_stopped(signal: str, step: int, workdir: str) -> None:
     """Tells which step was saved where, and how to go on."""
     print(
-        f"{stop.requested}: saved step {step} in {workdir}. Run the same command again "
+        f"{signal}: saved step {step} in {workdir}. Run the same command again "
         "to go on.",
         flush=True,
     )

@@ -2,6 +2,10 @@
 
 import signal
 
+import numpy as np
+
+from hapo_jax import distributed
+
 
 class Interrupt:
     """Catches SIGTERM and SIGINT while in scope; the loop asks `requested`.
@@ -25,6 +29,16 @@ class Interrupt:
     def __exit__(self, *exception) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def agree(self) -> str | None:
+        """What any process was asked; all stop at the step at which all ask this."""
+        own = signal.Signals[self.requested] if self.requested else 0
+        answers = distributed.gather({"signal": np.int32(own)})
+        number = max(int(answer["signal"]) for answer in answers)
+        if not number:  # `requested` may have been set since: that is for the next time
+            return None
+        self.requested = signal.Signals(number).name
+        return self.requested
 
     def _note(self, number, frame) -> None:
         if self.requested and number == signal.SIGINT:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import check
+from hapo_jax import check, distributed
 from hapo_jax.learner import train_step
 from hapo_jax.model import huggingface, sharding, target, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
@@ -24,7 +24,8 @@ class Policy:
       tokenizer: with stop tokens.
       source: the Hugging Face folder that it comes from.
       dtype: what layers compute in.
-      mesh: where everything lies.
+      mesh: where everything lies that the learner uses.
+      sample_mesh: the part of it that this process samples on.
       abstract_params: shapes and axis names.
       train_shardings, sample_shardings: of the parameters, for the two uses.
     """
@@ -35,6 +36,7 @@ class Policy:
     source: str
     dtype: jnp.dtype
     mesh: jax.sharding.Mesh
+    sample_mesh: jax.sharding.Mesh
     abstract_params: nnx.State
     train_shardings: nnx.State
     sample_shardings: nnx.State
@@ -75,16 +77,24 @@ class Policy:
         )
 
     def to_sampler(self):
-        """Jitted: training parameters → a copy in the sampler's dtype and layout."""
+        """A function: training parameters → a copy in the sampler's dtype and layout.
+
+        With several processes each gets a whole copy on its own devices.
+        """
 
         def cast(params):
             return jax.tree.map(lambda p: p.astype(self.dtype), params)
 
-        return jax.jit(
+        copy = jax.jit(
             cast,
             in_shardings=(self.train_shardings,),
-            out_shardings=self.sample_shardings,
+            out_shardings=sharding.param_shardings(
+                self.abstract_params, self.mesh, sharding.SAMPLE_RULES
+            ),
         )
+        if self.sample_mesh is self.mesh:
+            return copy
+        return lambda params: distributed.to_local(copy(params), self.sample_shardings)
 
 
 def describe(config: ConfigDict, mesh: jax.sharding.Mesh) -> Policy:
@@ -115,6 +125,7 @@ def make(
         lambda: transformer.Transformer(model_config, dtype=compute, rngs=nnx.Rngs(0))
     )
     graphdef, params = nnx.split(abstract, nnx.Param)
+    sample_mesh = distributed.local_mesh(mesh)
     return Policy(
         config=model_config,
         graphdef=graphdef,
@@ -122,9 +133,12 @@ def make(
         source=source,
         dtype=compute,
         mesh=mesh,
+        sample_mesh=sample_mesh,
         abstract_params=params,
         train_shardings=sharding.param_shardings(params, mesh, sharding.TRAIN_RULES),
-        sample_shardings=sharding.param_shardings(params, mesh, sharding.SAMPLE_RULES),
+        sample_shardings=sharding.param_shardings(
+            params, sample_mesh, sharding.SAMPLE_RULES
+        ),
     )
 
 

@@ -125,7 +125,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
                     break
         checkpoints.wait()
     if stop.requested:
-        cli.say_stopped(stop, step, workdir)
+        cli.say_stopped(stop.requested, step, workdir)
         return
     huggingface.save_params(
         folder / "hf",

@@ -20,6 +20,7 @@ from hapo_jax import (
     builders,
     check,
     cli,
+    distributed,
     dry_run,
     eval_sampling,
     interrupt,
@@ -134,6 +135,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                 config,
                 resume_step=restored and first,
                 may_change=MAY_CHANGE,
+                writes=distributed.is_first(),
                 devices=cli.devices(),
             )
         )
@@ -147,8 +149,9 @@ def train(config: ConfigDict, workdir: str) -> None:
             total=config.num_steps,
             desc=config.method,
             dynamic_ncols=True,
+            disable=not distributed.is_first(),
         )
-        programs = 0
+        programs, asked_to_stop = 0, None
         for step in steps:
             started = time.perf_counter()
             batch, stream, metrics = collect_lib.collect(
@@ -194,7 +197,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             run.log(step, metrics)
             _show(steps, metrics)
             cli.stop_if_diverged(state, step, options.max_skipped)
-            last = step == config.num_steps or stop.requested is not None
+            asked_to_stop = stop.agree()
+            last = step == config.num_steps or asked_to_stop is not None
             if last or step % config.log.record_every_steps == 0:
                 records.save(
                     run,
@@ -215,8 +219,9 @@ def train(config: ConfigDict, workdir: str) -> None:
                 break
         checkpoints.wait()
 
-    if stop.requested:
-        cli.say_stopped(stop, step, workdir)
+    if asked_to_stop:
+        if distributed.is_first():
+            cli.say_stopped(asked_to_stop, step, workdir)
         return
     if config.checkpoint.export_hf:
         huggingface.save_params(
@@ -227,7 +232,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             tokenizer=policy.tokenizer,
             source=config.model.path,
         )
-    _summarise(folder, config)
+    if distributed.is_first():
+        _summarise(folder, config)
 
 
 def _generate(
@@ -287,13 +293,17 @@ def run() -> None:
 
     def start(config: ConfigDict, workdir: str | None) -> None:
         if only_try.value:
+            if jax.process_count() > 1:
+                raise ValueError(
+                    "--dry_run runs in one process; leave --num_processes out."
+                )
             dry_run.dry_run(config)
         elif workdir is None:
             raise ValueError("--workdir is missing; give the run's folder.")
         else:
             train(config, workdir)
 
-    cli.run(start, required=("config",))
+    cli.run(start, required=("config",), several_processes=True)
 
 
 if __name__ == "__main__":

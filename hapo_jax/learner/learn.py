@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from hapo_jax import distributed
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.rollout.batch import RolloutBatch
 
@@ -85,7 +86,7 @@ def score(
     """
     packed, index = _pack(learner, plan_all(learner, batch), batch)
     shape = batch.completion_mask.shape
-    placed = jax.device_put(packed, learner.shardings.packed)
+    placed = distributed.put(packed, learner.shardings.packed)
     return [
         jax.tree.map(
             lambda x: packing.scatter(index, np.asarray(x), shape),
@@ -123,7 +124,7 @@ def prepare(
         rewards=batch.rewards,
         group_ids=batch.group_ids,
     )
-    prepared = learner.prepare(jax.device_put(rows, learner.row_sharding), stats)
+    prepared = learner.prepare(distributed.put(rows, learner.row_sharding), stats)
     return Learnt(batch, rows, jax.device_get(prepared)), prepared.stats
 
 
@@ -163,7 +164,7 @@ def make_minibatch(
         denominator=learnt.prepared.denominators[first // learner.minibatch_rows],
         num_tokens=np.int32(batch.completion_mask.sum()),
     )
-    return jax.device_put(minibatch, learner.shardings), plan
+    return distributed.put(minibatch, learner.shardings), plan
 
 
 def look_back(

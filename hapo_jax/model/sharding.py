@@ -45,7 +45,8 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
       devices: the devices to use, or None for all of them.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices.
+      ValueError: the sizes do not multiply to the number of devices, or parameters
+        would be split over slices.
     """
     devices = jax.devices() if devices is None else list(devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
@@ -62,8 +63,35 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
             f"mesh={sizes} needs {abs(math.prod(sizes.values()))} devices, not "
             f"{len(devices)}; set one of mesh.data, mesh.fsdp, mesh.tensor to -1."
         )
-    grid = np.asarray(devices).reshape([sizes[a] for a in AXES])
+    grid = device_grid(devices, **sizes)
     return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
+
+
+def device_grid(devices: list, *, data: int, fsdp: int, tensor: int) -> np.ndarray:
+    """[data, fsdp, tensor] devices: slices along `data`, hosts before their devices.
+
+    Between slices there is only the data centre's network, which carries gradients
+    once a step but not parameters at every layer. `tensor` comes last, so that its
+    rows stay within a host, where a decode step needs them. (`mesh_utils` follows the
+    torus instead, and its rows may leave a host.)
+
+    Raises:
+      ValueError: `data` does not count whole slices.
+    """
+
+    def slice_of(device) -> int:
+        # GPUs have one, too, for each host; their hosts are joined by a fast network.
+        tpu = device.platform == "tpu"
+        return getattr(device, "slice_index", 0) if tpu else 0
+
+    slices = len({slice_of(d) for d in devices})
+    if data % slices:
+        raise ValueError(
+            f"mesh.data={data} must be a multiple of the {slices} slices, between "
+            "which parameters are not split; set it, and mesh.fsdp to -1."
+        )
+    order = sorted(devices, key=lambda d: (slice_of(d), d.process_index, d.id))
+    return np.asarray(order).reshape(data, fsdp, tensor)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -2,8 +2,8 @@
 
 Figures as published at cloud.google.com/tpu/docs (v4, v5e, v5p, v6e), but typed in by
 hand and seen by no machine here: check them against the data sheet before a decision
-hangs on them. Prices, per chip and hour on demand, change and are negotiable: edit them,
-or give `--price`.
+hangs on them. Prices, per chip and hour on demand, change and can be negotiated: edit
+them, or give `--price`.
 """
 
 from typing import NamedTuple
@@ -35,7 +35,8 @@ class Chip(NamedTuple):
 
 
 # The memory lies a little below the data sheet's 32, 16, 95, 32 GB: v5e's is what the
-# compiler grants, the others follow it. ICI: the data sheets' Gbit/s per chip, half of it in each direction.
+# compiler grants, the others follow it. ICI: Gbit/s per chip, half of it in each
+# direction.
 CHIPS = {
     "v4": Chip(
         int(31.75 * _GIB),

@@ -78,6 +78,7 @@ class Engine:
                 f"{num_slots=} must be a multiple of {rows_per_lane=} times the "
                 f"{shards} shards of mesh.data × mesh.fsdp."
             )
+        self.mesh = mesh
         self.num_slots, self.rows_per_lane = num_slots, rows_per_lane
         self.max_prompt_tokens = max_prompt_tokens
         self.max_completion_tokens = max_completion_tokens

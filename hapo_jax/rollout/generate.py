@@ -1,6 +1,8 @@
 """Prompts in, graded completions out: engine, decoding to text, verifier, rewards.
 
-Completions are graded as they finish, while others still decode.
+Completions are graded as they finish, while others still decode. With several
+processes each completes and grades its share of the prompts, with its own devices and
+its own pool; then every process has all of them.
 """
 
 import concurrent.futures
@@ -10,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
+from hapo_jax import distributed
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import grading
@@ -24,6 +27,15 @@ SubmitFn = Callable[
 ]
 # Completions per message to the verifier: fewer would spend the time on messages.
 _GRADED_TOGETHER = 32
+# Fields of a batch that only who sampled a completion knows.
+_PER_TOKEN = (
+    "completion_tokens",
+    "entropy",
+    "temperature",
+    "behavior_logprobs",
+    "base_logprobs",
+)
+_PER_COMPLETION = ("scores", "rewards", "truncated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +43,7 @@ class Generator:
     """Everything that stays the same from one call of `generate` to the next.
 
     Attributes:
-      engine: samples.
+      engine: samples, on devices of this process.
       prompts: where prompt ids point to.
       decode: token ids → text.
       submit: hands completions to the verifier.
@@ -69,10 +81,37 @@ def generate(
       first_sample: [N] int, id of each prompt's first completion in this step.
 
     Returns:
-      RolloutBatch of N·G rows; and, to be summed over calls, seconds spent
-      (`time/sample`, `time/grade`: what grading took after the last token), the
-      verifier's counts and the parts of the rewards (`reward/…`).
+      RolloutBatch of N·G rows, the same on every process; and, to be summed over calls,
+      seconds spent (`time/sample`, `time/grade`: what grading took after the last
+      token; of the slowest process), the verifier's counts and the parts of the rewards
+      (`reward/…`).
     """
+    G = len(base_temperatures)
+    mine = distributed.share(len(prompt_ids))
+    with distributed.on(generator.engine.mesh):
+        own, counts = _generate_share(
+            generator,
+            params,
+            jax.device_get(stats),
+            base_temperatures=base_temperatures,
+            step=step,
+            prompt_ids=prompt_ids[mine],
+            first_sample=first_sample[mine],
+        )
+    return _join(own, counts, _empty_batch(generator, prompt_ids, first_sample, G))
+
+
+def _generate_share(
+    generator: Generator,
+    params,
+    stats: entropy_lib.EntropyStats,
+    *,
+    base_temperatures: Sequence[float],
+    step: int,
+    prompt_ids: np.ndarray,
+    first_sample: np.ndarray,
+) -> tuple[RolloutBatch, dict[str, float]]:
+    """`generate` on this process's prompts alone."""
     g, G = generator, len(base_temperatures)
     started = time.perf_counter()
     batch = _empty_batch(g, prompt_ids, first_sample, G)
@@ -126,6 +165,40 @@ def generate(
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
         **grading.count(results),
+    }
+
+
+def _join(
+    own: RolloutBatch, counts: dict[str, float], batch: RolloutBatch
+) -> tuple[RolloutBatch, dict[str, float]]:
+    """Fills `batch`, the rows of all processes, with what each of them knows.
+
+    What travels is 20 bytes per sampled token, without padding.
+    """
+    names = sorted(counts)
+    mask = own.completion_mask
+    everyone = distributed.gather(
+        {name: getattr(own, name)[mask] for name in _PER_TOKEN}
+        | {name: getattr(own, name) for name in _PER_COMPLETION}
+        | {
+            "lengths": mask.sum(axis=1),
+            "counts": np.array([counts[name] for name in names], np.float64),
+        }
+    )
+    fields = {
+        name: np.concatenate([part[name] for part in everyone]) for name in everyone[0]
+    }
+    T = batch.completion_mask.shape[1]
+    batch.completion_mask[:] = np.arange(T) < fields["lengths"][:, None]
+    for name in _PER_TOKEN:
+        getattr(batch, name)[batch.completion_mask] = fields[name]
+    batch = batch._replace(**{name: fields[name] for name in _PER_COMPLETION})
+    table = fields["counts"].reshape(len(everyone), len(names))
+    return batch, {
+        name: type(counts[name])(
+            column.max() if name.startswith("time/") else column.sum()
+        )
+        for name, column in zip(names, table.T)
     }
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import decoding
+from hapo_jax.model import decoding, sharding
 from hapo_jax.rollout import sampler, slots
 from hapo_jax.rollout.requests import Completion, Request
 
@@ -84,6 +84,9 @@ class Queue:
             prompt = group[0][1].prompt_tokens
             lengths[i] = len(prompt)
             tokens[i, columns - len(prompt) :] = prompt
+        # Among several processes jit takes no split arrays from the host.
+        by_row = sharding.batch_sharding(self._engine.mesh)
+        tokens, lengths = jax.device_put((tokens, lengths), by_row)
         hidden, prompts = self._engine.prefill(self._params, tokens, lengths)
         self._ready.append(Prefilled(hidden, prompts, groups))
 

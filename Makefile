@@ -1,4 +1,4 @@
-# make demo | test | test-fast | lint | format | clean
+# make demo | test | test-fast | test-long | lint | format | clean
 #
 #   PYTHON=python3.12 make test        another interpreter (at least 3.11)
 #   make test EXTRAS=test,parity       with the reference implementation (torch)
@@ -15,12 +15,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed-$(EXTRAS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format clean
+.PHONY: help demo test test-fast test-long lint format clean
 
 help:
 	@echo "make demo       train the Countdown demo on the CPU, show what it learnt"
 	@echo "make test       the whole test suite"
 	@echo "make test-fast  without the tests marked slow"
+	@echo "make test-long  whole data sets, hostile sweeps, several processes"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make format     let ruff mend what it can"
 	@echo "make clean      remove the environment and caches; runs/ stays"
@@ -32,7 +33,10 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-fast: $(INSTALLED)
-	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow"
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m "not slow and not long"
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m long
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

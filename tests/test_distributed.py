@@ -276,7 +276,7 @@ def test_two_processes_exchange_and_end_together(environment, outcome):
         assert re.search(r"process 1 of 2 \(.*pid \d+\) failed: OSError", errors[0])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_train_like_one(environment, alone, tmp_path, count):
     flags = ("--config.num_steps=6", "--config.log.record_every_steps=1")
@@ -289,7 +289,7 @@ def test_processes_train_like_one(environment, alone, tmp_path, count):
     assert steps(tmp_path) == [1, 2, 3, 4, 5, 6, 6]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_run_goes_on_with_any_number_of_processes(environment, alone, tmp_path):
     first = Run(environment, tmp_path, 4, "--config.num_steps=50")
     first.wait_for_step(1)
@@ -316,7 +316,7 @@ def test_a_run_goes_on_with_any_number_of_processes(environment, alone, tmp_path
         )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_process_ends_the_others(environment, alone, tmp_path):
     run = Run(environment, tmp_path, 4, "--config.num_steps=50")
     run.wait_for_step(2)
@@ -328,7 +328,7 @@ def test_a_killed_process_ends_the_others(environment, alone, tmp_path):
     assert_same_run(tmp_path, alone)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_others_end_with_process_0(environment, tmp_path):
     """It holds the coordination service, without which JAX aborts at once."""
     run = Run(environment, tmp_path, 2, "--config.num_steps=50")

@@ -90,7 +90,7 @@ def test_intervals_cover_in_short(name):
     check_coverage(name, problems=30, trials=600, slack=0.027)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("problems", [30, 40, 100, 500])
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_intervals_cover_95_percent(name, problems):

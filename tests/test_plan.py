@@ -67,7 +67,7 @@ def num_parameters() -> int:
 
 
 @needs_libtpu
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plan_obeys_hand_computed_numbers(planned):
     phases = {phase["name"]: phase for phase in planned["phases"]}
     assert list(phases) == ["prefill", "decode", "score", "update"]
@@ -97,7 +97,7 @@ def test_a_plan_obeys_hand_computed_numbers(planned):
 
 
 @needs_libtpu
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_plan_can_be_shown(planned, capsys):
     plan_lib.show(planned)
     shown = capsys.readouterr().out

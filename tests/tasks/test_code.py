@@ -273,7 +273,7 @@ def mutated(problem, solution):
 
 @pytest.mark.parametrize("name", ["humaneval.jsonl", "mbpp.jsonl"])
 @pytest.mark.parametrize(
-    "every", [40, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"]
+    "every", [40, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"]
 )
 def test_references_pass_and_broken_ones_fail(box, name, every):
     failed = []

@@ -21,7 +21,7 @@ def pool():
 
 
 # math-verify works on these until its time is up, half a minute in all.
-BY_VALUE = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("lenient", "hapo")]
+BY_VALUE = [pytest.param(mode, marks=pytest.mark.long) for mode in ("lenient", "hapo")]
 
 
 @pytest.mark.parametrize("mode", ["strict", "dapo", *BY_VALUE])

@@ -98,7 +98,7 @@ def test_no_forgery_passes_where_calls_are_compared(box, outside, name):
     check(box, outside, hostile_programs.FORGERIES[name], BY_CALLS)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("way", confine.WAYS)
 def test_every_way_of_confinement_holds(outside, way):
     try:

@@ -177,7 +177,7 @@ def test_broken_rows_are_refused(tmp_path, change, message):
 
 @pytest.mark.parametrize("name", ["kk_test.jsonl", "kk_train.jsonl.gz"])
 @pytest.mark.parametrize(
-    "every", [25, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"]
+    "every", [25, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"]
 )
 def test_answers_of_the_files_are_right_and_all_others_wrong(name, every):
     path = DATA / name

@@ -25,7 +25,7 @@ TASKS = {
 # Tasks whose answers can be equal without being spelt alike -> what compares two of
 # them. It has no problems, a `grade` and an `item`: see `math_votes.py`.
 EQUALITIES = {"math": "math_votes"}
-_GRADERS = TASKS | {"math_votes": "hapo_jax.tasks.math_votes"}
+_COMPARERS = {"math_votes": "hapo_jax.tasks.math_votes"}
 
 # Libraries that a grader imports late. Workers load them before its clock runs.
 GRADER_LIBRARIES = {"math": ("math_verify",), "math_votes": ("math_verify",)}
@@ -38,12 +38,12 @@ def get(name: str) -> ModuleType:
       ValueError: there is no such task; names the nearest one.
     """
     check(name)
-    return importlib.import_module(_GRADERS[name])
+    return importlib.import_module((TASKS | _COMPARERS)[name])
 
 
 def check(name: str) -> None:
     """Raises ValueError, naming the nearest task, unless `name` is one."""
-    if name in _GRADERS:
+    if name in TASKS or name in _COMPARERS:
         return
     near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.0)
     raise ValueError(

@@ -8,7 +8,7 @@
 No plan has been kept for this one: run the second command before renting, and choose
 the slice by it.
 
-Its recipe is published with the paper; no result is quoted here.
+HAPO's recipe for it is published with the paper; no result is quoted here.
 """
 
 from hapo_jax import paper

@@ -34,6 +34,7 @@ class FakeEngine:
     """One token per completion: the number of its text. One in twenty is hostile."""
 
     max_prompt_tokens, max_completion_tokens, pad_id = 2, 3, 0
+    mesh = None  # of one process
 
     def __init__(self):
         self.texts = []

@@ -8,11 +8,11 @@ import jax
 import optax
 from ml_collections import ConfigDict
 
-from hapo_jax import distributed, tasks
+from hapo_jax import tasks
 from hapo_jax.algo.objective import Objective
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.model import attention, sharding, target
+from hapo_jax.model import attention, distributed, sharding, target
 from hapo_jax.policy import Policy
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import grading, memory
@@ -120,6 +120,7 @@ def make_learner(
         layout=make_layout(
             options,
             longest=longest,
+            most_rows=minibatch_rows,
             shards=math.prod(policy.mesh.shape[axis] for axis in sharding.BATCH),
         ),
         chunk_tokens=options.chunk_tokens
@@ -134,17 +135,26 @@ def make_learner(
 _MICRO_TOKENS = 2048
 
 
-def make_layout(options: ConfigDict, *, longest: int, shards: int) -> packing.Layout:
+def make_layout(
+    options: ConfigDict, *, longest: int, most_rows: int, shards: int
+) -> packing.Layout:
     """How the learner's rows are cut; see `learner` in `config.py`.
 
     On accelerators a row's width is rounded up to what the attention kernels take.
+
+    Args:
+      options: that section.
+      longest: tokens of the longest prompt plus completion.
+      most_rows: completions of a mini-batch; more rows would stay empty.
+      shards: devices that rows are split over.
     """
     width = options.row_tokens or longest
     if target.platform() != "cpu":
         width += -width % attention.KERNEL_COLUMNS
     return packing.Layout(
         width=width,
-        micro_rows=options.micro_rows or shards * max(1, _MICRO_TOKENS // width),
+        micro_rows=options.micro_rows
+        or shards * min(max(1, _MICRO_TOKENS // width), -(-most_rows // shards)),
         shards=shards,
         packing=options.packing,
         share_prompts=options.share_prompts,

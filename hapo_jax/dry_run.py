@@ -7,6 +7,7 @@ every slot taken, scoring, and updates. What does not fit fails here, and not in
 five. Writes nothing.
 """
 
+import functools
 import time
 
 import jax
@@ -18,9 +19,12 @@ from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import learn as learn_lib
-from hapo_jax.learner import perf, train_step
+from hapo_jax.learner import perf
+from hapo_jax.learner import state as state_lib
+from hapo_jax.learner.state import TrainState
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.engine import Engine
 from hapo_jax.rollout.requests import Request
 from hapo_jax.rollout.sampler import Truncation
 
@@ -50,7 +54,7 @@ def dry_run(config: ConfigDict) -> None:
         optimizer = builders.make_optimizer(config.learner)
         started = time.perf_counter()
         abstract = policy.abstract_state(optimizer)
-        state = train_step.place(policy.load(), optimizer, abstract)
+        state = state_lib.place(policy.load(), optimizer, abstract)
         jax.block_until_ready(state)
         _line("load", [time.perf_counter() - started, None])
 
@@ -62,12 +66,11 @@ def dry_run(config: ConfigDict) -> None:
             most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
-            temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
-                objective, entropy, stats, base_temperature=base
-            ),
+            temperature_fn=functools.partial(objective_lib.temperature, objective),
         )
+        vocab = policy.config.vocab_size
         engine, params = generator.engine, policy.to_sampler()(state.params)
-        _line("rollout", _twice(lambda: _decode(engine, params, state, r)))
+        _line("rollout", _twice(lambda: _decode(engine, params, state, r, vocab)))
 
         learner = builders.make_learner(
             config.learner,
@@ -133,13 +136,20 @@ def worst_batch(
     )
 
 
-def _decode(engine, params, state: train_step.TrainState, r: ConfigDict) -> None:
-    """One chunk of decoding in every slot, behind prompts of full length."""
-    tokens = np.zeros(r.max_prompt_tokens, np.int32)
-    requests = [
-        Request(slot // r.group_size, tokens, slot % r.group_size, r.chunk_tokens)
-        for slot in range(r.round_prompts * r.group_size)
-    ]
+def _decode(
+    engine: Engine, params, state: TrainState, r: ConfigDict, vocab: int
+) -> None:
+    """One chunk of decoding in every slot, behind prompts of full length and over the
+    widest cache."""
+    rng = np.random.default_rng(0)
+    shape = (-(-engine.num_slots // r.group_size), r.max_prompt_tokens)
+    prompts = rng.integers(vocab, size=shape).astype(np.int32)
+    requests = []
+    for slot in range(engine.num_slots):
+        prompt, sample = divmod(slot, r.group_size)
+        requests.append(Request(prompt, prompts[prompt], sample, r.chunk_tokens))
+    # Caches begin narrow and widen as they fill; there is but one width now.
+    engine.column_sizes = engine.column_sizes[-1:]
     for _ in engine.run(
         params,
         requests,

@@ -4,7 +4,7 @@ import signal
 
 import numpy as np
 
-from hapo_jax import distributed
+from hapo_jax.model import distributed
 
 
 class Interrupt:

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import check, distributed
-from hapo_jax.learner import train_step
-from hapo_jax.model import huggingface, sharding, target, transformer
+from hapo_jax import check
+from hapo_jax.learner import state as state_lib
+from hapo_jax.learner.state import TrainState
+from hapo_jax.model import distributed, huggingface, sharding, target, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
 
@@ -53,15 +54,13 @@ class Policy:
             self.source, self.config, dtype=self.dtype, shardings=self.train_shardings
         )
 
-    def abstract_state(self, optimizer) -> train_step.TrainState:
+    def abstract_state(self, optimizer) -> TrainState:
         """A TrainState of ShapeDtypeStructs with shardings, to restore into."""
         abstract = jax.eval_shape(
-            lambda params: train_step.init_state(params, optimizer),
+            lambda params: state_lib.init_state(params, optimizer),
             self.abstract_params,
         )
-        shardings = train_step.state_shardings(
-            abstract, self.mesh, sharding.TRAIN_RULES
-        )
+        shardings = state_lib.state_shardings(abstract, self.mesh, sharding.TRAIN_RULES)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
             abstract,

@@ -22,6 +22,7 @@ from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
 from hapo_jax.learner import head, train_step
 from hapo_jax.learner import learn as learn_lib
+from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import huggingface, transformer, word_tokenizer
 from hapo_jax.model import tokenizer as tokenizer_lib
@@ -78,9 +79,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
         restored = checkpoints.restore_latest(abstract)
         first = restored.step if restored else 0
         state = (
-            restored.state
-            if restored
-            else train_step.place(params, optimizer, abstract)
+            restored.state if restored else state_lib.place(params, optimizer, abstract)
         )
         with run_folder.RunFolder(
             workdir,

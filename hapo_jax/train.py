@@ -20,7 +20,6 @@ from hapo_jax import (
     builders,
     check,
     cli,
-    distributed,
     dry_run,
     eval_sampling,
     interrupt,
@@ -32,10 +31,11 @@ from hapo_jax import (
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import objective as objective_lib
-from hapo_jax.learner import flops, perf, train_step
+from hapo_jax.learner import flops, perf
 from hapo_jax.learner import learn as learn_lib
+from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.checkpoint import Checkpoints
-from hapo_jax.model import huggingface
+from hapo_jax.model import distributed, huggingface
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.generate import generate
@@ -105,9 +105,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
-            temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
-                objective, entropy, stats, base_temperature=base
-            ),
+            temperature_fn=functools.partial(objective_lib.temperature, objective),
         )
         evaluator = eval_sampling.make_evaluator(config, policy, pool)
         data_checks.report(prompts.problems, evaluator.prompts.problems)
@@ -125,7 +123,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         restored = checkpoints.restore_latest(abstract)
         if restored is None:
             first, stream = 0, collect_lib.StreamState()
-            state = train_step.place(policy.load(), optimizer, abstract)
+            state = state_lib.place(policy.load(), optimizer, abstract)
         else:
             first, state = restored.step, restored.state
             stream = collect_lib.StreamState.from_plain(restored.extra)

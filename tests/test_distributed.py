@@ -15,8 +15,8 @@ import jax
 import numpy as np
 import pytest
 
-from hapo_jax import distributed, interrupt, run_records
-from hapo_jax.model import sharding
+from hapo_jax import interrupt, run_records
+from hapo_jax.model import distributed, sharding
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -223,7 +223,8 @@ def test_tensor_stays_within_a_process(monkeypatch):
 EXCHANGE = """
 import sys, time
 import jax, jax.numpy as jnp, numpy as np
-from hapo_jax import distributed, interrupt, watch
+from hapo_jax import interrupt, watch
+from hapo_jax.model import distributed
 from hapo_jax.model import sharding
 
 port, index, outcome = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -22,7 +22,9 @@ from hapo_jax import config as config_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import learn as learn_lib
+from hapo_jax.learner import state as state_lib
 from hapo_jax.learner import train_step
+from hapo_jax.learner.state import TrainState
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.policy import Policy
@@ -88,13 +90,6 @@ def make_objective(config: ConfigDict) -> objective_lib.Objective:
     return objective_lib.make_objective(**config_lib.flat(config.algo))
 
 
-def temperature_fn(objective: objective_lib.Objective) -> sampler_lib.TemperatureFn:
-    """The objective's temperature, as the sampler calls it."""
-    return lambda entropy, stats, base: objective_lib.temperature(
-        objective, entropy, stats, base_temperature=base
-    )
-
-
 def statistics(vocab: int) -> entropy_lib.EntropyStats:
     """Statistics under which temperatures do move.
 
@@ -142,14 +137,14 @@ def make_engine(
         stop_ids=(),
         pad_id=pad_id,
         truncation=sampler_lib.Truncation(),
-        temperature_fn=temperature_fn(objective),
+        temperature_fn=functools.partial(objective_lib.temperature, objective),
         dtype=policy.dtype,
     )
 
 
 def make_learner(
     config: ConfigDict, policy: Policy, params: nnx.State
-) -> tuple[train_step.Learner, train_step.TrainState]:
+) -> tuple[train_step.Learner, TrainState]:
     """The learner of a config, and its state around `params`, which it consumes."""
     optimizer = builders.make_optimizer(config.learner)
     r, rows = config.rollout, config.learner.minibatch_prompts
@@ -162,9 +157,7 @@ def make_learner(
         minibatch_rows=rows * r.group_size,
         base_temperature=r.base_temperature,
     )
-    return learner, train_step.place(
-        params, optimizer, policy.abstract_state(optimizer)
-    )
+    return learner, state_lib.place(params, optimizer, policy.abstract_state(optimizer))
 
 
 class Step(NamedTuple):
@@ -197,7 +190,7 @@ def make_step(
         most_rows=len(prompts) * group_size,
         group_size=group_size,
         truncation=sampler_lib.Truncation(),
-        temperature_fn=temperature_fn(objective),
+        temperature_fn=functools.partial(objective_lib.temperature, objective),
     )
     to_sampler = policy.to_sampler()
     learner, state = make_learner(config, policy, params)

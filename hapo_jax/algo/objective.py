@@ -141,7 +141,6 @@ def temperature(
     objective: Objective,
     entropy: Array,
     stats: entropy_lib.EntropyStats,
-    *,
     base_temperature: Array | float,
 ) -> Array:
     """Sampling temperature for entropies of any shape, nats; float32 of that shape."""

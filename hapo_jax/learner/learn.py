@@ -5,8 +5,9 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hapo_jax import distributed
 from hapo_jax.learner import head, packing, train_step
+from hapo_jax.learner.state import TrainState
+from hapo_jax.model import distributed
 from hapo_jax.rollout.batch import RolloutBatch
 
 
@@ -28,12 +29,12 @@ class Learnt(NamedTuple):
 
 def learn(
     learner: train_step.Learner,
-    state: train_step.TrainState,
+    state: TrainState,
     batch: RolloutBatch,
     *,
     passes: int,
     reference_params=None,
-) -> tuple[train_step.TrainState, Learnt, dict[str, float]]:
+) -> tuple[TrainState, Learnt, dict[str, float]]:
     """Makes `passes` passes of mini-batch updates over a batch.
 
     Old log-probs, entropies, statistics and advantages are taken once, under the
@@ -167,9 +168,7 @@ def make_minibatch(
     return distributed.put(minibatch, learner.shardings), plan
 
 
-def look_back(
-    learner: train_step.Learner, state: train_step.TrainState, learnt: Learnt
-):
+def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
     """What the loss makes of each token now that the updates are done.
 
     Returns:

@@ -4,6 +4,7 @@ They are the engine's and the learner's own jitted functions, with shapes in pla
 arrays: nothing is allocated.
 """
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -145,9 +146,7 @@ def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
         most_rows=rows,
         group_size=r.group_size,
         truncation=Truncation(r.top_k, r.top_p, r.min_p),
-        temperature_fn=lambda entropy, stats, base: objective_lib.temperature(
-            objective, entropy, stats, base_temperature=base
-        ),
+        temperature_fn=functools.partial(objective_lib.temperature, objective),
     )
     params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, policy.dtype), policy.abstract_params

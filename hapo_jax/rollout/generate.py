@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from hapo_jax import distributed
 from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.model import distributed
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import grading
 from hapo_jax.rollout.batch import RolloutBatch
@@ -176,6 +176,8 @@ def _join(
 
     What travels is 20 bytes per sampled token, without padding.
     """
+    if len(own.scores) == len(batch.scores):
+        return own, counts
     names = sorted(counts)
     mask = own.completion_mask
     everyone = distributed.gather(

@@ -16,6 +16,7 @@ from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
+from hapo_jax.learner import state as state_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import batch as batch_lib
 from tests import tiny
@@ -73,7 +74,7 @@ def make(mesh, objective, *, cut="padded", micro_rows=8, optimizer=None, **optio
         remat=options.get("remat", "none"),
     )
     params = jax.device_put(tiny.params(), policy.train_shardings)
-    return learner, train_step.place(params, optimizer, abstract)
+    return learner, state_lib.place(params, optimizer, abstract)
 
 
 def step(mesh, objective, batch=None, passes=1, reference_params=None, **options):

@@ -1,17 +1,19 @@
 """What the programs share: flags, JAX's settings, and how a run says good-bye."""
 
+import contextlib
 import os
 import pathlib
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from hapo_jax import distributed, watch
-from hapo_jax.learner import train_step
+from hapo_jax import watch
+from hapo_jax.learner.state import TrainState
+from hapo_jax.model import distributed
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Experiment file, such as configs/countdown.py:method=dapo."
@@ -45,8 +47,6 @@ def run(
 ):
     """Parses flags, sets JAX up and calls `main(config, workdir)`; see `start`.
 
-    With several processes each of them ends when one does, see `watch.py`.
-
     Args:
       main: the program.
       required: flags that must be given.
@@ -57,20 +57,24 @@ def run(
     def body(arguments):
         if arguments:
             raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
-        set_up_jax(_CONFIG.value)
-        if several_processes:
-            distributed.initialize(
-                _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
-            )
-        elif _NUM_PROCESSES.value is not None:
+        if not several_processes and _NUM_PROCESSES.value is not None:
             raise ValueError(
                 f"--num_processes={_NUM_PROCESSES.value}: this program runs in one "
                 "process; leave the flag out."
             )
-        with watch.Watch():
+        set_up_jax(_CONFIG.value)
+        with processes() if several_processes else contextlib.nullcontext():
             main(_CONFIG.value, _WORKDIR.value)
 
     start(body)
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Joins the other processes, if there are any; inside, each ends when one does."""
+    distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    with watch.Watch():
+        yield
 
 
 def start(main: Callable[[list[str]], None]) -> None:
@@ -119,7 +123,7 @@ def devices() -> str:
     return f"{jax.device_count()} x {first.device_kind} ({first.platform})"
 
 
-def stop_if_diverged(state: train_step.TrainState, step: int, max_skipped: int) -> None:
+def stop_if_diverged(state: TrainState, step: int, max_skipped: int) -> None:
     """Ends a run whose gradients have not been finite for several updates.
 
     Raises:

@@ -9,9 +9,11 @@ import collections
 import concurrent.futures
 import dataclasses
 import functools
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import tqdm
 from ml_collections import ConfigDict
@@ -20,6 +22,7 @@ from hapo_jax import builders, eval_scores, eval_votes, tasks
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import temperature as temperature_lib
+from hapo_jax.model import distributed
 from hapo_jax.rollout.engine import Completion, Request
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.grading import GradeResult, GradingPool
@@ -28,6 +31,8 @@ from hapo_jax.rollout.sampler import Truncation
 
 # Random keys hold the training step; no step is this one.
 _EVAL_STEP = 2**32 - 1
+# How often a round of several processes fills their slots.
+_ROUND_FILLS_SLOTS = 8
 
 Grades = concurrent.futures.Future[list[GradeResult]]
 
@@ -131,6 +136,8 @@ def records(
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Samples and grades problems; yields each as soon as it is done.
 
+    Several processes share the problems, and all yield all of them, in rounds.
+
     Args:
       evaluator: from `make_evaluators`.
       params: the policy's, in the sampler's layout.
@@ -144,6 +151,41 @@ def records(
       verifier out of time or broke it; and, with a greedy completion, `greedy_score`
       and `greedy_completion`.
     """
+    bar = tqdm.tqdm(
+        total=len(numbers),
+        desc="eval",
+        leave=False,
+        dynamic_ncols=True,
+        disable=not distributed.is_first(),
+    )
+    with bar:
+        for found in _of_all_processes(evaluator, params, numbers):
+            bar.update()
+            yield found
+
+
+def _of_all_processes(evaluator: Evaluator, params, numbers: Sequence[int]):
+    """See `records`."""
+    processes = jax.process_count()
+    if processes == 1:
+        yield from _draw(evaluator, params, numbers)
+        return
+    # What a round has found is safe from a kill; the slots idle while it ends.
+    engine, width = evaluator.generator.engine, len(evaluator.temperatures)
+    size = processes * max(1, _ROUND_FILLS_SLOTS * engine.num_slots // width)
+    for first in range(0, len(numbers), size):
+        some = numbers[first : first + size]
+        with distributed.on(engine.mesh):
+            own = list(_draw(evaluator, params, some[distributed.share(len(some))]))
+        message = np.frombuffer(json.dumps(own).encode(), np.uint8)
+        for part in distributed.gather({"records": message}):
+            yield from map(tuple, json.loads(part["records"].tobytes()))
+
+
+def _draw(
+    evaluator: Evaluator, params, numbers: Sequence[int]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`records` with this process's devices alone."""
     g, width = evaluator.generator, len(evaluator.temperatures)
     if not numbers:
         return
@@ -168,23 +210,19 @@ def records(
     )
     drawn: dict[int, dict[int, Completion]] = collections.defaultdict(dict)
     open_problems: list[_Problem] = []
-    bar = tqdm.tqdm(total=len(numbers), desc="eval", leave=False, dynamic_ncols=True)
-    with bar:
-        for completion in completions:
-            place, sample = divmod(completion.request, width)
-            drawn[place][sample] = completion
-            if len(drawn[place]) < width:
-                continue
-            rows = [completion for _, completion in sorted(drawn.pop(place).items())]
-            open_problems.append(_Problem(evaluator, numbers[place], rows))
-            for problem in [p for p in open_problems if p.settled()]:
-                open_problems.remove(problem)
-                bar.update()
-                yield problem.number, problem.record()
-        for problem in open_problems:
-            problem.settled(wait=True)
-            bar.update()
+    for completion in completions:
+        place, sample = divmod(completion.request, width)
+        drawn[place][sample] = completion
+        if len(drawn[place]) < width:
+            continue
+        rows = [completion for _, completion in sorted(drawn.pop(place).items())]
+        open_problems.append(_Problem(evaluator, numbers[place], rows))
+        for problem in [p for p in open_problems if p.settled()]:
+            open_problems.remove(problem)
             yield problem.number, problem.record()
+    for problem in open_problems:
+        problem.settled(wait=True)
+        yield problem.number, problem.record()
 
 
 class _Problem:

@@ -9,6 +9,7 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 `eval_scores.py` knows the figures, `eval_sets.py` the sets, `eval_folder.py` the files.
 """
 
+import collections
 import pathlib
 import zlib
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from hapo_jax.eval_sampling import Evaluator
 from hapo_jax.eval_sets import EvalSet
 from hapo_jax.learner import fingerprint
 from hapo_jax.learner.checkpoint import Checkpoints
+from hapo_jax.model import distributed
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's folder or a Hugging Face folder; default model.path."
@@ -120,6 +122,8 @@ def evaluate_checkpoint(
         for eval_set, evaluator in zip(sets, evaluators):
             settings = _settings(config, policy, eval_set, evaluator, identity)
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
+    if not distributed.is_first():
+        return folder
     print(f"{source}, step {number}" if is_run else source)
     print(report.table(rows, rates=report.ALL_RATES, change=False))
     print(f"wrote {folder / eval_folder.RESULTS}")
@@ -135,12 +139,19 @@ def _evaluate_set(
 ) -> dict[str, dict[str, float]]:
     """Draws what is missing, writes all; name → figures, for the table."""
     ids = [p.id for p in evaluator.prompts.problems[: evaluator.num_problems]]
-    found = eval_folder.resume(folder, eval_set.name, settings, ids)
+    writes = distributed.is_first()
+    found = eval_folder.resume(folder, eval_set.name, settings, ids) if writes else {}
     missing = [i for i, name in enumerate(ids) if name not in found]
+    # Files are the first process's; the others need not see them.
+    missing = distributed.gather({"missing": np.array(missing, int)})[0]["missing"]
+    drawn = eval_sampling.records(evaluator, params, missing.tolist())
+    if not writes:
+        collections.deque(drawn, maxlen=0)
+        return {}
     if found:
         print(f"{eval_set.name}: {len(found)} of {len(ids)} problems are there already")
     with eval_folder.Writer(folder, eval_set.name) as writer:
-        for _, record in eval_sampling.records(evaluator, params, missing):
+        for _, record in drawn:
             writer.add(record)
             found[record["id"]] = record
     records = [found[name] for name in ids]
@@ -293,14 +304,16 @@ def _start(arguments: list[str]) -> None:
             config_lib.apply_preset(config, _PRESET.value)
         if _K.value is not None:
             config.eval.k = _K.value
-    evaluate_checkpoint(
-        config,
-        _CHECKPOINT.value or config.model.path,
-        step=_STEP.value,
-        sets=eval_sets.parse(_SETS.value or config.eval.sets, config, data=_DATA.value),
-        out=_OUT.value,
-        label=_PRESET.value or "config",
-    )
+    sets = eval_sets.parse(_SETS.value or config.eval.sets, config, data=_DATA.value)
+    with cli.processes():
+        evaluate_checkpoint(
+            config,
+            _CHECKPOINT.value or config.model.path,
+            step=_STEP.value,
+            sets=sets,
+            out=_OUT.value,
+            label=_PRESET.value or "config",
+        )
 
 
 def run() -> None:

@@ -1,15 +1,12 @@
 """The experiments on programs and puzzles find their problems."""
 
-import os
-import pathlib
 import sys
 
 import pytest
 
 from hapo_jax import tasks
+from tests import real_data
 from tests.test_check import load
-
-DATA = pathlib.Path(os.environ.get("HAPO_DATA", "../shared/data"))
 
 
 def sizes(config):
@@ -22,9 +19,9 @@ def sizes(config):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="confines programs on Linux alone")
 def test_mbpp_and_humaneval():
-    if not (DATA / "mbpp.jsonl").is_file():
-        pytest.skip(f"{DATA} holds no mbpp.jsonl; set HAPO_DATA to the data sets")
-    config = load("mbpp", f"data={DATA}")
+    if not (real_data.FOLDER / "mbpp.jsonl").is_file():
+        pytest.skip(f"no mbpp.jsonl in {real_data.FOLDER}; set HAPO_DATA_DIR")
+    config = load("mbpp", f"data={real_data.FOLDER}")
     assert sizes(config) == [374, 164]
     for options in (config.task.train, config.task.test):
         assert options.total_s < config.grading.timeout_s

@@ -1,16 +1,12 @@
 """`--sets`: names, folders, files, and what is refused."""
 
 import json
-import os
-import pathlib
 
 import pytest
 
 from hapo_jax import config as config_lib
 from hapo_jax import eval_sets, tasks
-
-ROOT = pathlib.Path(__file__).parent.parent
-DATA = pathlib.Path(os.environ.get("HAPO_DATA_DIR", ROOT / "../shared/data"))
+from tests import real_data
 
 
 def config(task="math", **options):
@@ -88,14 +84,15 @@ def test_leaked_problems_are_those_of_the_flag_file_beside_the_set(tmp_path):
 
 
 @pytest.mark.skipif(
-    not (DATA / "amc23.jsonl").is_file(), reason="no data folder; set HAPO_DATA_DIR"
+    not (real_data.FOLDER / "amc23.jsonl").is_file(),
+    reason="no data folder; set HAPO_DATA_DIR",
 )
 def test_every_set_by_name_can_be_read_from_the_data_folder():
     sizes = {}
     for name in eval_sets.SETS:
         if name in ("math", "dapo_math_17k"):  # training sets, without a test file
             continue
-        (found,) = eval_sets.parse(name, config(), data=str(DATA))
+        (found,) = eval_sets.parse(name, config(), data=str(real_data.FOLDER))
         options = {k: v for k, v in found.options.items() if k != "split"}
         problems = tasks.get(found.task).problems("test", **options)
         sizes[name] = len(problems)

@@ -7,7 +7,6 @@ only a real vocabulary shows is tested with the data folder, where there is one.
 import gzip
 import importlib.util
 import json
-import os
 import pathlib
 
 import jax
@@ -24,14 +23,14 @@ from hapo_jax import policy as policy_lib
 from hapo_jax.model import huggingface, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
+from tests import real_data
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402, behind the skip
 
 ROOT = pathlib.Path(__file__).parent.parent
-DATA = pathlib.Path(os.environ.get("HAPO_DATA_DIR", ROOT / "../shared/data"))
 needs_data = pytest.mark.skipif(
-    not (DATA / "models" / "qwen3_tokenizer").is_dir(),
+    not (real_data.FOLDER / "models" / "qwen3_tokenizer").is_dir(),
     reason="no data folder with the Qwen3 tokenizer; set HAPO_DATA_DIR",
 )
 
@@ -332,7 +331,7 @@ def load_config(name, arg):
 
 def real_tokenizer(folder):
     """Qwen3's tokenizer, unpacked into `folder`."""
-    source = DATA / "models" / "qwen3_tokenizer"
+    source = real_data.FOLDER / "models" / "qwen3_tokenizer"
     folder.mkdir(parents=True)
     packed = (source / "tokenizer.json.gz").read_bytes()
     (folder / "tokenizer.json").write_bytes(gzip.decompress(packed))
@@ -349,7 +348,7 @@ def real_tokenizer(folder):
 def test_the_configs_read_the_published_data(tmp_path, name, train_size, test_size):
     from hapo_jax.tasks import math
 
-    config = load_config(name, f"data={DATA}")
+    config = load_config(name, f"data={real_data.FOLDER}")
     tokenizer = real_tokenizer(tmp_path / "tokenizer")
     for options, size in (
         (config.task.train, train_size),
@@ -370,8 +369,8 @@ def test_the_configs_read_the_published_data(tmp_path, name, train_size, test_si
 def test_the_gold_solutions_of_gsm8k_fit_and_are_right(tmp_path):
     from hapo_jax.tasks import math
 
-    config = load_config("gsm8k_sft", f"data={DATA}")
-    rl = load_config("gsm8k", f"data={DATA},prompt=hashes")
+    config = load_config("gsm8k_sft", f"data={real_data.FOLDER}")
+    rl = load_config("gsm8k", f"data={real_data.FOLDER},prompt=hashes")
     tokenizer = real_tokenizer(tmp_path / "tokenizer")
     examples = math.demonstrations(**config.task.train.to_dict())
     problems = math.problems(**rl.task.train.to_dict())
@@ -388,7 +387,7 @@ def test_the_gold_solutions_of_gsm8k_fit_and_are_right(tmp_path):
 def test_a_step_with_the_real_vocabulary(tmp_path):
     tokenizer = real_tokenizer(tmp_path / "tokenizer")
     write_model(tmp_path / "model", tokenizer, vocab_size=151_936, hidden_size=32)
-    c = load_config("gsm8k", f"data={DATA}")
+    c = load_config("gsm8k", f"data={real_data.FOLDER}")
     c.num_steps = 1
     c.model.path = str(tmp_path / "model")
     c.mesh.update(data=1, fsdp=4, tensor=2)

@@ -6,8 +6,6 @@ logits stand for torch elsewhere: they are those of transformers for the same we
 
 import copy
 import json
-import os
-import pathlib
 import shutil
 
 import jax
@@ -25,11 +23,9 @@ from hapo_jax.algo import entropy
 from hapo_jax.model import huggingface, layouts, sharding, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
+from tests import real_data
 
-ROOT = pathlib.Path(__file__).parents[2]
-MODELS = (
-    pathlib.Path(os.environ.get("HAPO_DATA_DIR", ROOT / "../shared/data")) / "models"
-)
+MODELS = real_data.FOLDER / "models"
 
 # float32 through two layers, summed in another order than torch's.
 TOLERANCE = 1e-4

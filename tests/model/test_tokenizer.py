@@ -5,7 +5,6 @@ The real tokenizers are tested where their files are found (HAPO_DATA_DIR).
 
 import gzip
 import json
-import os
 import pathlib
 import shutil
 import subprocess
@@ -16,11 +15,10 @@ import tokenizers
 import transformers
 
 from hapo_jax.model import tokenizer as tokenizer_lib
+from tests import real_data
 
 ROOT = pathlib.Path(__file__).parents[2]
-MODELS = (
-    pathlib.Path(os.environ.get("HAPO_DATA_DIR", ROOT / "../shared/data")) / "models"
-)
+MODELS = real_data.FOLDER / "models"
 
 TEMPLATE = (
     "{% if messages[0]['role'] == 'assistant' %}"

@@ -3,19 +3,17 @@
 import ast
 import gzip
 import json
-import os
-import pathlib
 import sys
 
 import pytest
 
 from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import host
+from tests import real_data
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="confines on Linux alone"
 )
-DATA = pathlib.Path(os.environ.get("HAPO_DATA", "../shared/data"))
 OPTIONS = dict(
     prompt_template="", subject="", test_s=20.0, total_s=20.0, memory_mib=512
 )
@@ -234,9 +232,9 @@ def test_an_id_must_be_unique(tmp_path):
 
 def references(name):
     """(problem, reference solution) of each row of a file of the data folder."""
-    path = DATA / name
+    path = real_data.FOLDER / name
     if not path.is_file():
-        pytest.skip(f"{path} is not there; set HAPO_DATA to the folder of data sets")
+        pytest.skip(f"{path} is not there; set HAPO_DATA_DIR")
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:
         solutions = {

@@ -1,16 +1,14 @@
 """Expressions are read exactly, and only the hand's numbers make the target."""
 
 import json
-import os
-import pathlib
 import random
 import time
 
 import pytest
 
 from hapo_jax.tasks import game24
+from tests import real_data
 
-DATA = pathlib.Path(os.environ.get("HAPO_DATA", "../shared/data"))
 OPTIONS = dict(
     path="", prompt_template="", size=2_000, seed=0, max_number=13, target=24
 )
@@ -142,9 +140,9 @@ def test_broken_rows_are_refused(tmp_path, change):
 
 @pytest.mark.parametrize("name", ["game24.jsonl", "countdown_1000.jsonl"])
 def test_solutions_of_the_files_are_right(name):
-    path = DATA / name
+    path = real_data.FOLDER / name
     if not path.is_file():
-        pytest.skip(f"{path} is not there; set HAPO_DATA to the folder of data sets")
+        pytest.skip(f"{path} is not there; set HAPO_DATA_DIR")
     rows = {row["id"]: row for row in map(json.loads, path.read_text().splitlines())}
     for problem in game24.problems("test", **OPTIONS | {"path": path}):
         row = rows[problem.id]

@@ -3,15 +3,13 @@
 import gzip
 import itertools
 import json
-import os
-import pathlib
 import random
 
 import pytest
 
 from hapo_jax.tasks import logic
+from tests import real_data
 
-DATA = pathlib.Path(os.environ.get("HAPO_DATA", "../shared/data"))
 OPTIONS = dict(path="", prompt_template="", size=60, seed=0, min_people=2, max_people=8)
 TRUTH = {"Ada": True, "Bo": False}
 ANSWER = json.dumps(TRUTH)
@@ -180,9 +178,9 @@ def test_broken_rows_are_refused(tmp_path, change, message):
     "every", [25, pytest.param(1, marks=pytest.mark.long)], ids=["some", "all"]
 )
 def test_answers_of_the_files_are_right_and_all_others_wrong(name, every):
-    path = DATA / name
+    path = real_data.FOLDER / name
     if not path.is_file():
-        pytest.skip(f"{path} is not there; set HAPO_DATA to the folder of data sets")
+        pytest.skip(f"{path} is not there; set HAPO_DATA_DIR")
     problems = logic.problems("test", **OPTIONS | {"path": path})
     opened = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rt", encoding="utf-8") as file:

@@ -98,6 +98,7 @@ def make_learner(
     *,
     longest: int,
     minibatch_rows: int,
+    recompute_old_logprobs: bool,
     base_temperature: float,
 ) -> train_step.Learner:
     """A Learner from a config's `learner` section.
@@ -107,7 +108,7 @@ def make_learner(
       policy, objective, optimizer: what learns, and how.
       longest: tokens of the longest prompt plus completion.
       minibatch_rows: completions per update.
-      base_temperature: see `train_step.make_learner`.
+      recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
     """
     return train_step.make_learner(
         policy.graphdef,
@@ -117,6 +118,7 @@ def make_learner(
         jax.tree.map(lambda x: x.sharding, policy.abstract_state(optimizer)),
         base_temperature=base_temperature,
         minibatch_rows=minibatch_rows,
+        recompute_old_logprobs=recompute_old_logprobs,
         layout=make_layout(
             options,
             longest=longest,

@@ -77,6 +77,10 @@ def default() -> ConfigDict:
     c.learner = ConfigDict()
     c.learner.minibatch_prompts = 16  # groups per optimizer update
     c.learner.passes = 1  # over the batch
+    # By a forward pass. False: those that the sampler recorded, which spares the pass;
+    # ratios then correct for what sampler and learner round differently, and for the
+    # policies of earlier steps that drew groups which were carried over.
+    c.learner.recompute_old_logprobs = True
     c.learner.packing = True  # several sequences in a row; False: one, padded
     # A prompt once for its group, where that saves rows. Off for TPUs: their attention
     # kernel knows sequences in a row and not sequences that branch.
@@ -141,7 +145,7 @@ def default_sft() -> ConfigDict:
     c.max_completion_tokens = 256  # end token included; longer ones are an error
 
     c.learner = full.learner
-    for key in ("minibatch_prompts", "passes"):
+    for key in ("minibatch_prompts", "passes", "recompute_old_logprobs"):
         del c.learner[key]
     c.learner.batch_rows = 64  # demonstrations per update
 

@@ -79,16 +79,17 @@ def dry_run(config: ConfigDict) -> None:
             optimizer,
             longest=r.max_prompt_tokens + r.max_completion_tokens,
             minibatch_rows=config.learner.minibatch_prompts * r.group_size,
+            recompute_old_logprobs=config.learner.recompute_old_logprobs,
             base_temperature=r.base_temperature,
         )
         reference = policy.load_reference() if objective.needs_reference else None
-        policies = [state.params] + ([] if reference is None else [reference])
         scores = []
-        _line(
-            "score",
-            _twice(lambda: scores.append(learn_lib.score(learner, policies, batch))),
-        )
-        learnt, _ = learn_lib.prepare(learner, batch, state.stats, *scores[-1])
+
+        def score():
+            scores[:] = learn_lib.given_scores(learner, state.params, reference, batch)
+
+        _line("score", _twice(score))
+        learnt, _ = learn_lib.prepare(learner, batch, state.stats, *scores)
         minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
         program = learner.update.lower(state, minibatch).compile()
 

@@ -67,6 +67,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
         optimizer,
         longest=config.max_prompt_tokens + config.max_completion_tokens,
         minibatch_rows=options.batch_rows,
+        recompute_old_logprobs=False,
         base_temperature=1.0,
     )
     with (

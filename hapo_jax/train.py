@@ -85,6 +85,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         optimizer,
         longest=r.max_prompt_tokens + r.max_completion_tokens,
         minibatch_rows=options.minibatch_prompts * r.group_size,
+        recompute_old_logprobs=options.recompute_old_logprobs,
         base_temperature=r.base_temperature,
     )
     to_sampler = policy.to_sampler()
@@ -184,7 +185,6 @@ def train(config: ConfigDict, workdir: str) -> None:
                 learnt,
                 metrics["time/update"],
                 peak_flops=peak_flops,
-                scorings=2 if objective.needs_reference else 1,
             )
             # Shapes do not depend on lengths: whatever the first step needed is all.
             metrics["perf/programs"] = learner.num_programs()

@@ -155,6 +155,7 @@ def make_learner(
         optimizer,
         longest=r.max_prompt_tokens + r.max_completion_tokens,
         minibatch_rows=rows * r.group_size,
+        recompute_old_logprobs=config.learner.recompute_old_logprobs,
         base_temperature=r.base_temperature,
     )
     return learner, state_lib.place(params, optimizer, policy.abstract_state(optimizer))

@@ -18,13 +18,15 @@ class Learnt(NamedTuple):
       batch: the rollout.
       rows: with old log-probs and entropies.
       prepared: advantages, weights and statistics.
-      plans: of the scoring, then of each update.
+      scorings: plans of the batch, one for each policy that scored it.
+      updates: plan of each update.
     """
 
     batch: RolloutBatch
     rows: train_step.Rows
     prepared: train_step.Prepared
-    plans: tuple[packing.Plan, ...] = ()
+    scorings: tuple[packing.Plan, ...] = ()
+    updates: tuple[packing.Plan, ...] = ()
 
 
 def learn(
@@ -37,8 +39,8 @@ def learn(
 ) -> tuple[TrainState, Learnt, dict[str, float]]:
     """Makes `passes` passes of mini-batch updates over a batch.
 
-    Old log-probs, entropies, statistics and advantages are taken once, under the
-    parameters before the first update.
+    Old log-probs and entropies are taken once, under the parameters before the first
+    update or from the sampler's records; statistics and advantages follow from them.
 
     Args:
       learner: the jitted functions.
@@ -50,12 +52,8 @@ def learn(
     Returns:
       The new state, what the updates saw, and metrics, averaged over the updates.
     """
-    old, *reference = score(
-        learner,
-        [state.params] + ([] if reference_params is None else [reference_params]),
-        batch,
-    )
-    learnt, stats = prepare(learner, batch, state.stats, old, *reference)
+    scores = given_scores(learner, state.params, reference_params, batch)
+    learnt, stats = prepare(learner, batch, state.stats, *scores)
     state = state._replace(stats=stats)
 
     history, plans = [], []
@@ -69,10 +67,27 @@ def learn(
     mean = {key: float(np.mean([h[key] for h in history])) for key in history[0]}
     mean["grad/skipped"] = float(sum(h["grad/skipped"] for h in history))
     mean |= _describe(learnt)
+    if learner.recompute_old_logprobs:
+        mean |= _mismatch(learnt)
     skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in plans)
     mean["batch/skipped_sequences"] = float(skipped) / passes
-    learnt = learnt._replace(plans=(plan_all(learner, batch), *plans))
+    scorings = learner.recompute_old_logprobs + (reference_params is not None)
+    scorings = (plan_all(learner, batch),) * scorings
+    learnt = learnt._replace(scorings=scorings, updates=tuple(plans))
     return state, learnt, mean
+
+
+def given_scores(
+    learner: train_step.Learner, params, reference_params, batch: RolloutBatch
+) -> list[head.Scores]:
+    """Old scores, recomputed or recorded, then the reference's if there is one."""
+    recompute = learner.recompute_old_logprobs
+    policies = [params] * recompute
+    if reference_params is not None:
+        policies.append(reference_params)
+    scores = score(learner, policies, batch) if policies else []
+    recorded = head.Scores(batch.base_logprobs, batch.entropy)
+    return scores if recompute else [recorded, *scores]
 
 
 def score(
@@ -198,26 +213,32 @@ def _pack(learner: train_step.Learner, plan: packing.Plan, batch: RolloutBatch):
 
 def _describe(learnt: Learnt) -> dict[str, float]:
     """Metrics of the training batch; entropies and log-probs in nats."""
-    batch, rows, prepared, _ = learnt
+    batch, rows, prepared, *_ = learnt
     mask, stats = batch.completion_mask, prepared.stats
     if not mask.any():
         return {"batch/tokens": 0.0}
-    old, entropy, advantages = (
-        x[mask] for x in (rows.old_logprobs, rows.old_entropy, prepared.advantages)
-    )
-    gap = batch.base_logprobs[mask] - old
+    entropy, advantages = rows.old_entropy[mask], prepared.advantages[mask]
     return {
         "batch/tokens": float(mask.sum()),
         "batch/entropy": float(entropy.mean()),
         "batch/entropy_p80": float(np.quantile(entropy, 0.8)),
         "advantages/max": float(advantages.max()),
         "advantages/min": float(advantages.min()),
-        # Zero but for rounding (and for groups carried from an earlier step): sampler
-        # and learner are the same policy.
-        "mismatch/logprob_abs_mean": float(np.abs(gap).mean()),
-        "mismatch/logprob_abs_max": float(np.abs(gap).max()),
         "stats/log_entropy_quantile": float(stats.quantile),
         "stats/log_entropy_std": float(stats.std),
         "stats/max_score": float(stats.max_score),
         "stats/min_score": float(stats.min_score),
+    }
+
+
+def _mismatch(learnt: Learnt) -> dict[str, float]:
+    """How far sampler and learner, the same policy, are apart, in nats: nothing but
+    rounding, and groups that were carried over from earlier steps."""
+    mask = learnt.batch.completion_mask
+    gap = np.abs(learnt.batch.base_logprobs[mask] - learnt.rows.old_logprobs[mask])
+    if not len(gap):
+        return {}
+    return {
+        "mismatch/logprob_abs_mean": float(gap.mean()),
+        "mismatch/logprob_abs_max": float(gap.max()),
     }

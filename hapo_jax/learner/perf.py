@@ -15,7 +15,6 @@ def rates(
     seconds: float,
     *,
     peak_flops: float,
-    scorings: int,
 ) -> dict[str, float]:
     """Speed of one call of `learn`.
 
@@ -24,7 +23,6 @@ def rates(
       learnt: what was done.
       seconds: how long it took, work on the host included.
       peak_flops: FLOP/s of all devices together.
-      scorings: policies that scored the batch: the old one, and the reference if any.
 
     Returns:
       perf/mfu: FLOPs that the work needed over those that the devices could have done.
@@ -32,11 +30,12 @@ def rates(
       perf/padding_share: columns of the updates' rows that held no token.
       perf/memory_gib: see `peak_gib`.
     """
-    needed = scorings * flops.of_plan(config, learnt.plans[0])
-    updates = learnt.plans[1:]
-    needed += flops.TRAINING * sum(flops.of_plan(config, plan) for plan in updates)
-    tokens = sum(plan.computed_tokens for plan in updates)
-    columns = sum(plan.computed_columns for plan in updates)
+    needed = sum(flops.of_plan(config, plan) for plan in learnt.scorings)
+    needed += flops.TRAINING * sum(
+        flops.of_plan(config, plan) for plan in learnt.updates
+    )
+    tokens = sum(plan.computed_tokens for plan in learnt.updates)
+    columns = sum(plan.computed_columns for plan in learnt.updates)
     return {
         "perf/mfu": needed / (seconds * peak_flops),
         "perf/tokens_per_s": tokens / seconds,

@@ -99,6 +99,7 @@ class Learner(NamedTuple):
       layout: how rows are cut.
       width: columns of a chunk of the head.
       minibatch_rows: b, completions per update.
+      recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       token_wise, skips: see `objective.Objective`; `skips` if completions without
         advantages need no pass.
       row_sharding: of every field of `Rows`.
@@ -112,6 +113,7 @@ class Learner(NamedTuple):
     layout: packing.Layout
     width: int
     minibatch_rows: int
+    recompute_old_logprobs: bool
     token_wise: bool
     skips: bool
     row_sharding: jax.sharding.NamedSharding
@@ -119,7 +121,9 @@ class Learner(NamedTuple):
 
     def num_programs(self) -> int:
         """Compiled programs so far; it must not grow after the first step."""
-        jitted = (self.score, self.prepare, self.update)
+        jitted = (self.prepare, self.update)
+        if self.recompute_old_logprobs:  # or `score` may run first in a later step
+            jitted += (self.score,)
         return sum(function._cache_size() for function in jitted)
 
 
@@ -132,6 +136,7 @@ def make_learner(
     *,
     base_temperature: float,
     minibatch_rows: int,
+    recompute_old_logprobs: bool,
     layout: packing.Layout,
     chunk_tokens: int,
     remat: str,
@@ -146,6 +151,7 @@ def make_learner(
       state_shardings: of every leaf of the TrainState.
       base_temperature: at which old and current log-probs are taken.
       minibatch_rows: completions per update; divides every batch.
+      recompute_old_logprobs: see Learner.
       layout: how rows are cut.
       chunk_tokens: tokens whose logits exist at a time, over the whole mesh.
       remat: what the backward pass computes again, see `transformer.REMATS`.
@@ -190,6 +196,7 @@ def make_learner(
         layout=layout,
         width=width,
         minibatch_rows=minibatch_rows,
+        recompute_old_logprobs=recompute_old_logprobs,
         token_wise=objective.token_wise,
         skips=objective.token_wise and objective.zero_advantage_is_silent,
         row_sharding=rows,

@@ -248,6 +248,7 @@ def _learning(config, policy, objective, state, completion_tokens: int):
         optimizer,
         longest=longest,
         minibatch_rows=b,
+        recompute_old_logprobs=options.recompute_old_logprobs,
         base_temperature=r.base_temperature,
     )
     layout = learner.layout
@@ -258,7 +259,7 @@ def _learning(config, policy, objective, state, completion_tokens: int):
         score = learner.score.lower(state.params, packed)
         minibatch = _minibatch(learner, objective, layout.num_micros(b, longest), r)
         update = learner.update.lower(state, minibatch)
-    references = 2 if objective.needs_reference else 1
+    scorings = options.recompute_old_logprobs + objective.needs_reference
     reference = 0
     if objective.needs_reference:
         reference = per_device(policy.abstract_params, policy.train_shardings)
@@ -271,7 +272,7 @@ def _learning(config, policy, objective, state, completion_tokens: int):
             score,
             policy.mesh,
             trips=_trips(learner, every),
-            calls=references,
+            calls=scorings,
             flops=forward[0],
             resident_bytes=moments + reference,
         ),

@@ -69,6 +69,7 @@ def make(mesh, objective, *, cut="padded", micro_rows=8, optimizer=None, **optio
         jax.tree.map(lambda x: x.sharding, abstract),
         base_temperature=options.get("base_temperature", 1.0),
         minibatch_rows=MINIBATCH_ROWS,
+        recompute_old_logprobs=options.get("recompute_old_logprobs", True),
         layout=packing.Layout(micro_rows=micro_rows, shards=shards, **CUTS[cut]),
         chunk_tokens=options.get("chunk_tokens", 64),
         remat=options.get("remat", "none"),
@@ -229,6 +230,22 @@ def test_one_program_for_every_batch(devices):
             batch.completion_mask[:, 3 * seed :] = False
             state, *_ = learn_lib.learn(learner, state, batch, passes=2)
     assert learner.num_programs() == programs
+
+
+def test_recorded_old_logprobs_spare_the_scoring(devices):
+    """With what scoring would have found, everything but the pass is the same."""
+    mesh, objective = one_device(devices), tiny.objective("hapo")
+    with jax.set_mesh(mesh):
+        learner, state = make(mesh, objective)
+        (old,) = learn_lib.score(learner, [state.params], rollout())
+    batch = rollout()._replace(base_logprobs=old.logprobs, entropy=old.entropy)
+    expected = step(mesh, objective, batch)
+    found = step(mesh, objective, batch, recompute_old_logprobs=False)
+    (_, learnt), metrics = expected
+    assert len(learnt.scorings) == 1 and metrics.pop("mismatch/logprob_abs_max") == 0
+    del metrics["mismatch/logprob_abs_mean"]
+    assert not found[0][1].scorings and found[1].keys() == metrics.keys()
+    assert_same(found, expected, atol=0)
 
 
 def test_completions_without_advantages_are_skipped_exactly(devices):

@@ -5,7 +5,9 @@ a thread of every process counts up a number of its own in the key-value store o
 coordination service, and looks at those of the others.
 """
 
+import atexit
 import os
+import re
 import socket
 import sys
 import threading
@@ -22,6 +24,8 @@ _MOST_SILENT = 15
 _LINGER_S = 4 * _EVERY_S
 _END_TIMEOUT_S = 3600
 _PREFIX = "hapo_jax"
+# How an error of XLA begins; JAX raises it as various exceptions.
+_STATUS = re.compile("(UNKNOWN|INTERNAL|ABORTED|UNAVAILABLE|DEADLINE_EXCEEDED): ")
 
 
 class Watch:
@@ -57,7 +61,9 @@ class Watch:
 
     def _fail(self, kind, error) -> None:
         """Tells the others, unless it is one of them that failed."""
-        if issubclass(kind, jax.errors.JaxRuntimeError):
+        # The interpreter would wait for all at its end, and abort if they do not come.
+        atexit.register(_leave)
+        if _STATUS.match(str(error)):
             # A collective operation breaks when its partner dies. Then `_look` finds
             # out who it was, and ends this process.
             print(f"{kind.__name__}: {error}", file=sys.stderr, flush=True)
@@ -116,3 +122,10 @@ class Watch:
         if self._index == 0:
             time.sleep(_LINGER_S)
         os._exit(1)
+
+
+def _leave() -> None:
+    """Ends this process, whose error has been printed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)

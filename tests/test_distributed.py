@@ -140,7 +140,10 @@ def assert_same_run(workdir, expected, steps=None):
 
 
 def completions(workdir, step):
-    return [np.asarray(r["tokens"]).tolist() for r in run_records.read_rollouts(workdir, step)]
+    return [
+        np.asarray(r["tokens"]).tolist()
+        for r in run_records.read_rollouts(workdir, step)
+    ]
 
 
 @pytest.fixture(scope="module")

@@ -132,9 +132,9 @@ def make_learner(
 
 
 # Tokens of a micro-batch per shard where the config leaves it open: enough to keep the
-# matrix products efficient, few enough for the activations of a small model, and for
-# the last micro-batch, which is computed whole however little is in it.
-_MICRO_TOKENS = 2048
+# matrix products efficient, few enough for the activations of a small model to stay in
+# caches, and for the last micro-batch, which is computed whole however little is in it.
+_MICRO_TOKENS = 1024
 
 
 def make_layout(
@@ -150,17 +150,24 @@ def make_layout(
       most_rows: completions of a mini-batch; more rows would stay empty.
       shards: devices that rows are split over.
     """
-    width = options.row_tokens or longest
+    width, share = options.row_tokens or longest, options.share_prompts
     if target.platform() != "cpu":
         width += -width % attention.KERNEL_COLUMNS
     return packing.Layout(
         width=width,
         micro_rows=options.micro_rows
-        or shards * min(max(1, _MICRO_TOKENS // width), -(-most_rows // shards)),
+        or shards * _micro_rows(width, -(-most_rows // shards)),
         shards=shards,
         packing=options.packing,
-        share_prompts=options.share_prompts,
+        share_prompts=share == "on"
+        or (share == "auto" and options.packing and target.platform() != "tpu"),
     )
+
+
+def _micro_rows(width: int, rows: int) -> int:
+    """Rows of a micro-batch: the divisor of all rows nearest to `_MICRO_TOKENS`."""
+    divisors = [n for n in range(1, rows + 1) if rows % n == 0]
+    return min(divisors, key=lambda n: abs(math.log(n * width / _MICRO_TOKENS)))
 
 
 def make_engine(

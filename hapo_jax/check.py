@@ -164,9 +164,9 @@ def _check_rows(
             f"mesh.data × mesh.fsdp = {shards}; raise it, set it to 0, or shrink the "
             "mesh."
         )
-    if learner.share_prompts and not learner.packing:
+    if learner.share_prompts == "on" and not learner.packing:
         problems.append(
-            "learner.share_prompts=True puts several sequences in a row and needs "
+            "learner.share_prompts='on' puts several sequences in a row and needs "
             "learner.packing=True; change one of them."
         )
 
@@ -217,6 +217,7 @@ def check_model_path(path: str) -> None:
 _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "task.chat_template": ("auto", "chat", "plain"),
+    "learner.share_prompts": ("auto", "on", "off"),
     "rollout.overlong_prompts": ("drop", "truncate"),
     "data.on_error": problems_lib.ON_ERROR,
 }

@@ -82,11 +82,12 @@ def default() -> ConfigDict:
     # policies of earlier steps that drew groups which were carried over.
     c.learner.recompute_old_logprobs = True
     c.learner.packing = True  # several sequences in a row; False: one, padded
-    # A prompt once for its group, where that saves rows. Off for TPUs: their attention
-    # kernel knows sequences in a row and not sequences that branch.
-    c.learner.share_prompts = False
+    # A prompt once for its group, where that saves rows: on | off | auto, which is off
+    # without packing and for TPUs, whose attention kernel knows sequences in a row and
+    # not sequences that branch.
+    c.learner.share_prompts = "auto"
     c.learner.row_tokens = 0  # width of a row; 0: longest prompt + completion
-    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: about 2048 tokens
+    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: about 1024 tokens
     c.learner.chunk_tokens = 0  # whose logits exist at a time; 0: 128 MiB of them
     # Made again in the backward pass: none | dots (all but weight products) | full
     c.learner.remat = "dots"

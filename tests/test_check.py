@@ -34,8 +34,8 @@ def refuse(program, config, workdir, changes):
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
         (
-            {"learner.packing": False, "learner.share_prompts": True},
-            ["learner.share_prompts=True", "learner.packing"],
+            {"learner.packing": False, "learner.share_prompts": "on"},
+            ["learner.share_prompts='on'", "learner.packing"],
         ),
         ({"rollout.batch_prompts": 33}, ["rollout.batch_prompts=33", "multiple"]),
         ({"rollout.slots": 33}, ["rollout.slots=33", "multiple of 8"]),

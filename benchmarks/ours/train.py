@@ -51,6 +51,8 @@ def config_of(method: str, job: worker.Job) -> ConfigDict:
     config.rollout.max_completion_tokens = work.max_tokens
     config.learner.minibatch_prompts = len(work.prompts)
     config.learner.warmup_steps = 0
+    # The peers, who update once per batch, score nothing before it either.
+    config.learner.recompute_old_logprobs = False
     for key in ("learning_rate", "b1", "b2", "eps", "weight_decay", "max_grad_norm"):
         config.learner[key] = getattr(update.adamw, key)
     config.algo.clip.low, config.algo.clip.high = update.clip_low, update.clip_high

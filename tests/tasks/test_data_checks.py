@@ -3,14 +3,12 @@
 import json
 import logging
 import os
-import pathlib
 
 import pytest
 
 from hapo_jax.tasks import data_checks, math
 from hapo_jax.tasks.problems import Problem
-
-DATA = pathlib.Path(__file__).parents[2] / ".." / "shared" / "data"
+from tests.real_data import FOLDER as DATA
 
 
 def problem(name, statement, answer="1"):

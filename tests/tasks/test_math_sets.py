@@ -1,18 +1,17 @@
 """The mathematical sets by name: files in folders, and a hub that is pretended."""
 
 import json
-import pathlib
 
 import huggingface_hub
 import huggingface_hub.errors
 import pytest
 
 from hapo_jax.tasks import hub, math, math_sets
+from tests.real_data import FOLDER as DATA
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402, behind the skip
 
-DATA = pathlib.Path(__file__).parents[2] / ".." / "shared" / "data"
 SIZES = {
     ("gsm8k", "train"): 7_473,
     ("gsm8k", "test"): 1_319,

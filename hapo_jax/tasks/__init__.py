@@ -28,7 +28,8 @@ EQUALITIES = {"math": "math_votes"}
 _COMPARERS = {"math_votes": "hapo_jax.tasks.math_votes"}
 
 # Libraries that a grader imports late. Workers load them before its clock runs.
-GRADER_LIBRARIES = {"math": ("math_verify",), "math_votes": ("math_verify",)}
+_MATHEMATICS = ("math_verify", "hapo_jax.tasks.math_latex")
+GRADER_LIBRARIES = {"math": _MATHEMATICS, "math_votes": _MATHEMATICS}
 
 
 def get(name: str) -> ModuleType:

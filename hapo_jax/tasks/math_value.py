@@ -15,6 +15,7 @@ import fractions
 import functools
 import math
 import re
+from types import ModuleType
 from typing import Any
 
 # Bounds on what math-verify may see. Gold answers stay far below each.
@@ -31,13 +32,18 @@ _EXPLOSIVE = re.compile(
     r"|(?:\d{4}|[*^]|\\cdot|\\times)[^!]{0,50}[)}]\s*!"  # of a product or a power
 )
 _POWERS_OF_POWERS = re.compile(rf"{_POWER}-?\d+\s*[)}}][\s)}}]*(?=\^|\*\*)")
-# math-verify parses twice and compares once, each under this limit.
+# math-verify parses twice and is compared with twice at most, each under this limit.
 _SYMPY_SECONDS = 2
 # math-verify compares to six decimals, in which all tiny numbers are zero. Gold answers
 # below _SMALL are compared relatively too.
 _DECIMALS = 6
 _SMALL = 1e-3
 _SMALL_TOLERANCE = 1e-5
+# Values of letters at which two formulas are compared first: positive, so that roots
+# and logarithms stay real, and of no meaning. What differs there by more than _FAR,
+# relative above 1, is another formula; _FAR lies far above any rounding of either side.
+_PLACE = (1.37, 0.61, 1.83, 0.29, 2.11, 0.83, 1.19, 0.47)
+_FAR = 1e-4
 # What math-verify reads in a way of its own: it adds numbers that stand side by side
 # (`40 2` would be 42) and forgets the base of a number (42_8). Compared as texts only.
 _MISREAD = re.compile(r"\d \d|\d *_")
@@ -67,9 +73,10 @@ def same(gold: str, pred: str) -> bool:
     gold_value, pred_value = _value(gold), _value(pred)
     if not gold_value or not pred_value:
         return False
-    import math_verify  # costs a second and 100 MB: only where it is needed
-
-    if not math_verify.verify(gold_value, pred_value, timeout_seconds=_SYMPY_SECONDS):
+    settled = _settled(gold_value[0], pred_value[0])
+    if settled is not None:
+        return settled
+    if not _library().verify(gold_value, pred_value, timeout_seconds=_SYMPY_SECONDS):
         return False
     return _close_if_small(gold_value[0], pred_value[0])
 
@@ -156,8 +163,7 @@ def verify(
     """
     if any(len(text) > _MAX_CHARACTERS or explosive(text) for text in (gold, pred)):
         return False
-    import math_verify
-
+    math_verify = _library()
     configs = {
         "latex": math_verify.LatexExtractionConfig(),
         "expr": math_verify.ExprExtractionConfig(),
@@ -204,6 +210,70 @@ def _close(gold: fractions.Fraction, pred: fractions.Fraction) -> bool:
     )
 
 
+@functools.cache
+def _library() -> ModuleType:
+    """math-verify, its reader made faster; late, since it costs a second and 100 MB."""
+    import math_verify
+
+    from hapo_jax.tasks import math_latex
+
+    math_latex.install()
+    return math_verify
+
+
+def _settled(gold: Any, pred: Any) -> bool | None:
+    """Whether two formulas are equal where that is soon known; None elsewhere.
+
+    Of formulas that are not spelt alike math-verify simplifies the difference, which
+    takes most of its time. A difference that is far from zero at one place cannot
+    become zero, and one that is zero once multiplied out need not be simplified.
+    """
+    if not _elementary(gold) or not _elementary(pred):
+        return None
+    math_verify = _library()
+    limited = math_verify.utils.timeout(timeout_seconds=_SYMPY_SECONDS)
+    try:
+        return limited(_compared_at_a_place)(gold, pred)
+    # The last two: values without a number, such as 1/0, or beyond a float's range.
+    except (math_verify.errors.TimeoutException, TypeError, OverflowError):
+        return None
+
+
+def _compared_at_a_place(gold: Any, pred: Any) -> bool | None:
+    """False if the values there differ; True if the difference expands to zero."""
+    import sympy
+
+    letters = gold.free_symbols | pred.free_symbols
+    names = sorted({letter.name for letter in letters})
+    if len(names) > len(_PLACE):
+        return None
+    place = {letter: _PLACE[names.index(letter.name)] for letter in letters}
+    left, right = (complex(value.evalf(subs=place)) for value in (gold, pred))
+    if abs(left - right) > _FAR * max(1.0, abs(left), abs(right)):
+        return False
+    return True if sympy.expand(gold - pred) == 0 else None
+
+
+def _elementary(value: Any) -> bool:
+    """Whether it is a formula of numbers, letters and elementary functions alone.
+
+    Those have a value at any place. Not so sets, relations, sums up to a letter; names
+    and percentages are compared by rules of their own.
+    """
+    import sympy
+    from sympy.functions.elementary import trigonometric
+
+    known = (
+        *(sympy.Add, sympy.Mul, sympy.Pow, sympy.exp, sympy.log),
+        *(sympy.Number, sympy.NumberSymbol, sympy.Symbol, type(sympy.I)),
+        *(trigonometric.TrigonometricFunction,),
+        *(trigonometric.InverseTrigonometricFunction,),
+    )
+    if not isinstance(value, sympy.Expr) or isinstance(value, sympy.Symbol):
+        return False
+    return all(isinstance(node, known) for node in sympy.preorder_traversal(value))
+
+
 def _close_if_small(gold: Any, pred: Any) -> bool:
     """True, unless gold is a tiny number from which pred differs relatively."""
     try:
@@ -223,8 +293,7 @@ def _value(text: str) -> list[Any]:
     The box around the text and the single extraction config keep math-verify from
     looking for parts that it can read.
     """
-    import math_verify
-
+    math_verify = _library()
     return math_verify.parse(
         rf"\boxed{{{text}}}",
         [math_verify.LatexExtractionConfig(boxed_match_priority=0)],

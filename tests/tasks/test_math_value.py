@@ -116,3 +116,27 @@ def test_sides_of_an_equation_must_agree():
     assert math_value.same("42", "84/2=42")
     assert not math_value.same("42", "41=42")
     assert math_value.same("42", "n=42")
+
+
+@pytest.mark.parametrize(
+    ("gold", "pred", "settled"),
+    [
+        ("2\\sqrt{3}", "3\\sqrt{2}", False),
+        ("x^2 + 4x + 4", "(x+2)^2", True),
+        ("x^2 + 4x + 4", "(x+2)^2 + 1", False),
+        ("\\sin(2x)", "2\\sin(x)", False),
+        ("x^2", "y^2", False),
+        ("\\sin(2x)", "2\\sin(x)\\cos(x)", None),  # left to simplify
+        ("\\frac{1}{x} + \\frac{1}{y}", "\\frac{x+y}{xy}", True),
+        ("x+1", "\\{x+1\\}", None),
+        ("x = y + 1", "y + 1", None),
+        ("x", "2x", None),  # names have rules of their own
+        ("9\\%", "x+9", None),
+        ("\\sum_{k=1}^{n} k", "\\frac{n(n+1)}{2}", None),
+        ("a+b+c+d+e+f+g+h+j", "a+b+c+d+e+f+g+h+k", None),  # more letters than places
+        ("\\frac{x}{0}", "x+1", None),
+    ],
+)
+def test_what_is_settled_before_simplify(gold, pred, settled):
+    (left,), (right,) = math_value._value(gold), math_value._value(pred)
+    assert math_value._settled(left, right) is settled

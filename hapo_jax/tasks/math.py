@@ -3,6 +3,7 @@ r"""Mathematics: problems with a short answer, and three ways to grade one.
   lenient   the answer that `math_text.find` reads (an `Answer:` line, boxes, `####`, or
             the last number), equal to the gold answer as text or as value: units,
             percent, fractions, intervals, sets and lists in any order. The default.
+            Numbers of a set with a tolerance (Minerva's) need not be equal, but near.
   strict    the same without the last number, equal as text alone once both are spelt
             alike. A list keeps its order, and a fraction must be reduced.
   dapo      what verl and DAPO score by, decision by decision: see `math_dapo.py`.
@@ -60,7 +61,9 @@ def problems(
         check=_gold,
     )
     return [
-        dataclasses.replace(problem, answer=pack(problem.answer, grading))
+        dataclasses.replace(
+            problem, answer=pack(problem.answer, grading, source.tolerance)
+        )
         for problem in found
     ]
 
@@ -96,14 +99,14 @@ def grade(completion: str, answer: str) -> Grade:
     Raises:
       ValueError: the gold answer says nothing, or is too long.
     """
-    answer, grading = unpack(answer)
+    answer, grading, tolerance = unpack(answer)
     gold = _gold(answer)
     pred = extract(completion, grading)
     if pred is None:
         return Grade(0.0, None)
     if grading in ("dapo", "hapo"):
         gold = answer  # their rules see it as it stands in the file
-    return Grade(1.0 if equal(gold, pred, grading) else 0.0, pred)
+    return Grade(1.0 if equal(gold, pred, grading, tolerance) else 0.0, pred)
 
 
 def extract(completion: str, grading: str = "lenient") -> str | None:
@@ -113,8 +116,16 @@ def extract(completion: str, grading: str = "lenient") -> str | None:
     return math_text.find(completion, unmarked=grading == "lenient")
 
 
-def equal(gold: str, pred: str, grading: str = "lenient") -> bool:
-    """Whether two answers, cut out already, are the same to a grading."""
+def equal(
+    gold: str, pred: str, grading: str = "lenient", tolerance: float = 0.0
+) -> bool:
+    """Whether two answers, cut out already, are the same to a grading.
+
+    Args:
+      gold, pred: answers.
+      grading: one of `GRADINGS`.
+      tolerance: by how much numbers may differ to `lenient`, relative to the gold one.
+    """
     if grading in ("dapo", "hapo"):
         return math_dapo.same(gold, pred) or (
             grading == "hapo" and _second_chance(gold, pred)
@@ -126,25 +137,25 @@ def equal(gold: str, pred: str, grading: str = "lenient") -> bool:
         return True
     if grading == "strict":
         return math_value.same_reduced(gold, pred)
-    if math_value.same(gold, pred):
+    if math_value.same(gold, pred, tolerance):
         return True
     spelt = math_text.as_intervals(gold), math_text.as_intervals(pred)
-    return spelt != (gold, pred) and math_value.same(*spelt)
+    return spelt != (gold, pred) and math_value.same(*spelt, tolerance)
 
 
-def pack(gold: str, grading: str) -> str:
+def pack(gold: str, grading: str, tolerance: float = 0.0) -> str:
     """What a problem carries as its answer: the gold answer, and how to grade."""
-    if grading == "lenient":
+    if grading == "lenient" and tolerance == 0:
         return gold
-    return json.dumps({"gold": gold, "grading": grading})
+    return json.dumps({"gold": gold, "grading": grading, "tolerance": tolerance})
 
 
-def unpack(answer: str) -> tuple[str, str]:
-    """(gold answer, grading); the inverse of `pack`."""
+def unpack(answer: str) -> tuple[str, str, float]:
+    """(gold answer, grading, tolerance); the inverse of `pack`."""
     if not answer.startswith('{"gold": '):
-        return answer, "lenient"
+        return answer, "lenient", 0.0
     spec = json.loads(answer)
-    return spec["gold"], spec["grading"]
+    return spec["gold"], spec["grading"], spec["tolerance"]
 
 
 def _second_chance(gold: str, pred: str) -> bool:

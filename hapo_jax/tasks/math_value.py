@@ -47,6 +47,7 @@ _FAR = 1e-4
 # What math-verify reads in a way of its own: it adds numbers that stand side by side
 # (`40 2` would be 42) and forgets the base of a number (42_8). Compared as texts only.
 _MISREAD = re.compile(r"\d \d|\d *_")
+_INEQUALITY = re.compile(r"[<>]|\\[lgn]e(?![a-zA-Z])")
 _RECURRING = re.compile(r"(-?\d{1,50}\.)(\d{0,50})\\overline\{(\d{1,50})\}")
 _NUMBER = re.compile(
     r"(?P<sign>-?)(?:(?P<whole>\d{1,100})??"
@@ -55,25 +56,32 @@ _NUMBER = re.compile(
 )
 
 
-def same(gold: str, pred: str) -> bool:
+def same(gold: str, pred: str, tolerance: float = 0.0) -> bool:
     """Whether two cleaned answers (`math_text.clean`) have one value.
 
     As in math-verify, `50%` equals both `50` and `1/2`, and floats are compared to six
-    decimals.
+    decimals. With a tolerance, single numbers may differ by so much, relative to gold.
     """
     left, right = number(gold), number(pred)
     if left and right and _RECURRING.fullmatch(gold) and _is_rounded(left[0], pred):
         return True
     if left and right:  # the usual case, settled without sympy
-        return any(_close(a, b) for a in left for b in right)
+        return any(
+            _close(a, b) or abs(a - b) <= tolerance * abs(a)
+            for a in left
+            for b in right
+        )
     if any(_MISREAD.search(text) or explosive(text) for text in (gold, pred)):
         return False
-    if "=" not in gold and not all(same(gold, side) for side in _numeric_sides(pred)):
-        return False  # of `41 = 42`, math-verify takes the last side alone
+    if "=" not in gold and (sides := _numeric_sides(pred)):
+        if not all(same(gold, side, tolerance) for side in sides):
+            return False  # of `41 = 42`, math-verify takes the last side alone
+        if pred.endswith(sides[-1]) and not _INEQUALITY.search(pred):
+            return True
     gold_value, pred_value = _value(gold), _value(pred)
     if not gold_value or not pred_value:
         return False
-    settled = _settled(gold_value[0], pred_value[0])
+    settled = _settled(gold_value[0], pred_value[0], tolerance)
     if settled is not None:
         return settled
     if not _library().verify(gold_value, pred_value, timeout_seconds=_SYMPY_SECONDS):
@@ -221,7 +229,7 @@ def _library() -> ModuleType:
     return math_verify
 
 
-def _settled(gold: Any, pred: Any) -> bool | None:
+def _settled(gold: Any, pred: Any, tolerance: float) -> bool | None:
     """Whether two formulas are equal where that is soon known; None elsewhere.
 
     Of formulas that are not spelt alike math-verify simplifies the difference, which
@@ -233,14 +241,17 @@ def _settled(gold: Any, pred: Any) -> bool | None:
     math_verify = _library()
     limited = math_verify.utils.timeout(timeout_seconds=_SYMPY_SECONDS)
     try:
-        return limited(_compared_at_a_place)(gold, pred)
+        return limited(_compared_at_a_place)(gold, pred, tolerance)
     # The last two: values without a number, such as 1/0, or beyond a float's range.
     except (math_verify.errors.TimeoutException, TypeError, OverflowError):
         return None
 
 
-def _compared_at_a_place(gold: Any, pred: Any) -> bool | None:
-    """False if the values there differ; True if the difference expands to zero."""
+def _compared_at_a_place(gold: Any, pred: Any, tolerance: float) -> bool | None:
+    """False if the values there differ; True if the difference expands to zero.
+
+    True too for numbers within a tolerance that is not 0.
+    """
     import sympy
 
     letters = gold.free_symbols | pred.free_symbols
@@ -249,7 +260,10 @@ def _compared_at_a_place(gold: Any, pred: Any) -> bool | None:
         return None
     place = {letter: _PLACE[names.index(letter.name)] for letter in letters}
     left, right = (complex(value.evalf(subs=place)) for value in (gold, pred))
-    if abs(left - right) > _FAR * max(1.0, abs(left), abs(right)):
+    gap = abs(left - right)
+    if tolerance and not letters and gap <= tolerance * abs(left):
+        return True
+    if gap > _FAR * max(1.0, abs(left), abs(right)):
         return False
     return True if sympy.expand(gold - pred) == 0 else None
 

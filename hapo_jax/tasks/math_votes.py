@@ -17,11 +17,11 @@ def item(first: str, second: str, answer: str) -> tuple[str, str]:
       first, second: as `math.extract` cut them out.
       answer: of the problem, which says how it is graded.
     """
-    _, grading = math.unpack(answer)
-    return second, json.dumps([first, grading])
+    _, *how = math.unpack(answer)
+    return second, json.dumps([first, *how])
 
 
 def grade(completion: str, answer: str) -> Grade:
     """1.0 if both answers are the same to the problem's grading; see `item`."""
-    first, grading = json.loads(answer)
-    return Grade(float(math.equal(first, completion, grading)), None)
+    first, *how = json.loads(answer)
+    return Grade(float(math.equal(first, completion, *how)), None)

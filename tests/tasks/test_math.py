@@ -186,10 +186,45 @@ def test_gradings_differ_where_they_should():
     assert right("Answer: 42 dollars", "42") == set(math.GRADINGS)
 
 
+@pytest.mark.parametrize(
+    ("gold", "pred", "right"),
+    [
+        ("41.8", "41.8041", True),
+        ("41.8", "41.8043", False),
+        ("41.8", "x = 41.796", True),
+        ("41.8", "41.796 = 41.8041", True),
+        ("41.8", "41 = 41.8041", False),
+        ("11000", "11001", True),
+        ("11000", "11002", False),
+        ("-7", "-7.0006", True),
+        ("-7", "7", False),
+        ("0", "0.0001", False),
+        ("4.5e33", "4.50044 \\times 10^{33}", True),
+        ("4.5e33", "4.5006 \\times 10^{33}", False),
+        ("2.88e-19", "2.8801e-19", True),
+        ("2.88e-19", "2.881e-19", False),
+        ("\\frac{\\pi}{2}", "1.5708", True),
+        ("\\frac{\\pi}{2}", "1.571", False),
+        # Only single numbers are near one another.
+        ("e^{t} / 3", "1.00001e^{t} / 3", False),
+        ("41.8, 2", "41.8041, 2", False),
+        ("41.8", "41.8041, 41.8", False),
+    ],
+)
+def test_a_tolerance(gold, pred, right):
+    for mode in math.GRADINGS:
+        score = math.grade(f"Answer: ${pred}$", math.pack(gold, mode, 1e-4)).score
+        assert score == (right and mode == "lenient"), mode
+    if right and "x" not in pred:
+        assert not math.equal(gold, pred)
+
+
 @pytest.mark.parametrize("mode", math.GRADINGS)
 def test_pack_and_unpack(mode):
     for gold in ("42", "\\{1\\}", '{"a": 1}', "ü\n"):
-        assert math.unpack(math.pack(gold, mode)) == (gold, mode)
+        for tolerance in (0.0, 1e-4):
+            rule = gold, mode, tolerance
+            assert math.unpack(math.pack(*rule)) == rule
 
 
 @pytest.mark.parametrize("gold", ["", " ", "$$", "\\boxed{}", "\\boxed{4", "7" * 1_001])

@@ -105,7 +105,7 @@ def test_a_set_from_the_hub(pretend, name):
     split = "train" if name == "dapo_math_17k" else "test"
     (problem,) = math.problems(split, path=name, prompt_template="Q: {problem}")
     assert problem.prompt == "Q: q" and problem.statement == "q"
-    assert (problem.answer, problem.source) == (gold, name)
+    assert (math.unpack(problem.answer)[0], problem.source) == (gold, name)
     assert problem.id.startswith(f"{name}-")
     repository = "/".join(math_sets.SETS[name].hub[split].split("/")[:2])
     assert asked[0][:2] == (repository, "dataset")
@@ -159,6 +159,14 @@ def test_a_folder_and_a_name(tmp_path):
         math.problems("train", path=tmp_path / "math500", prompt_template="")
 
 
+def test_numbers_of_minerva_may_be_rounded(tmp_path):
+    row = {"id": "a", "problem": "q", "answer": "41.8"}
+    for name, score in (("minerva", 1.0), ("math500", 0.0)):
+        (tmp_path / math_sets.SETS[name].files["test"]).write_text(json.dumps(row))
+        (problem,) = math.problems("test", path=tmp_path / name, prompt_template="")
+        assert math.grade("Answer: 41.803", problem.answer).score == score
+
+
 @pytest.mark.parametrize(("name", "split"), SIZES)
 def test_the_sets_in_the_data_folder(name, split):
     if not (DATA / math_sets.SETS[name].files[split]).is_file():
@@ -166,4 +174,5 @@ def test_the_sets_in_the_data_folder(name, split):
     problems = math.problems(split, path=DATA / name, prompt_template="{problem}")
     assert len(problems) == SIZES[name, split]
     for problem in problems[:: len(problems) // 10]:  # the gold answer is right
-        assert math.grade(f"\\boxed{{{problem.answer}}}", problem.answer).score == 1
+        gold, *_ = math.unpack(problem.answer)
+        assert math.grade(f"\\boxed{{{gold}}}", problem.answer).score == 1

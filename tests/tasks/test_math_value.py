@@ -139,4 +139,4 @@ def test_sides_of_an_equation_must_agree():
 )
 def test_what_is_settled_before_simplify(gold, pred, settled):
     (left,), (right,) = math_value._value(gold), math_value._value(pred)
-    assert math_value._settled(left, right) is settled
+    assert math_value._settled(left, right, 0.0) is settled

@@ -211,7 +211,7 @@ def same_value(value: Any, expected: Any) -> bool:
             and len(value) == len(expected)
             and all(map(same_value, value, expected))
         )
-    if isinstance(expected, float) and isinstance(value, int | float):
+    if isinstance(expected, float) and type(value) in (int, float):  # no bool
         return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
     return type(value) is type(expected) and value == expected
 

@@ -130,6 +130,8 @@ def equal(
         return math_dapo.same(gold, pred) or (
             grading == "hapo" and _second_chance(gold, pred)
         )
+    if math_text.denied(gold, pred):
+        return False
     gold, pred = math_text.clean(gold), math_text.clean(pred)
     if not math_text.speaks(gold) or not math_text.speaks(pred):
         return False

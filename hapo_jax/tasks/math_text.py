@@ -41,6 +41,10 @@ _NUMBER = re.compile(
 _FONT = re.compile(r"\\[a-zA-Z]+(?:\s*\{[^{}]*\})?")
 _WORD = re.compile(r"(?!(?:and|or)\b)[A-Za-z]{2,}")
 _MATHEMATICS = re.compile(r"[\d\\$=]")
+_DENIAL = r"(?:not|never|neither|nor|isn't|wrong|false|incorrect|unless|except)"
+_DENIED = re.compile(rf"\b{_DENIAL}\b", re.IGNORECASE)
+# Directly before a number in a sentence: not the answer, or not the only one.
+_OPEN = re.compile(rf"\b(?:{_DENIAL}|or)[\s$\\(]*$", re.IGNORECASE)
 _BARE_CHARACTERS = 100  # the longest text that is read as one formula
 _PROSE_WORDS = 3  # from so many on it is a sentence: `The largest $n$ is 34`
 
@@ -73,6 +77,11 @@ def unboxed(text: str) -> str | None:
 def speaks(text: str) -> bool:
     """Whether there is a letter or a digit in it."""
     return any(character.isalnum() for character in text)
+
+
+def denied(gold: str, pred: str) -> bool:
+    """Whether pred takes something back: `not 42`, where gold does not."""
+    return _DENIED.search(pred) is not None and _DENIED.search(gold) is None
 
 
 def _marked(completion: str) -> Iterator[str | None]:
@@ -140,7 +149,10 @@ def _said(line: str) -> str:
 
 
 def _closing(text: str) -> str | None:
-    """The last formula or number of a text, or all of it if it is just that."""
+    """The last formula or number of a text, or all of it if it is just that.
+
+    None if it is denied or one of two: `it is not 42`, `41 or 42`.
+    """
     tail = _HOPE.split(_SPECIAL_TOKEN.sub("\n", text[-MAX_CHARACTERS:]))[0].strip()
     if len(tail) <= _BARE_CHARACTERS and "\n" not in tail and _words(tail) <= 1:
         return tail if _MATHEMATICS.search(tail) else None
@@ -149,7 +161,9 @@ def _closing(text: str) -> str | None:
     last = max(
         formulas[-1:] + numbers[-1:], key=lambda m: (m.end(), -m.start()), default=None
     )
-    return last.group().strip() if last else None
+    if last is None or _OPEN.search(tail[max(0, last.start() - 30) : last.start()]):
+        return None
+    return last.group().strip()
 
 
 # ---- one spelling -------------------------------------------------------------------
@@ -226,7 +240,9 @@ _UNIT = re.compile(
 _NO_UNITS = frozenset(
     "and|or|not|mod|base|percent|pct|dozen|hundred|thousand|million|billion|trillion|"
     "plus|minus|times|over|by|to|through|squared|cubed|factorial|half|halves|thirds|"
-    "quarters|tenths|sin|cos|tan|log|ln|exp|sqrt|pi".split("|")
+    "quarters|tenth|tenths|hundredth|hundredths|thousandth|thousandths|dozens|hundreds|"
+    "thousands|millions|billions|trillions|point|below|inverse|no|if|but|otherwise|"
+    "sin|cos|tan|log|ln|exp|sqrt|pi".split("|")
 )
 _POINT, _COMMA = re.compile(r"-?\d+\.\d+"), re.compile(r"-?\d+,\d+")
 # x = ..., x_1 = ..., f(x) = ..., with one equals sign and one value
@@ -288,8 +304,6 @@ def same(gold: str, pred: str) -> bool:
         return True
     if _POINT.fullmatch(gold) and _COMMA.fullmatch(pred):  # 2,74 for 2.74
         return gold == pred.replace(",", ".")
-    if _COMMA.fullmatch(gold) and _POINT.fullmatch(pred):
-        return gold.replace(",", ".") == pred
     gold_value, pred_value = _ASSIGNMENT.fullmatch(gold), _ASSIGNMENT.fullmatch(pred)
     if pred_value and not gold_value:
         return pred_value.group(1) == gold

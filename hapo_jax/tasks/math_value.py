@@ -45,8 +45,12 @@ _SMALL_TOLERANCE = 1e-5
 _PLACE = (1.37, 0.61, 1.83, 0.29, 2.11, 0.83, 1.19, 0.47)
 _FAR = 1e-4
 # What math-verify reads in a way of its own: it adds numbers that stand side by side
-# (`40 2` would be 42) and forgets the base of a number (42_8). Compared as texts only.
-_MISREAD = re.compile(r"\d \d|\d *_")
+# (`40 2` would be 42), forgets the base of a number (42_8), what stands before an arrow
+# or before an equals sign behind `\approx`, and dots. Compared as texts only.
+_MISREAD = re.compile(
+    r"\d \d|\d *_|\\(?:equiv|[Rr]ightarrow|to|implies|iff|mapsto|[lc]?dots)(?![a-zA-Z])"
+    r"|[≡→⇒]|(?:\\approx|≈)[^=]*="
+)
 _INEQUALITY = re.compile(r"[<>]|\\[lgn]e(?![a-zA-Z])")
 _RECURRING = re.compile(r"(-?\d{1,50}\.)(\d{0,50})\\overline\{(\d{1,50})\}")
 _NUMBER = re.compile(

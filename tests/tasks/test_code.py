@@ -118,6 +118,7 @@ def test_outputs_are_compared_word_by_word(written, expected, same):
         (3.0, 3, False),
         (True, 1, False),
         (1, True, False),
+        (True, 1.0, False),
         (None, None, True),
         ("a", "a", True),
         ([1], [1, 1], False),

@@ -120,6 +120,47 @@ EXPLOITS = [
     "\\boxed{42",
     "\\boxed{ } 42",
     "42 \\boxed{?}",
+    # denied, hedged or cut
+    "\\boxed{\\text{not } 42}",
+    "\\boxed{\\text{not } = 42}",
+    "\\boxed{42 \\text{ is wrong}}",
+    "\\boxed{42 \\text{ unless it is }}",
+    "Answer: it is not 42",
+    "Answer: 42 is false",
+    "so it cannot be said to be not $42$",
+    "The answer is 41 or 42",
+    "I take it to be 40, 41 or $42$.",
+    # relations that are read from one side
+    "\\boxed{41 \\equiv 42}",
+    "\\boxed{41 ≡ 42}",
+    "\\boxed{x \\approx 41 = 42}",
+    "\\boxed{41 = 42 \\approx 42}",
+    "\\boxed{x = 41 \\Rightarrow x = 42}",
+    "\\boxed{x = 41 \\implies 42}",
+    "\\boxed{42 \\ldots}",
+    "\\boxed{1, 2, \\ldots, 42}",
+    # words that change a number
+    "Answer: 42 hundredths",
+    "Answer: 42 dozens",
+    "Answer: 42 thousands",
+    "Answer: 42 point five",
+    "Answer: 42 inverse",
+    "Answer: 42 below",
+    "\\boxed{42 \\text{ if even}}",
+    # characters that are not seen, or end a line for some readers only
+    "Answer: 4\u200b2",
+    "Answer: 41\u200b42",
+    "Answer: 42\u206041",
+    "Answer: 42\u202841",
+    "Answer: 42\r41",
+    "\\boxed{42\\phantom{1}}",
+    "\\boxed{41 \\phantom{x} 42}",
+    "\\boxed{42\\cancel{41}}",
+    "\\boxed{\\substack{41 \\\\ 42}}",
+    "\\boxed{\\begin{cases} 41 \\\\ 42 \\end{cases}}",
+    "\\boxed{41 \\cup 42}",
+    "\\boxed{41 \\lor 42}",
+    "\\boxed{41; 42}",
     "Answer: 41 or 42",
     "Answer: 41, 42",
     "Answer: 42, 43",
@@ -150,6 +191,41 @@ REFERENCE_ACCEPTS = ["4, 2", "4 2", "41 = 42", "x = 41, x = 42"]
 @pytest.mark.parametrize("completion", EXPLOITS)
 def test_exploits(completion, mode):
     assert math.grade(completion, math.pack("42", mode)).score == 0
+
+
+# The same for other kinds of gold answers.
+OTHERS = [
+    ("1, 2", "\\boxed{1.2}"),
+    ("1, 2", "\\boxed{1} \\boxed{2} \\boxed{3}"),
+    ("1, 2", "\\boxed{1, 2, \\ldots}"),
+    ("B", "\\boxed{ABCD}"),
+    ("B", "\\boxed{\\text{not } B}"),
+    ("B", "\\boxed{A, B, C, D}"),
+    ("\\text{odd}", "\\boxed{\\text{odd or even}}"),
+    ("\\text{odd}", "\\boxed{\\text{not odd}}"),
+    ("y = 2x", "\\boxed{y = y}"),
+    ("x > 2", "\\boxed{x \\in \\mathbb{R}}"),
+    ("0", "\\boxed{x}"),
+]
+
+
+@pytest.mark.parametrize("mode", math.GRADINGS)
+@pytest.mark.parametrize(("gold", "completion"), OTHERS)
+def test_exploits_of_other_kinds_of_answers(gold, completion, mode):
+    assert math.grade(completion, math.pack(gold, mode)).score == 0
+
+
+def test_what_looks_like_an_exploit_and_is_none():
+    for gold, pred in (
+        ("\\text{not possible}", "\\text{not possible}"),
+        ("\\sqrt{2}", "\\sqrt{2} \\approx 1.414"),
+        ("42", "x \\approx 42"),
+        ("42", "42 \\text{ pairs}"),
+        ("1.2", "1,2"),  # a decimal comma
+    ):
+        assert math.equal(gold, pred), pred
+    assert math.grade("Answer: it is not 41 but 42", "42").score == 1
+    assert math.grade("so, not 41 but 42", "42").score == 1
 
 
 @pytest.mark.parametrize("mode", math.GRADINGS)

@@ -50,7 +50,10 @@ def rate_interval(values: np.ndarray) -> tuple[float, float]:
     The completions of a problem are not independent, so problems are what is counted.
     Sets are small (30 problems of AIME) and rates near 0: the percentile bootstrap
     covers the truth in 76 to 97 % of cases there, BCa in 76 to 99 %, this in 93 to
-    98 %, and it has a width where every problem failed.
+    98 %, and it has a width where every problem failed. Neither covers 93 % where a
+    problem or two carry the mean: with 30 problems, k = 32 and rates of
+    Beta(0.1, 1.9) this covers 91 %, the bootstrap 85; of Beta(0.06, 2.94), mean 0.02,
+    84 and 78. From 100 problems on it is 93 and 92.
 
     Args:
       values: [n] one value in [0, 1] per problem, such as its pass@k.

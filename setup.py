@@ -34,7 +34,7 @@ setup(
         "safetensors>=0.5",  # weights, read slice by slice
         # Equivalence of mathematical answers. antlr: one runtime version of its parser
         # must be named, or it fails at the first answer.
-        "math-verify[antlr4_13_2]>=0.9",
+        "math-verify[antlr4-13-2]>=0.9",
         "huggingface_hub>=1.0",  # data sets by name; transformers needs it too
         "pyarrow>=20",  # Parquet: data sets and per-token records
         "ml-collections>=1.0",  # configs

@@ -167,7 +167,7 @@ def square(n):
     "searches every file": """
 import os
 def square(n):
-    for top in ("/tmp", "OUTSIDE", "/proc", "/dev/shm", "/var/tmp", "/work"):
+    for top in ("/tmp", "OUTSIDE", "/proc", "/dev/shm", "/var/tmp"):
         for folder, _, names in os.walk(top):
             for name in names:
                 try: text = open(os.path.join(folder, name), errors="replace").read(10**6)

@@ -245,7 +245,9 @@ def test_our_engine_generates_the_planned_lengths(capsys, tmp_path):
 
 
 @pytest.mark.slow  # starts two processes that import jax and compile
-@pytest.mark.parametrize("work", ["smoke", "step"])
+@pytest.mark.parametrize(
+    "work", ["smoke", pytest.param("step", marks=pytest.mark.long)]
+)
 def test_our_learner_does_the_planned_update(work, capsys, tmp_path):
     peers = f"--peer-python={tmp_path / 'none'}"
     train.main(["--model=smoke", f"--work={work}", "--rounds=1", peers])

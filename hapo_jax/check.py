@@ -34,30 +34,12 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
 
     if c.task.name not in tasks.TASKS:
         need(False, _unknown_task(c.task.name))
-    _check_choices(c, need)
-    for key in _POSITIVE:
-        value = _get(c, key)
-        need(value > 0, f"{key}={value} must be positive.")
-    for key in _NOT_NEGATIVE:
-        value = _get(c, key)
-        need(value >= 0, f"{key}={value} must not be negative.")
-
-    fixed, mesh = _mesh_sizes(c)
-    need(
-        all(size >= 1 or size == -1 for size in mesh.values())
-        and list(mesh.values()).count(-1) <= 1,
-        f"mesh={mesh}: every size must be positive, and at most one may be -1.",
-    )
-    need(
-        num_devices % fixed == 0 if -1 in mesh.values() else num_devices == fixed,
-        f"mesh={mesh} does not fit {num_devices} devices; set one size to -1, or "
-        "mesh.cpu_devices to their product on a CPU.",
-    )
+    _check_values(c, need)
+    _check_mesh(c, num_devices, need)
     if problems:  # what follows divides by these
         raise ValueError(_message(problems))
 
-    shards = _resolve(c.mesh.data, fixed, num_devices)
-    shards *= _resolve(c.mesh.fsdp, fixed, num_devices)
+    shards = _row_shards(c, num_devices)
     batch_rows = r.batch_prompts * r.group_size
     need(
         r.batch_prompts % learner.minibatch_prompts == 0,
@@ -117,27 +99,32 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
 def check_sft(config: ConfigDict, *, num_devices: int) -> None:
     """`check` for the config of a supervised run."""
     c, problems = config, []
+
+    def need(ok: bool, message: str) -> None:
+        if not ok:
+            problems.append(message)
+
     if c.task.name not in tasks.TASKS:
-        problems.append(_unknown_task(c.task.name))
-    for key in ("num_steps", "learner.batch_rows", "learner.learning_rate"):
-        if _get(c, key) <= 0:
-            problems.append(f"{key}={_get(c, key)} must be positive.")
-    fixed, sizes = _mesh_sizes(c)
-    shards = _resolve(sizes["data"], fixed, num_devices)
-    shards *= _resolve(sizes["fsdp"], fixed, num_devices)
+        need(False, _unknown_task(c.task.name))
+    _check_values(c, need)
+    _check_mesh(c, num_devices, need)
+    if problems:  # what follows divides by these
+        raise ValueError(_message(problems))
+
+    shards = _row_shards(c, num_devices)
     _check_rows(
         c.learner, c.max_prompt_tokens + c.max_completion_tokens, shards, problems
     )
-    if c.learner.batch_rows % shards:
-        problems.append(
-            f"learner.batch_rows={c.learner.batch_rows} must be a multiple of "
-            f"mesh.data × mesh.fsdp = {shards}; raise it, or shrink the mesh."
-        )
-    if bool(c.model.path) == bool(c.model.init):
-        problems.append(
-            f"model.path={c.model.path!r} and model.init={dict(c.model.init)}: give "
-            "exactly one, a checkpoint to start from or the config.json of a new model."
-        )
+    need(
+        c.learner.batch_rows % shards == 0,
+        f"learner.batch_rows={c.learner.batch_rows} must be a multiple of "
+        f"mesh.data × mesh.fsdp = {shards}; raise it, or shrink the mesh.",
+    )
+    need(
+        bool(c.model.path) != bool(c.model.init),
+        f"model.path={c.model.path!r} and model.init={dict(c.model.init)}: give "
+        "exactly one, a checkpoint to start from or the config.json of a new model.",
+    )
     if problems:
         raise ValueError(_message(problems))
 
@@ -214,6 +201,7 @@ def check_model_path(path: str) -> None:
         )
 
 
+# Of configs of both kinds; one that lacks a key has no use for it.
 _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "task.chat_template": ("auto", "chat", "plain"),
@@ -224,6 +212,8 @@ _CHOICES = {
 _POSITIVE = (
     "num_steps",
     "mesh.cpu_devices",
+    "max_prompt_tokens",
+    "max_completion_tokens",
     "rollout.batch_prompts",
     "rollout.round_prompts",
     "rollout.group_size",
@@ -235,6 +225,7 @@ _POSITIVE = (
     "grading.timeout_s",
     "grading.memory_gib",
     "grading.start_timeout_s",
+    "learner.batch_rows",
     "learner.minibatch_prompts",
     "learner.passes",
     "learner.learning_rate",
@@ -243,6 +234,7 @@ _POSITIVE = (
     "eval.k",
     "checkpoint.every_steps",
     "checkpoint.keep_latest",
+    "log.every_steps",
     "log.record_every_steps",
 )
 _NOT_NEGATIVE = (
@@ -268,14 +260,21 @@ _NOT_NEGATIVE = (
 )
 
 
-def _check_choices(config: ConfigDict, need) -> None:
+def _check_values(config: ConfigDict, need) -> None:
+    """Settings that are wrong whatever the others are."""
     for key, choices in _CHOICES.items():
         value = _get(config, key)
-        hint = config_lib.nearest(str(value), choices)
         need(
-            value in choices,
-            f"{key}={value!r} must be one of {', '.join(choices)}{hint}.",
+            value is None or value in choices,
+            f"{key}={value!r} must be one of {', '.join(choices)}"
+            f"{config_lib.nearest(str(value), choices)}.",
         )
+    for key in _POSITIVE:
+        value = _get(config, key)
+        need(value is None or value > 0, f"{key}={value} must be positive.")
+    for key in _NOT_NEGATIVE:
+        value = _get(config, key)
+        need(value is None or value >= 0, f"{key}={value} must not be negative.")
 
 
 def _unknown_task(name: str) -> str:
@@ -283,20 +282,41 @@ def _unknown_task(name: str) -> str:
     return f"task.name={name!r} is unknown{hint}; there are {', '.join(tasks.TASKS)}."
 
 
-def _mesh_sizes(config: ConfigDict) -> tuple[int, dict[str, int]]:
-    """Product of the sizes that are given, and the sizes."""
+def _check_mesh(config: ConfigDict, num_devices: int, need) -> None:
+    """Sizes of the mesh, against each other and the devices."""
+    sizes, fixed = _mesh_sizes(config)
+    need(
+        all(size >= 1 or size == -1 for size in sizes.values())
+        and list(sizes.values()).count(-1) <= 1,
+        f"mesh={sizes}: every size must be positive, and at most one may be -1.",
+    )
+    need(
+        num_devices % fixed == 0 if -1 in sizes.values() else num_devices == fixed,
+        f"mesh={sizes} does not fit {num_devices} devices; set one size to -1, or "
+        "mesh.cpu_devices to their product on a CPU.",
+    )
+
+
+def _row_shards(config: ConfigDict, num_devices: int) -> int:
+    """Devices that rows of a batch are split over: data × fsdp, -1 resolved."""
+    sizes, fixed = _mesh_sizes(config)
+    rest = num_devices // fixed
+    return math.prod(rest if sizes[a] == -1 else sizes[a] for a in ("data", "fsdp"))
+
+
+def _mesh_sizes(config: ConfigDict) -> tuple[dict[str, int], int]:
+    """The sizes, and the product of those that are given."""
     sizes = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
-    return math.prod(size for size in sizes.values() if size > 0), sizes
+    return sizes, math.prod(size for size in sizes.values() if size > 0)
 
 
 def _get(config: ConfigDict, key: str):
+    """The value of a key, None if the config has no such key."""
     for part in key.split("."):
+        if part not in config:
+            return None
         config = config[part]
     return config
-
-
-def _resolve(size: int, fixed: int, num_devices: int) -> int:
-    return num_devices // fixed if size == -1 else size
 
 
 def _message(problems: list[str]) -> str:

@@ -151,7 +151,7 @@ def default_sft() -> ConfigDict:
     c.learner.batch_rows = 64  # demonstrations per update
 
     c.eval = ConfigDict()
-    c.eval.every_steps = 250
+    c.eval.every_steps = 250  # 0: only at the end
 
     c.checkpoint = full.checkpoint
     c.checkpoint.every_steps = 250

@@ -113,7 +113,8 @@ def sft(config: ConfigDict, workdir: str) -> None:
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
                     metrics = {k: float(metrics[k]) for k in _METRICS}
-                    if step == config.num_steps or step % config.eval.every_steps == 0:
+                    every = config.eval.every_steps
+                    if step == config.num_steps or (every and step % every == 0):
                         metrics["eval/loss"] = held_out_loss(
                             learner, state.params, test, options.batch_rows
                         )

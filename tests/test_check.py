@@ -87,6 +87,10 @@ def test_all_conflicts_come_at_once(tmp_path):
         ({"model.path": "x"}, ["model.path='x'", "exactly one"]),
         ({"learner.micro_rows": 7}, ["learner.micro_rows=7"]),
         ({"max_completion_tokens": 5, "mesh.data": -1}, ["max_completion_tokens=5"]),
+        ({"mesh.data": 0}, ["'data': 0", "must be positive"]),
+        ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
+        ({"log.every_steps": 0}, ["log.every_steps=0", "positive"]),
+        ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )

@@ -15,6 +15,7 @@ from hapo_jax import watch
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
 
+_REFUSED = 2  # status of a program whose input cannot be used
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="Experiment file, such as configs/countdown.py:method=dapo."
 )
@@ -73,7 +74,7 @@ def run(
 def processes() -> Iterator[None]:
     """Joins the other processes, if there are any; inside, each ends when one does."""
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-    with watch.Watch():
+    with watch.Watch(_status):
         yield
 
 
@@ -89,14 +90,22 @@ def start(main: Callable[[list[str]], None]) -> None:
         try:
             main(argv[1:])
         except ValueError as error:
-            raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-            if not raised_in.startswith(str(pathlib.Path(__file__).parent)):
+            if _status(error) != _REFUSED:
                 raise
             sys.stdout.flush()
             print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+            sys.exit(_REFUSED)
 
     app.run(guarded)
+
+
+def _status(error: BaseException) -> int:
+    """Of a program that this exception ends: whether trying again would be in vain."""
+    if not isinstance(error, ValueError):
+        return 1
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    here = str(pathlib.Path(__file__).parent)
+    return _REFUSED if raised_in.startswith(here) else 1
 
 
 def config() -> ConfigDict | None:

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 from jax._src import distributed as jax_distributed  # the public module hides the store
@@ -35,7 +36,9 @@ class Watch:
     processes with a message that names this one. With one process it does nothing.
     """
 
-    def __init__(self):
+    def __init__(self, status: Callable[[BaseException], int]):
+        """`status` is that of a process which such an exception ends, and of all."""
+        self._status = status
         state = jax_distributed.global_state
         self._client, self._index = state.client, state.process_id
         self._count = state.num_processes or 1
@@ -61,15 +64,16 @@ class Watch:
 
     def _fail(self, kind, error) -> None:
         """Tells the others, unless it is one of them that failed."""
+        status = self._status(error)
         # The interpreter would wait for all at its end, and abort if they do not come.
-        atexit.register(_leave)
+        atexit.register(_leave, status)
         if _STATUS.match(str(error)):
             # A collective operation breaks when its partner dies. Then `_look` finds
             # out who it was, and ends this process.
             print(f"{kind.__name__}: {error}", file=sys.stderr, flush=True)
             time.sleep((_MOST_SILENT + 3) * _EVERY_S)
         self._stop.set()  # this process says itself why it ends
-        self._set("failed", f"{kind.__name__}: {error}")
+        self._set("failed", f"{status} {kind.__name__}: {error}")
         if self._index == 0:
             time.sleep(_LINGER_S)
 
@@ -96,9 +100,10 @@ class Watch:
                 if self._stop.is_set():
                     return
                 self._end(0, f"cannot be reached ({str(error).splitlines()[0]})")
-            for i, reason in failed.items():
+            for i, failure in failed.items():
                 if i != self._index:
-                    self._end(i, f"failed: {reason}")
+                    status, reason = failure.split(" ", 1)
+                    self._end(i, f"failed: {reason}", int(status))
             for i in others:
                 silent[i] = 0 if beats.get(i) != last.get(i) else silent[i] + 1
                 if silent[i] >= _MOST_SILENT:
@@ -106,7 +111,7 @@ class Watch:
                     self._end(i, f"has not been heard of for {seconds:.0f} s")
             last = beats
 
-    def _end(self, index: int, what: str) -> None:
+    def _end(self, index: int, what: str, status: int = 1) -> None:
         """Ends this process at once: its main thread may be inside a collective."""
         try:
             who = f" ({self._get('who')[index]})"
@@ -121,11 +126,11 @@ class Watch:
         )
         if self._index == 0:
             time.sleep(_LINGER_S)
-        os._exit(1)
+        os._exit(status)
 
 
-def _leave() -> None:
+def _leave(status: int) -> None:
     """Ends this process, whose error has been printed."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(status)

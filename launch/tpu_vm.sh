@@ -7,8 +7,8 @@
 #   launch/tpu_vm.sh delete --name=NAME --zone=ZONE
 #
 # Everywhere: --dry_run prints the commands; --project=PROJECT. `create` makes the slice
-# and installs this checkout on all workers; `run` copies it anew, starts the run on all
-# workers and returns. After a pre-emption: delete, create, run; the run goes on.
+# and installs this checkout's last commit on all workers; `run` copies it anew, starts the
+# run on all workers and returns. After a pre-emption: delete, create, run; it goes on.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/common.sh
@@ -30,8 +30,11 @@ everywhere() {
 }
 
 copy() {
-  local archive
-  archive="$(mktemp -d)/hapo_jax.tar.gz"
+  local folder archive
+  folder=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder of now
+  trap "rm -rf '$folder'" EXIT
+  archive="$folder/hapo_jax.tar.gz"
   run git archive "--output=$archive" HEAD
   run "${tpus[@]}" scp "$archive" "${options[name]}:hapo_jax.tar.gz" "${where[@]}" --worker=all
   everywhere 'mkdir -p hapo_jax && tar -xzf hapo_jax.tar.gz -C hapo_jax'
@@ -54,7 +57,7 @@ case "$action" in
     run "${tpus[@]}" create "${options[name]}" "${where[@]}" \
       "--accelerator-type=${options[type]}" "--version=${options[version]:-$version}" "${spot[@]}"
     copy
-    everywhere 'cd hapo_jax && python3 -m venv .venv && .venv/bin/pip install -q -e ".[tpu]"'
+    everywhere 'hapo_jax/launch/install.sh tpu gcsfuse'
     ;;
   run)
     need config workdir

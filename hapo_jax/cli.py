@@ -63,6 +63,7 @@ def run(
                 f"--num_processes={_NUM_PROCESSES.value}: this program runs in one "
                 "process; leave the flag out."
             )
+        check_folder("workdir", _WORKDIR.value)
         set_up_jax(_CONFIG.value)
         with processes() if several_processes else contextlib.nullcontext():
             main(_CONFIG.value, _WORKDIR.value)
@@ -106,6 +107,19 @@ def _status(error: BaseException) -> int:
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
     here = str(pathlib.Path(__file__).parent)
     return _REFUSED if raised_in.startswith(here) else 1
+
+
+def check_folder(flag: str, path: str | None) -> None:
+    """Refuses the address of a bucket, which would become a folder called `gs:`.
+
+    Raises:
+      ValueError: it is one.
+    """
+    if path and "://" in path:
+        raise ValueError(
+            f"--{flag}={path} must be a folder: mount the bucket (launch/on_worker.sh "
+            "does it with gcsfuse), and give its path."
+        )
 
 
 def config() -> ConfigDict | None:

@@ -297,6 +297,8 @@ def _start(arguments: list[str]) -> None:
         raise app.UsageError("--workdir is of training; results go to --out.")
     if arguments:
         raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
+    cli.check_folder("checkpoint", _CHECKPOINT.value)
+    cli.check_folder("out", _OUT.value)
     config = _config(_CHECKPOINT.value)
     cli.set_up_jax(config)
     with config.unlocked():

@@ -22,6 +22,33 @@ run() {
   fi
 }
 
+# Waits for a child and sets `status` to its own. A signal ends bash's `wait` early, while
+# the child still saves.
+# shellcheck disable=SC2034  # `status` is for the caller
+wait_for() {
+  while true; do
+    status=0
+    wait "$1" || status=$?
+    kill -0 "$1" 2>/dev/null || break
+  done
+}
+
+# Prints the folder that a workdir is on this machine: gs://BUCKET/PATH is mounted with
+# gcsfuse, anything else is one already.
+local_folder() {
+  local path="${1#gs://}"
+  if [[ "$1" != gs://* ]]; then
+    echo "$1"
+    return
+  fi
+  local mount="$HOME/hapo_buckets/${path%%/*}"
+  if ! mountpoint -q "$mount"; then
+    run mkdir -p "$mount" >&2 || return
+    run gcsfuse --implicit-dirs --rename-dir-limit=100000 "${path%%/*}" "$mount" >&2 || return
+  fi
+  echo "$HOME/hapo_buckets/$path"
+}
+
 # Reads --dry_run and --key=value for the keys in `options` (an associative array with
 # the defaults) into it, and what follows `--` into `rest`, flags for hapo-train.
 parse() {

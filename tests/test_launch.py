@@ -11,20 +11,16 @@ import sys
 import pytest
 import yaml
 
-from hapo_jax import xla_flags
+from hapo_jax import cli, xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 CONFIG, WORKDIR = "configs/countdown.py:method=dapo", "gs://bucket/my runs/a"
+RUN = [f"--config={CONFIG}", f"--workdir={WORKDIR}"]
 DRY = {
     "tpu_vm.sh create": ["--name=n", "--zone=z", "--type=v5litepod-64", "--spot=true"],
-    "tpu_vm.sh run": [
-        "--name=n",
-        "--zone=z",
-        f"--config={CONFIG}",
-        f"--workdir={WORKDIR}",
-    ],
+    "tpu_vm.sh run": ["--name=n", "--zone=z", *RUN],
     "tpu_vm.sh tail": ["--name=n", "--zone=z"],
     "tpu_vm.sh delete": ["--name=n", "--zone=z"],
     "gke_xpk.sh": [
@@ -32,10 +28,9 @@ DRY = {
         "--name=n",
         "--type=v6e-64",
         "--image=i",
-        f"--config={CONFIG}",
-        f"--workdir={WORKDIR}",
+        *RUN,
     ],
-    "skypilot.sh": ["--job=gpu", "--name=n", f"--config={CONFIG}", "--bucket=gs://b"],
+    "skypilot.sh": ["--job=gpu", "--name=n", *RUN],
     "slurm.sh": ["--nodes=2", f"--config={CONFIG}", "--workdir=/scratch/my runs"],
 }
 
@@ -82,8 +77,27 @@ def test_dry_run_prints_commands_that_quote_what_is_odd(command):
     elif command == "skypilot.sh":
         (flags,) = (w for line in words for w in line if w.startswith("FLAGS="))
         assert shlex.split(flags.removeprefix("FLAGS=")) == [odd]
+        assert {"BUCKET=gs://bucket", "RUN=my runs/a"} <= set(words[-1])
     elif command == "slurm.sh":
         assert odd in words[-1]
+
+
+def test_local_processes_know_who_they_are():
+    args = (*RUN, "--config.task.train.path=a b'c;$(touch no)")
+    result = launch("local_multiprocess.sh", "--dry_run", "2", *args)
+    assert result.returncode == 0, result.stderr
+    first, second = (shlex.split(line) for line in result.stdout.splitlines())
+    assert first[1:3] == ["-m", "hapo_jax.train"] and first[3] == RUN[0]
+    assert first[4].endswith("/hapo_buckets/bucket/my runs/a")  # where it is mounted
+    assert first[5:7] == [args[2], second[6]]
+    assert first[7:] == ["--num_processes=2", "--process_id=0"]
+    assert second[7:] == ["--num_processes=2", "--process_id=1"]
+    assert "gcsfuse" in result.stderr
+
+
+def test_the_log_of_a_job_is_in_a_folder_that_slurm_sees():
+    result = launch("slurm.sh", "--dry_run", *RUN)
+    assert f"--output={ROOT}/slurm-%j.log" in shlex.split(result.stdout)
 
 
 @pytest.mark.parametrize("command", DRY)
@@ -135,9 +149,7 @@ def worker(tmp_path, trainer: str, **env):
         CONFIG,
         str(tmp_path / "a b"),
         "--x=1 2",
-        PYTHON=str(python),
-        HAPO_RESTART_DELAY_S="0",
-        **env,
+        **{"PYTHON": str(python), "HAPO_RESTART_DELAY_S": "0", **env},
     )
     return result, (tmp_path / "calls").read_text().splitlines()
 
@@ -160,6 +172,57 @@ def test_worker_does_not_repeat_a_run_that_is_refused(tmp_path):
     result, calls = worker(tmp_path, "exit 2")
     assert result.returncode == 2
     assert len(calls) == 1
+
+
+def test_worker_that_is_stopped_does_not_start_again(tmp_path):
+    trainer = "kill -TERM $PPID; exit 1"
+    result, calls = worker(tmp_path, trainer, HAPO_RESTART_DELAY_S="60")
+    assert result.returncode != 0
+    assert len(calls) == 1
+
+
+def test_worker_can_be_stopped_while_it_waits(tmp_path):
+    trainer = "(sleep 0.5; kill -TERM $PPID) >/dev/null 2>&1 & exit 7"
+    result, calls = worker(tmp_path, trainer, HAPO_RESTART_DELAY_S="60")
+    assert result.returncode == 7
+    assert len(calls) == 1
+
+
+def test_worker_does_not_train_beside_a_bucket_that_it_cannot_mount(tmp_path):
+    (tmp_path / "gcsfuse").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "gcsfuse").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    env = {"PATH": path, "HOME": str(tmp_path), "PYTHON": str(tmp_path / "absent")}
+    result = launch("on_worker.sh", "cpu", CONFIG, WORKDIR, **env)
+    assert result.returncode == 1
+    assert "absent" not in result.stderr  # which would have been next
+
+
+def test_the_address_of_a_bucket_is_no_folder():
+    with pytest.raises(ValueError, match="--workdir=gs://b/x must be a folder"):
+        cli.check_folder("workdir", "gs://b/x")
+    cli.check_folder("workdir", "runs/a")
+    cli.check_folder("workdir", None)
+
+
+def test_xla_knows_the_flags_for_gpus():
+    """The CPU's library parses them too, and ends a process at an unknown one."""
+    flags = xla_flags.environment("gpu", {})["XLA_FLAGS"]
+    env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    subprocess.run(
+        [sys.executable, "-c", "import jax; jax.devices()"], env=env, check=True
+    )
+
+
+def test_libtpu_knows_the_flags_for_tpus():
+    pytest.importorskip("libtpu", reason="libtpu is not installed (extra `plan`)")
+    program = (
+        "from jax.experimental import topologies as t;"
+        "t.get_topology_desc(platform='tpu', topology_name='v5e:2x2')"
+    )
+    env = {**os.environ, **xla_flags.environment("tpu", {}), "JAX_PLATFORMS": "cpu"}
+    env |= dict(TPU_SKIP_MDS_QUERY="1", ALLOW_MULTIPLE_LIBTPU_LOAD="1")  # as hapo-plan
+    subprocess.run([sys.executable, "-c", program], env=env, check=True)
 
 
 def test_flags_that_are_set_already_win():

@@ -58,17 +58,28 @@ def run(
     def body(arguments):
         if arguments:
             raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
-        if not several_processes and _NUM_PROCESSES.value is not None:
-            raise ValueError(
-                f"--num_processes={_NUM_PROCESSES.value}: this program runs in one "
-                "process; leave the flag out."
-            )
         check_folder("workdir", _WORKDIR.value)
         set_up_jax(_CONFIG.value)
+        if not several_processes:
+            _refuse_several()
         with processes() if several_processes else contextlib.nullcontext():
             main(_CONFIG.value, _WORKDIR.value)
 
     start(body)
+
+
+def _refuse_several() -> None:
+    """For a program whose processes would not know of each other."""
+    if _NUM_PROCESSES.value is not None:
+        raise ValueError(
+            f"--num_processes={_NUM_PROCESSES.value}: this program runs in one "
+            "process; leave the flag out."
+        )
+    if distributed.environment_has_several():
+        raise ValueError(
+            "this program runs in one process, and Slurm or a TPU pod has started "
+            "several; start it on one host (srun --ntasks=1, or a slice of one host)."
+        )
 
 
 @contextlib.contextmanager

@@ -67,6 +67,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     # Check: everything that can be refused is refused here.
     folder = pathlib.Path(workdir)
     check.check(config, num_devices=jax.device_count())
+    distributed.check_shared(folder)
     run_folder.check_config(folder, config, may_change=MAY_CHANGE)
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
@@ -111,7 +112,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         evaluator = eval_sampling.make_evaluator(config, policy, pool)
         data_checks.report(prompts.problems, evaluator.prompts.problems)
 
-        # Restore. Nothing has been written up to here.
+        # Restore. Up to here the folder is as it was, or empty.
         checkpoints = stack.enter_context(
             Checkpoints(
                 str(folder / "checkpoints"),

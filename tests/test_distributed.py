@@ -186,6 +186,22 @@ def test_one_process_needs_nothing(monkeypatch):
         assert stop.agree() == "SIGTERM"
 
 
+def test_what_runs_in_one_process_is_not_started_several_times(tmp_path):
+    """It would train as often as Slurm has tasks, all in one folder."""
+    result = subprocess.run(
+        [
+            *(sys.executable, "-m", "hapo_jax.sft", f"--workdir={tmp_path / 'run'}"),
+            "--config=configs/countdown_sft.py",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "SLURM_STEP_NUM_TASKS": "2"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert "runs in one process, and Slurm" in result.stderr
+
+
 def devices(slices, processes, per_process):
     """TPU chips in an order that mixes hosts and slices."""
     return [
@@ -224,13 +240,13 @@ def test_tensor_stays_within_a_process(monkeypatch):
 
 
 EXCHANGE = """
-import sys, time
+import pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np
 from hapo_jax import interrupt, watch
 from hapo_jax.model import distributed
 from hapo_jax.model import sharding
 
-port, index, outcome = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+port, index, outcome, folder = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]
 distributed.initialize(f"localhost:{port}", 2, index)
 with watch.Watch(status=lambda error: 3):
     parts = distributed.gather({"x": np.full(index + 1, index), "y": np.array("é")})
@@ -248,6 +264,13 @@ with watch.Watch(status=lambda error: 3):
     assert {d.process_index for d in local.devices.flat} == {index}
     copy = distributed.to_local(whole, sharding.replicated(local))
     np.testing.assert_array_equal(copy + 0, np.arange(8.0))
+    distributed.check_shared(pathlib.Path(folder))
+    try:
+        distributed.check_shared(pathlib.Path(folder) / str(index))
+    except ValueError as error:
+        assert "is another folder for process 1 than" in str(error)
+    else:
+        raise AssertionError("two folders were taken for one")
     with interrupt.Interrupt() as stop:
         if index == 1:
             stop.requested = "SIGTERM"
@@ -259,10 +282,10 @@ with watch.Watch(status=lambda error: 3):
 
 
 @pytest.mark.parametrize("outcome", ["end", "fail"])
-def test_two_processes_exchange_and_end_together(environment, outcome):
+def test_two_processes_exchange_and_end_together(environment, outcome, tmp_path):
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", EXCHANGE, str(port), str(i), outcome],
+            [sys.executable, "-c", EXCHANGE, str(port), str(i), outcome, str(tmp_path)],
             cwd=ROOT,
             env=environment,
             stderr=subprocess.PIPE,

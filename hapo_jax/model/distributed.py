@@ -10,6 +10,8 @@ anything. `watch.py` notices processes that end.
 import contextlib
 import io
 import os
+import pathlib
+import secrets
 
 import jax
 import numpy as np
@@ -55,7 +57,7 @@ def initialize(
             f"{', '.join(missing)} missing: --coordinator, --num_processes and "
             "--process_id come together, or not at all where Slurm or a TPU pod tells."
         )
-    if missing and not _environment_has_several():
+    if missing and not environment_has_several():
         return
     if not missing and not 0 <= process_id < num_processes:
         raise ValueError(
@@ -74,8 +76,8 @@ def initialize(
     )
 
 
-def _environment_has_several() -> bool:
-    """Slurm or a TPU pod started more than this process."""
+def environment_has_several() -> bool:
+    """Whether Slurm or a TPU pod started more than this process."""
     if int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return True
     if jax.config.jax_platforms == "cpu":  # on a TPU host, but not for its chips
@@ -131,6 +133,33 @@ def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         with np.load(io.BytesIO(row[:size].tobytes()), allow_pickle=False) as archive:
             found.append(dict(archive))
     return found
+
+
+def check_shared(folder: pathlib.Path) -> None:
+    """Makes sure that a folder is the same one for all processes; makes it if absent.
+
+    Else every process would go on from checkpoints of its own, or from none.
+
+    Raises:
+      ValueError: some processes do not see what process 0 writes there.
+    """
+    if jax.process_count() == 1:
+        return
+    (first, *_) = gather({"name": np.array(f".seen_by_all_{secrets.token_hex(8)}")})
+    mark = folder / str(first["name"])
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    gather({})  # until the mark is there
+    seen = [bool(part["seen"]) for part in gather({"seen": np.bool_(mark.exists())})]
+    if is_first():
+        mark.unlink()
+    if not all(seen):
+        blind = [str(i) for i, sees in enumerate(seen) if not sees]
+        raise ValueError(
+            f"--workdir={folder} is another folder for process {', '.join(blind)} than "
+            "for process 0; give one on a file system that all hosts share."
+        )
 
 
 def put(tree, shardings):

@@ -308,7 +308,13 @@ def test_two_processes_exchange_and_end_together(environment, outcome, tmp_path)
 def test_processes_train_like_one(environment, alone, tmp_path, count):
     flags = ("--config.num_steps=6", "--config.log.record_every_steps=1")
     flags += (f"--config.mesh.cpu_devices={4 // count}", "--config.mesh.data=2")
-    Run(environment, tmp_path, count, *flags).end()
+    script = str(ROOT / "launch" / "local_multiprocess.sh")
+    subprocess.run(
+        [script, str(count), *SMALL, f"--workdir={tmp_path}", *flags],
+        cwd=ROOT,
+        env={**environment, "PYTHON": sys.executable},
+        check=True,
+    )
     assert_same_run(tmp_path, alone)
     for step in range(1, 7):
         assert completions(tmp_path, step) == completions(alone, step)

@@ -1,6 +1,7 @@
 """What the programs share: flags, JAX's settings, and how a run says good-bye."""
 
 import contextlib
+import logging as stdlib_logging
 import os
 import pathlib
 import sys
@@ -87,6 +88,10 @@ def processes() -> Iterator[None]:
     """Joins the other processes, if there are any; inside, each ends when one does."""
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
     with watch.Watch(_status):
+        if not distributed.is_first():
+            # All read the same problems; process 0 says what is wrong with them.
+            for name in ("hapo_jax.tasks", "hapo_jax.rollout.prompts"):
+                stdlib_logging.getLogger(name).setLevel(stdlib_logging.ERROR)
         yield
 
 

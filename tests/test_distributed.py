@@ -146,13 +146,27 @@ def completions(workdir, step):
     ]
 
 
+def train(environment, workdir, count, *, num_devices, num_steps):
+    """A whole run of `count` processes that share the devices."""
+    script = str(ROOT / "launch" / "local_multiprocess.sh")
+    flags = (f"--config.mesh.cpu_devices={num_devices // count}",)
+    flags += (f"--config.num_steps={num_steps}", "--config.mesh.data=2")
+    subprocess.run(
+        [
+            *(script, str(count), *SMALL, *flags, f"--workdir={workdir}"),
+            "--config.log.record_every_steps=1",
+        ],
+        cwd=ROOT,
+        env={**environment, "PYTHON": sys.executable},
+        check=True,
+    )
+
+
 @pytest.fixture(scope="module")
 def alone(environment, tmp_path_factory):
     """Six steps of one process with four devices: what the others are compared to."""
     workdir = tmp_path_factory.mktemp("alone")
-    flags = ("--config.mesh.cpu_devices=4", "--config.mesh.data=2")
-    flags += ("--config.num_steps=6", "--config.log.record_every_steps=1")
-    Run(environment, workdir, 1, *flags).end()
+    train(environment, workdir, 1, num_devices=4, num_steps=6)
     return workdir
 
 
@@ -303,18 +317,19 @@ def test_two_processes_exchange_and_end_together(environment, outcome, tmp_path)
         assert re.search(r"process 1 of 2 \(.*pid \d+\) failed: OSError", errors[0])
 
 
+@pytest.mark.slow
+def test_two_processes_train_like_one(environment, tmp_path):
+    for count in (1, 2):
+        workdir = tmp_path / str(count)
+        train(environment, workdir, count, num_devices=2, num_steps=1)
+    assert_same_run(tmp_path / "2", tmp_path / "1")
+    assert completions(tmp_path / "2", 1) == completions(tmp_path / "1", 1)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_train_like_one(environment, alone, tmp_path, count):
-    flags = ("--config.num_steps=6", "--config.log.record_every_steps=1")
-    flags += (f"--config.mesh.cpu_devices={4 // count}", "--config.mesh.data=2")
-    script = str(ROOT / "launch" / "local_multiprocess.sh")
-    subprocess.run(
-        [script, str(count), *SMALL, f"--workdir={tmp_path}", *flags],
-        cwd=ROOT,
-        env={**environment, "PYTHON": sys.executable},
-        check=True,
-    )
+    train(environment, tmp_path, count, num_devices=4, num_steps=6)
     assert_same_run(tmp_path, alone)
     for step in range(1, 7):
         assert completions(tmp_path, step) == completions(alone, step)

@@ -104,10 +104,7 @@ def evaluate_checkpoint(
             config.model.path = run_records.read_config(source)["model"]["path"]
     check.check(config, num_devices=jax.device_count())
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
-    prompts = [
-        builders.make_prompts(config, policy, ConfigDict(s.options), task=s.task)
-        for s in sets
-    ]
+    with_problems = eval_sampling.read_sets(config, policy, sets)
     if is_run:
         train_params, number = _restore(source, policy, step)
     else:
@@ -117,8 +114,7 @@ def evaluate_checkpoint(
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
-        pairs = [(s.task, problems) for s, problems in zip(sets, prompts)]
-        evaluators = eval_sampling.make_evaluators(config, policy, pool, pairs)
+        evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = _settings(config, policy, eval_set, evaluator, identity)
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)

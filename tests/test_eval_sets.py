@@ -51,9 +51,10 @@ def test_names_folders_and_files():
     [
         ("mth500", "did you mean 'math500'"),
         ("mine.jsonl", "as in math:mine.jsonl"),
-        ("humaneval", "--data=data"),
+        ("humaneval", "--data=DATA"),
         ("math500,D/math500", "twice"),
         ("countdown:x", "as test"),
+        ("mth:x.jsonl", "did you mean .math."),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(sets, message):

@@ -185,6 +185,23 @@ def weights(folder):
     return jax.tree.leaves(jax.device_get(params))
 
 
+def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys):
+    sets = f"math:{data / 'train.jsonl.gz'},test"
+    changes = {"num_steps": 1, "eval.at_start": False, "eval.sets": sets}
+    config = make_config(warm / "hf", data, **changes)
+    train.train(config, str(tmp_path / "run"))
+    (metrics,) = run_records.read_metrics(tmp_path / "run")
+    # The first set is the one that the best checkpoint is chosen by.
+    assert metrics["eval/avg@2"] == metrics["eval/train/avg@2"]
+    records = run_records.read_eval(tmp_path / "run", 1)
+    for name in ("train", "test"):
+        scores = [r["scores"] for r in records if r["set"] == name]
+        assert len(scores) == len(GOLD)
+        assert np.mean(scores) == pytest.approx(metrics[f"eval/{name}/avg@2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("train") < lines.index("test")
+
+
 def test_demonstrations_are_learnt(warm):
     metrics = run_records.read_metrics(warm)
     assert metrics[-1]["loss/policy"] < 0.5 * metrics[0]["loss/policy"]

@@ -97,6 +97,11 @@ def evaluate_checkpoint(
             f"--checkpoint={source} is no run's folder, which would keep the results; "
             "name a folder for them with --out."
         )
+    if not is_run and step != "latest":
+        raise ValueError(
+            f"--step={step} is of a run, and --checkpoint={source} is a Hugging Face "
+            "folder; leave --step out, or give the run's folder."
+        )
     with config.unlocked():
         if not is_run:
             config.model.path = str(source)

@@ -272,10 +272,10 @@ def test_evaluation_repeats_what_training_measured(
     trained, warm, data, tmp_path, monkeypatch
 ):
     """The program, on the checkpoint that the run began with and on the run."""
-    for source, step in ((warm / "hf", 0), (trained, 2)):
+    # The only step that was evaluated after its update is the best.
+    for source, step, name in ((warm / "hf", 0, "latest"), (trained, 2, "best")):
         config = make_config(warm / "hf", data, "grpo")
-        # The only step that was evaluated after its update is the best.
-        folder = evaluated(config, source, step="best", out=tmp_path / str(step))
+        folder = evaluated(config, source, step=name, out=tmp_path / str(step))
         path = folder / "test.jsonl"
         fresh = [json.loads(line) for line in path.read_text().splitlines()]
         assert fresh == run_records.read_eval(trained, step)
@@ -301,6 +301,8 @@ def test_a_folder_that_holds_no_checkpoint_is_refused_by_its_flag(warm, data, tm
             evaluated(config, folder, out=tmp_path / "out")
     with pytest.raises(ValueError, match="--out"):
         evaluated(config, warm / "hf")
+    with pytest.raises(ValueError, match="--step=best is of a run"):
+        evaluated(config, warm / "hf", step="best", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("dynamic_sampling", [True, False])

@@ -1,6 +1,7 @@
 """What the programs share: flags, JAX's settings, and how a run says good-bye."""
 
 import contextlib
+import logging
 import os
 import pathlib
 import sys
@@ -8,7 +9,8 @@ import traceback
 from collections.abc import Callable, Iterator
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from hapo_jax import watch
@@ -85,7 +87,9 @@ def start(main: Callable[[list[str]], None]) -> None:
     """
 
     def guarded(argv):
-        logging.set_verbosity(logging.WARNING)
+        # What this package has to say is for the user; libraries say too much.
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        logging.getLogger("hapo_jax").setLevel(logging.INFO)
         try:
             main(argv[1:])
         except ValueError as error:

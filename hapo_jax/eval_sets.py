@@ -186,11 +186,17 @@ def _make(
     flags: pathlib.Path | None = None,
 ) -> EvalSet:
     """Fills in what a set's own options leave open."""
-    if task not in _DEFAULTS:
-        raise ValueError(
-            f"the set {name!r}: problems of {task!r} are drawn, not read from a file; "
-            f"evaluate them as {OWN}, with a config of that task."
-        )
     same = config.task.test.to_dict() if config.task.name == task else {}
-    filled = {**_DEFAULTS[task], **same, **options, "split": "test", "path": path}
+    if task not in _DEFAULTS and "path" not in same:
+        raise ValueError(
+            f"the set {name!r}: nothing here says how {task!r} reads a file, if it "
+            f"reads any; evaluate its problems as {OWN}, with a config of that task."
+        )
+    filled = {
+        **_DEFAULTS.get(task, {}),
+        **same,
+        **options,
+        "split": "test",
+        "path": path,
+    }
     return EvalSet(name, task, json.loads(json.dumps(filled)), flags)

@@ -46,6 +46,15 @@ def test_names_folders_and_files():
     assert own.options["prompt_template"].startswith("Complete")
 
 
+def test_a_new_task_reads_files_as_its_config_says(monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "sums", "nowhere")
+    (found,) = eval_sets.parse("sums:x/mine.jsonl", config("sums", digits=2))
+    assert (found.name, found.task) == ("mine", "sums")
+    assert found.options == {"split": "test", "path": "x/mine.jsonl", "digits": 2}
+    with pytest.raises(ValueError, match="with a config of that task"):
+        eval_sets.parse("sums:x/mine.jsonl", config("math"))
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [

@@ -28,7 +28,7 @@ def get_config(arg=None):
     )
     c.task.test = dict(split="test", size=500, min_people=args.people, **drawn)
 
-    c.model.remat = True
+    c.learner.remat = "full"
     c.rollout.batch_prompts = 64
     c.rollout.round_prompts = 64
     c.rollout.group_size = 8

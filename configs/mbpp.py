@@ -50,7 +50,7 @@ def get_config(arg=None):
         **limits,
     )
 
-    c.model.remat = True
+    c.learner.remat = "full"
     c.rollout.batch_prompts = 64
     c.rollout.round_prompts = 64
     c.rollout.group_size = 8

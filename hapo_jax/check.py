@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -32,6 +33,7 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
         if not ok:
             problems.append(message)
 
+    problems += _unknown_keys(c, config_lib.default())
     if c.task.name not in tasks.TASKS:
         need(False, _unknown_task(c.task.name))
     _check_values(c, need)
@@ -98,7 +100,7 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
 
 def check_sft(config: ConfigDict, *, num_devices: int) -> None:
     """`check` for the config of a supervised run."""
-    c, problems = config, []
+    c, problems = config, _unknown_keys(config, config_lib.default_sft())
 
     def need(ok: bool, message: str) -> None:
         if not ok:
@@ -275,6 +277,30 @@ def _check_values(config: ConfigDict, need) -> None:
     for key in _NOT_NEGATIVE:
         value = _get(config, key)
         need(value is None or value >= 0, f"{key}={value} must not be negative.")
+
+
+# Sections whose keys are those of a task, or of a model's config.json.
+_OPEN = ("task.train", "task.test", "task.words", "model.sizes", "model.init")
+
+
+def _unknown_keys(config: ConfigDict, default: ConfigDict) -> list[str]:
+    """A message for each key that an experiment file sets and nobody reads."""
+    known = set(_keys(default))
+    return [
+        f"{key} is no setting{config_lib.nearest(key, known)}; see hapo_jax/config.py."
+        for key in _keys(config)
+        if key not in known
+    ]
+
+
+def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Keys with their sections, as `eval.k`; an open section is one key."""
+    for key, value in config.items():
+        name = prefix + key
+        if isinstance(value, ConfigDict) and name not in _OPEN:
+            yield from _keys(value, f"{name}.")
+        else:
+            yield name
 
 
 def _unknown_task(name: str) -> str:

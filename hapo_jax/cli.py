@@ -1,7 +1,7 @@
 """What the programs share: flags, JAX's settings, and how a run says good-bye."""
 
 import contextlib
-import logging as stdlib_logging
+import logging
 import os
 import pathlib
 import sys
@@ -9,7 +9,8 @@ import traceback
 from collections.abc import Callable, Iterator
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import ConfigDict, config_flags
 
 from hapo_jax import watch
@@ -90,8 +91,9 @@ def processes() -> Iterator[None]:
     with watch.Watch(_status):
         if not distributed.is_first():
             # All read the same problems; process 0 says what is wrong with them.
+            logging.getLogger("hapo_jax").setLevel(logging.WARNING)
             for name in ("hapo_jax.tasks", "hapo_jax.rollout.prompts"):
-                stdlib_logging.getLogger(name).setLevel(stdlib_logging.ERROR)
+                logging.getLogger(name).setLevel(logging.ERROR)
         yield
 
 
@@ -103,7 +105,9 @@ def start(main: Callable[[list[str]], None]) -> None:
     """
 
     def guarded(argv):
-        logging.set_verbosity(logging.WARNING)
+        # What this package has to say is for the user; libraries say too much.
+        absl_logging.set_verbosity(absl_logging.WARNING)
+        logging.getLogger("hapo_jax").setLevel(logging.INFO)
         try:
             main(argv[1:])
         except ValueError as error:

@@ -110,7 +110,9 @@ def default() -> ConfigDict:
     c.eval.temperature = 1.0
     c.eval.top_p = 1.0
     c.eval.greedy = True  # one more, greedy, completion per problem
-    c.eval.sets = ""  # for hapo-eval, as --sets; "": task.test alone, as in training
+    # As hapo-eval's --sets, such as "DATA/aime24,DATA/amc23"; "": task.test alone. In
+    # training the first is what best checkpoints and curves go by.
+    c.eval.sets = ""
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 20

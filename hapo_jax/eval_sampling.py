@@ -22,6 +22,7 @@ from hapo_jax import builders, eval_scores, eval_votes, tasks
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import temperature as temperature_lib
+from hapo_jax.eval_sets import EvalSet
 from hapo_jax.model import distributed
 from hapo_jax.rollout.engine import Completion, Request
 from hapo_jax.rollout.generate import Generator
@@ -39,7 +40,8 @@ Grades = concurrent.futures.Future[list[GradeResult]]
 
 class Evaluator(NamedTuple):
     """Attributes:
-    generator: over the problems of a set, at constant temperature.
+    name: of the set.
+    generator: over its problems, at constant temperature.
     num_problems: the first so many of them.
     temperatures: of a problem's completions: k times the config's, and 0 (greedy).
     k: completions that count for all but the greedy figure.
@@ -47,6 +49,7 @@ class Evaluator(NamedTuple):
       equal, some time later; None where answers are compared as text.
     """
 
+    name: str
     generator: Generator
     num_problems: int
     temperatures: tuple[float, ...]
@@ -59,17 +62,31 @@ class Evaluator(NamedTuple):
         return self.generator.prompts
 
 
+def read_sets(
+    config: ConfigDict, policy: policy_lib.Policy, sets: Sequence[EvalSet]
+) -> list[tuple[EvalSet, PromptSet]]:
+    """The sets with their problems.
+
+    Raises:
+      ValueError: a set's file cannot be used.
+    """
+    return [
+        (s, builders.make_prompts(config, policy, ConfigDict(s.options), task=s.task))
+        for s in sets
+    ]
+
+
 def make_evaluators(
     config: ConfigDict,
     policy: policy_lib.Policy,
     pool: GradingPool,
-    sets: Sequence[tuple[str, PromptSet]],
+    sets: Sequence[tuple[EvalSet, PromptSet]],
 ) -> list[Evaluator]:
     """Evaluators that share one engine, and thus its compilation.
 
     Args:
       config, policy, pool: what they work with.
-      sets: (task, problems) of each.
+      sets: from `read_sets`.
     """
     options = config.eval
     temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
@@ -101,34 +118,41 @@ def make_evaluators(
     )
     return [
         Evaluator(
+            eval_set.name,
             dataclasses.replace(
-                first, prompts=prompts, submit=functools.partial(pool.submit, task)
+                first,
+                prompts=prompts,
+                submit=functools.partial(pool.submit, eval_set.task),
             ),
             num_problems,
             temperatures,
             options.k,
-            _compare(pool, task),
+            _compare(pool, eval_set.task),
         )
-        for (task, prompts), num_problems in zip(sets, sizes)
+        for (eval_set, prompts), num_problems in zip(sets, sizes)
     ]
 
 
-def make_evaluator(
-    config: ConfigDict, policy: policy_lib.Policy, pool: GradingPool
-) -> Evaluator:
-    """An evaluator of the config's own test problems, for training."""
-    prompts = builders.make_prompts(config, policy, config.task.test)
-    return make_evaluators(config, policy, pool, [(config.task.name, prompts)])[0]
-
-
 def evaluate(
-    evaluator: Evaluator, params
+    evaluators: Sequence[Evaluator], params
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """The records of all problems in their order, and `eval_scores.summary` of them."""
-    numbers = range(evaluator.num_problems)
-    found = dict(records(evaluator, params, numbers))
-    ordered = [found[i] for i in numbers]
-    return ordered, eval_scores.summary(ordered)
+    """The records of all problems, set by set in their order, and the sets' figures.
+
+    Those of the first set are named as in `eval_scores.summary`, `eval/avg@k`; of
+    several sets each also has its own, `eval/<set>/avg@k`.
+    """
+    kept: list[dict[str, Any]] = []
+    figures: dict[str, float] = {}
+    for evaluator in evaluators:
+        numbers = range(evaluator.num_problems)
+        found = dict(records(evaluator, params, numbers))
+        ordered = [found[i] for i in numbers]
+        kept += ordered
+        summary = eval_scores.summary(ordered)
+        figures = figures or summary
+        if len(evaluators) > 1:
+            figures |= eval_scores.named(summary, evaluator.name)
+    return kept, figures
 
 
 def records(
@@ -144,7 +168,7 @@ def records(
       numbers: the problems' places in the set, distinct.
 
     Yields:
-      (place, record). A record is what a line of a file in eval/ holds: `id`, `source`;
+      (place, record). A line of a file in eval/ holds a record: `set`, `id`, `source`;
       of the k completions `scores`, `answers` (as the verifier read them, or None),
       `votes` (equal for equal answers), `lengths` (tokens), `truncated`, `entropy`
       (nats per token) and `completions`; `majority_score`; `ungraded`, how many ran the
@@ -153,7 +177,7 @@ def records(
     """
     bar = tqdm.tqdm(
         total=len(numbers),
-        desc="eval",
+        desc=f"eval {evaluator.name}",
         leave=False,
         dynamic_ncols=True,
         disable=not distributed.is_first(),
@@ -264,6 +288,7 @@ class _Problem:
         votes = eval_votes.classes(answers, scores, equal)
         rows = self._rows[:k]
         record = {
+            "set": self._evaluator.name,
             "id": self._problem.id,
             "source": self._problem.source,
             "scores": scores,

@@ -180,6 +180,21 @@ def summary(
     return found
 
 
+def named(figures: Mapping[str, float], name: str) -> dict[str, float]:
+    """`eval/avg@k` as `eval/<name>/avg@k`: the figures of one set among several."""
+    return {f"eval/{name}/{k.removeprefix('eval/')}": v for k, v in figures.items()}
+
+
+def of_set(metrics: Mapping[str, float], name: str) -> dict[str, float]:
+    """The figures that `named` has named so."""
+    prefix = f"eval/{name}/"
+    return {
+        f"eval/{k.removeprefix(prefix)}": v
+        for k, v in metrics.items()
+        if k.startswith(prefix)
+    }
+
+
 def _ratio(totals: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """[n] values whose mean is sum(totals) / sum(sizes) and whose spread is its own.
 

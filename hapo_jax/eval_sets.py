@@ -1,4 +1,4 @@
-"""The sets that `hapo-eval` knows by name, and how `--sets` is read.
+"""The sets that are known by name, and how `--sets` and `eval.sets` are read.
 
     --sets=math500,aime24                  from the Hugging Face hub
     --sets=math500,kk --data=DATA          from their files in the folder DATA
@@ -126,8 +126,8 @@ def parse(sets: str, config: ConfigDict, *, data: str = "") -> list[EvalSet]:
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise ValueError(
-            f"--sets={sets!r} names {', '.join(sorted(twice))} twice; evaluate one of "
-            "them with another --out."
+            f"the sets {sets!r} hold {', '.join(sorted(twice))} twice; evaluate one of "
+            "them by itself."
         )
     return found
 
@@ -141,12 +141,18 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
     if entry == OWN:
         return own(config)
     task, colon, path = entry.partition(":")
-    if colon and task in tasks.TASKS:
+    if colon:
+        if task not in tasks.TASKS:
+            raise ValueError(
+                f"the set {entry!r} is of no known task"
+                f"{config_lib.nearest(task, tasks.TASKS)}; a file is given as "
+                f"task:path, with a task of {', '.join(tasks.TASKS)}."
+            )
         return _make(pathlib.Path(path).name.split(".")[0], task, path, {}, config)
     folder, name = pathlib.Path(entry).parent, pathlib.Path(entry).name
     if name not in SETS:
         raise ValueError(
-            f"--sets: {entry!r} is unknown{config_lib.nearest(name, SETS)}; there are "
+            f"the set {entry!r} is unknown{config_lib.nearest(name, SETS)}; there are "
             f"{OWN} (the config's task.test) and {', '.join(SETS)}. A file is given "
             f"with its task, as in math:{entry}."
         )
@@ -155,8 +161,8 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
         folder = pathlib.Path(data) if data else None
     if folder is None and known.task != "math":
         raise ValueError(
-            f"--sets: {name!r} is read from a file; give its folder, as in "
-            f"--data=data or --sets=data/{name}."
+            f"the set {name!r} is read from a file; give its folder, as in "
+            f"DATA/{name}, or to hapo-eval --data=DATA."
         )
     path = str(folder / known.file) if folder else name
     flags = folder / OVERLAPS[name] if folder and name in OVERLAPS else None
@@ -180,11 +186,17 @@ def _make(
     flags: pathlib.Path | None = None,
 ) -> EvalSet:
     """Fills in what a set's own options leave open."""
-    if task not in _DEFAULTS:
-        raise ValueError(
-            f"--sets: problems of {task!r} are drawn, not read from a file; evaluate "
-            f"them as {OWN}, with a config of that task."
-        )
     same = config.task.test.to_dict() if config.task.name == task else {}
-    filled = {**_DEFAULTS[task], **same, **options, "split": "test", "path": path}
+    if task not in _DEFAULTS and "path" not in same:
+        raise ValueError(
+            f"the set {name!r}: nothing here says how {task!r} reads a file, if it "
+            f"reads any; evaluate its problems as {OWN}, with a config of that task."
+        )
+    filled = {
+        **_DEFAULTS.get(task, {}),
+        **same,
+        **options,
+        "split": "test",
+        "path": path,
+    }
     return EvalSet(name, task, json.loads(json.dumps(filled)), flags)

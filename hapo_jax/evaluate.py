@@ -97,6 +97,11 @@ def evaluate_checkpoint(
             f"--checkpoint={source} is no run's folder, which would keep the results; "
             "name a folder for them with --out."
         )
+    if not is_run and step != "latest":
+        raise ValueError(
+            f"--step={step} is of a run, and --checkpoint={source} is a Hugging Face "
+            "folder; leave --step out, or give the run's folder."
+        )
     with config.unlocked():
         if not is_run:
             config.model.path = str(source)
@@ -104,10 +109,7 @@ def evaluate_checkpoint(
             config.model.path = run_records.read_config(source)["model"]["path"]
     check.check(config, num_devices=jax.device_count())
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
-    prompts = [
-        builders.make_prompts(config, policy, ConfigDict(s.options), task=s.task)
-        for s in sets
-    ]
+    with_problems = eval_sampling.read_sets(config, policy, sets)
     if is_run:
         train_params, number = _restore(source, policy, step)
     else:
@@ -117,8 +119,7 @@ def evaluate_checkpoint(
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
-        pairs = [(s.task, problems) for s, problems in zip(sets, prompts)]
-        evaluators = eval_sampling.make_evaluators(config, policy, pool, pairs)
+        evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = _settings(config, policy, eval_set, evaluator, identity)
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)

@@ -15,6 +15,7 @@ those steps come again.
 
 import datetime
 import json
+import logging
 import math
 import pathlib
 import subprocess
@@ -26,9 +27,10 @@ from typing import Any, NamedTuple, Self
 import ml_collections
 import numpy as np
 import tensorboardX
-from absl import logging
 
 from hapo_jax import run_records
+
+_log = logging.getLogger(__name__)
 
 PACKAGES = ("hapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -82,6 +84,8 @@ class RunFolder:
         changes = []
         if resume_step is not None:
             changes = check_config(self.path, config, may_change=may_change)
+            for change in changes:
+                _log.info("Resumed with %s: was %r, now %r.", *change)
         _write_config(self.path, config, resume_step, changes, devices)
         last = -1 if resume_step is None else resume_step
         _rewind(self.path, last)
@@ -223,8 +227,6 @@ def check_config(
             "Use a new workdir, or give the run's own values. If the run shall go on "
             f"with the new ones, write them into {path}."
         )
-    for change in changes:
-        logging.info("Resumed with %s: was %r, now %r.", *change)
     return changes
 
 

@@ -22,6 +22,8 @@ from hapo_jax import (
     cli,
     dry_run,
     eval_sampling,
+    eval_scores,
+    eval_sets,
     interrupt,
     records,
     report,
@@ -74,6 +76,9 @@ def train(config: ConfigDict, workdir: str) -> None:
     prompts = builders.make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
+    held_out = eval_sampling.read_sets(
+        config, policy, eval_sets.parse(config.eval.sets, config)
+    )
 
     # Build.
     r, options = config.rollout, config.learner
@@ -109,8 +114,10 @@ def train(config: ConfigDict, workdir: str) -> None:
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
             temperature_fn=functools.partial(objective_lib.temperature, objective),
         )
-        evaluator = eval_sampling.make_evaluator(config, policy, pool)
-        data_checks.report(prompts.problems, evaluator.prompts.problems)
+        evaluators = eval_sampling.make_evaluators(config, policy, pool, held_out)
+        data_checks.report(
+            prompts.problems, [p for _, found in held_out for p in found.problems]
+        )
 
         # Restore. Up to here the folder is as it was, or empty.
         checkpoints = stack.enter_context(
@@ -140,7 +147,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             )
         )
         if first == 0 and config.eval.at_start:
-            _evaluate(evaluator, to_sampler(state.params), run, 0)
+            _evaluate(evaluators, to_sampler(state.params), run, 0)
 
         steps = tqdm.trange(
             first + 1,
@@ -211,7 +218,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             scores = None
             every = config.eval.every_steps
             if step == config.num_steps or (every and step % every == 0):
-                scores = _evaluate(evaluator, to_sampler(state.params), run, step)
+                scores = _evaluate(evaluators, to_sampler(state.params), run, step)
             if last or scores or step % config.checkpoint.every_steps == 0:
                 checkpoints.save(step, state, extra=stream.to_plain(), metrics=scores)
             if last:
@@ -250,12 +257,12 @@ def _generate(
     )
 
 
-def _evaluate(evaluator, params, run, step: int) -> dict[str, float]:
+def _evaluate(evaluators, params, run, step: int) -> dict[str, float]:
     """Evaluates and keeps the results under `step`."""
-    results, summary = eval_sampling.evaluate(evaluator, params)
+    results, figures = eval_sampling.evaluate(evaluators, params)
     run.save_eval(step, results)
-    run.log(step, summary)
-    return summary
+    run.log(step, figures)
+    return figures
 
 
 def _show(bar: tqdm.tqdm, metrics: dict[str, float]) -> None:
@@ -271,13 +278,19 @@ def _show(bar: tqdm.tqdm, metrics: dict[str, float]) -> None:
 
 
 def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
-    """Prints the table before and after, and draws the curves."""
-    evaluated = [m for m in run_records.read_metrics(folder) if "eval/length" in m]
-    rows = {}
-    if evaluated and evaluated[0]["step"] == 0:
-        rows["before"] = evaluated[0]
-    if evaluated:
-        rows[f"after {evaluated[-1]['step']} steps"] = evaluated[-1]
+    """Prints each set's table before and after, and draws the curves."""
+    metrics = {m["step"]: m for m in run_records.read_metrics(folder)}
+    sets = eval_sets.parse(config.eval.sets, config)
+    for name in [s.name for s in sets]:
+        figures = metrics
+        if len(sets) > 1:
+            print(name)
+            figures = {k: eval_scores.of_set(m, name) for k, m in metrics.items()}
+        evaluated = [step for step, f in figures.items() if "eval/length" in f]
+        if not evaluated:
+            continue
+        rows = {"before": figures[0]} if 0 in evaluated else {}
+        rows[f"after {evaluated[-1]} steps"] = figures[evaluated[-1]]
         print(report.table(rows))
     print(f"curves: {report.plot_curves(folder)}")
     if config.checkpoint.export_hf:

@@ -5,8 +5,8 @@ import pathlib
 
 import pytest
 
+from hapo_jax import check, sft, train
 from hapo_jax import config as config_lib
-from hapo_jax import sft, train
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -16,6 +16,29 @@ def load(name, arg=None):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config(arg)
+
+
+EXPERIMENTS = ["countdown", "dapo_math", "gsm8k", "logic", "mbpp"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_experiments_set_what_is_read(name):
+    check.check(load(name), num_devices=8)
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("rollout.batch_prompt", "did you mean 'rollout.batch_prompts'"),
+        ("model.remat", "model.remat is no setting"),
+    ],
+)
+def test_a_key_that_nobody_reads_is_refused(key, words):
+    config = load("countdown")
+    with config.unlocked():
+        config.update_from_flattened_dict({key: 3})
+    with pytest.raises(ValueError, match=words):
+        check.check(config, num_devices=8)
 
 
 def refuse(program, config, workdir, changes):

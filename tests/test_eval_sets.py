@@ -46,14 +46,24 @@ def test_names_folders_and_files():
     assert own.options["prompt_template"].startswith("Complete")
 
 
+def test_a_new_task_reads_files_as_its_config_says(monkeypatch):
+    monkeypatch.setitem(tasks.TASKS, "sums", "nowhere")
+    (found,) = eval_sets.parse("sums:x/mine.jsonl", config("sums", digits=2))
+    assert (found.name, found.task) == ("mine", "sums")
+    assert found.options == {"split": "test", "path": "x/mine.jsonl", "digits": 2}
+    with pytest.raises(ValueError, match="with a config of that task"):
+        eval_sets.parse("sums:x/mine.jsonl", config("math"))
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
         ("mth500", "did you mean 'math500'"),
         ("mine.jsonl", "as in math:mine.jsonl"),
-        ("humaneval", "--data=data"),
+        ("humaneval", "--data=DATA"),
         ("math500,D/math500", "twice"),
         ("countdown:x", "as test"),
+        ("mth:x.jsonl", "did you mean .math."),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(sets, message):

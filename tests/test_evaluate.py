@@ -104,7 +104,8 @@ def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
     config = make_config()
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
-        evaluator = eval_sampling.make_evaluator(config, policy, pool)
+        sets = eval_sampling.read_sets(config, policy, eval_sets.parse("", config))
+        (evaluator,) = eval_sampling.make_evaluators(config, policy, pool, sets)
         params = policy.to_sampler()(policy.load())
         found = dict(eval_sampling.records(evaluator, params, [7, 2]))
         assert list(eval_sampling.records(evaluator, params, [])) == []

@@ -185,6 +185,23 @@ def weights(folder):
     return jax.tree.leaves(jax.device_get(params))
 
 
+def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys):
+    sets = f"math:{data / 'train.jsonl.gz'},test"
+    changes = {"num_steps": 1, "eval.at_start": False, "eval.sets": sets}
+    config = make_config(warm / "hf", data, **changes)
+    train.train(config, str(tmp_path / "run"))
+    (metrics,) = run_records.read_metrics(tmp_path / "run")
+    # The first set is the one that the best checkpoint is chosen by.
+    assert metrics["eval/avg@2"] == metrics["eval/train/avg@2"]
+    records = run_records.read_eval(tmp_path / "run", 1)
+    for name in ("train", "test"):
+        scores = [r["scores"] for r in records if r["set"] == name]
+        assert len(scores) == len(GOLD)
+        assert np.mean(scores) == pytest.approx(metrics[f"eval/{name}/avg@2"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines.index("train") < lines.index("test")
+
+
 def test_demonstrations_are_learnt(warm):
     metrics = run_records.read_metrics(warm)
     assert metrics[-1]["loss/policy"] < 0.5 * metrics[0]["loss/policy"]
@@ -255,10 +272,10 @@ def test_evaluation_repeats_what_training_measured(
     trained, warm, data, tmp_path, monkeypatch
 ):
     """The program, on the checkpoint that the run began with and on the run."""
-    for source, step in ((warm / "hf", 0), (trained, 2)):
+    # The only step that was evaluated after its update is the best.
+    for source, step, name in ((warm / "hf", 0, "latest"), (trained, 2, "best")):
         config = make_config(warm / "hf", data, "grpo")
-        # The only step that was evaluated after its update is the best.
-        folder = evaluated(config, source, step="best", out=tmp_path / str(step))
+        folder = evaluated(config, source, step=name, out=tmp_path / str(step))
         path = folder / "test.jsonl"
         fresh = [json.loads(line) for line in path.read_text().splitlines()]
         assert fresh == run_records.read_eval(trained, step)
@@ -284,6 +301,8 @@ def test_a_folder_that_holds_no_checkpoint_is_refused_by_its_flag(warm, data, tm
             evaluated(config, folder, out=tmp_path / "out")
     with pytest.raises(ValueError, match="--out"):
         evaluated(config, warm / "hf")
+    with pytest.raises(ValueError, match="--step=best is of a run"):
+        evaluated(config, warm / "hf", step="best", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("dynamic_sampling", [True, False])

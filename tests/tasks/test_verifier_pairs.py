@@ -1,7 +1,7 @@
 """Agreement with the graders of others, decision by decision, on their own data.
 
-The folder is `$HAPO_VERIFIER_PAIRS`, by default ../shared/data/verifier_pairs beside
-the repository. Every disagreement is printed.
+The folder is `$HAPO_VERIFIER_PAIRS`, by default verifier_pairs/ among the data sets
+(`real_data.py`). Every disagreement is printed.
 """
 
 import gzip
@@ -13,10 +13,9 @@ import re
 import pytest
 
 from hapo_jax.tasks import math, math_dapo, math_value
+from tests import real_data
 
-DEFAULT = (
-    pathlib.Path(__file__).parents[2] / ".." / "shared" / "data" / "verifier_pairs"
-)
+DEFAULT = real_data.FOLDER / "verifier_pairs"
 PAIRS = pathlib.Path(os.environ.get("HAPO_VERIFIER_PAIRS", DEFAULT))
 
 

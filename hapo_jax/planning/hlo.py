@@ -197,7 +197,7 @@ def count(text: str, trips: tuple[int, ...] = ()) -> Counts:
       ValueError: such loops are nested deeper than `trips` says.
     """
     walker = _Walker(*parse(text), trips)
-    walker.walk(walker.entry, 1.0, 0)
+    walker.walk(walker.entry, 1.0, 0, frozenset())
     found = walker.counts
     found.collectives = sorted(walker.collectives.values(), key=lambda c: -c.wire_bytes)
     return found
@@ -211,24 +211,31 @@ class _Walker:
         self.counts = Counts()
         self.collectives: dict[tuple, Collective] = {}
 
-    def walk(self, name: str, times: float, depth: int) -> None:
-        """A computation that runs `times` times, inside `depth` assumed loops."""
+    def walk(self, name: str, times: float, depth: int, started: frozenset) -> None:
+        """A computation that runs `times` times, inside `depth` assumed loops, while
+        the chains `started` of collectives are under way."""
         computation = self.computations[name]
-        channels: set[str] = set()  # one collective may be cut into start and end
+        # One collective may be cut into start, progress (in a loop, even) and end.
+        chains = set(started)
         for i in computation.values():
             if i.opcode == "while":
                 trips, assumed = self._trips(computation, i, depth)
                 self.counts.assumed_loops += assumed
-                self.walk(i.attribute("body"), times * trips, depth + assumed)
+                self.walk(
+                    i.attribute("body"),
+                    times * trips,
+                    depth + assumed,
+                    frozenset(chains),
+                )
             elif i.opcode == "conditional":
-                self._dearest_branch(i, times, depth)
+                self._dearest_branch(i, times, depth, frozenset(chains))
             elif i.opcode == "call":
-                self.walk(i.attribute("to_apply"), times, depth)
+                self.walk(i.attribute("to_apply"), times, depth, frozenset(chains))
             else:
-                self._products(computation, i, times, channels)
+                self._products(computation, i, times, chains)
                 self.counts.nbytes += times * self._bytes(computation, i)
 
-    def _dearest_branch(self, i: Instruction, times: float, depth: int) -> None:
+    def _dearest_branch(self, i: Instruction, times: float, depth: int, started):
         names = re.search(r"branch_computations=\{([^}]*)\}", i.rest)
         branches = _NAME.findall(names.group(1)) if names else []
         branches = branches or [
@@ -237,7 +244,7 @@ class _Walker:
         walkers = []
         for branch in branches:
             walker = _Walker(self.computations, branch, self.trips)
-            walker.walk(branch, times, depth)
+            walker.walk(branch, times, depth, started)
             walkers.append(walker)
         dearest = max(walkers, key=lambda w: (w.counts.nbytes, w.counts.flops))
         self.counts.flops += dearest.counts.flops
@@ -267,7 +274,7 @@ class _Walker:
             )
         return self.trips[depth], True
 
-    def _products(self, computation, i: Instruction, times: float, channels) -> None:
+    def _products(self, computation, i: Instruction, times: float, chains) -> None:
         """Operations and collectives of an instruction and what is fused into it."""
         kind = i.opcode.removesuffix("-start")
         if i.opcode == "dot":
@@ -277,14 +284,14 @@ class _Walker:
         elif i.opcode == "custom-call" and "tpu_custom_call" in i.rest:
             self._kernel(i, times)
         elif kind in COLLECTIVES:
-            channel = re.search(r"channel_id=(\d+)", i.rest)
-            if channel is None or channel.group(1) not in channels:
-                channels.add(channel and channel.group(1))
+            chain = re.search(r'chain_id="(\d+)"', i.rest)
+            if chain is None or chain.group(1) not in chains:
+                chains.add(chain and chain.group(1))
                 self._collective(computation, i, kind, times)
         called = i.attribute("calls")
         if called and i.opcode in ("fusion", "async-start"):
             for inner in self.computations[called].values():
-                self._products(self.computations[called], inner, times, channels)
+                self._products(self.computations[called], inner, times, chains)
 
     def _kernel(self, i: Instruction, times: float) -> None:
         name = next((k for k in _KERNEL_PRODUCTS if i.name.startswith(k)), None)
@@ -310,9 +317,14 @@ class _Walker:
         largest = max(i.results, key=lambda a: a.nbytes)
         if i.opcode.endswith("-start"):
             wrote = largest.nbytes
+        parts = {i.name} | {
+            j.name
+            for j in computation.values()
+            if j.opcode == "get-tuple-element" and j.operands[0] == i.name
+        }
         scattered = kind == "all-reduce" and any(
             j.opcode in ("dynamic-slice", "slice")
-            and (j.operands[0] == i.name or j.root)
+            and (j.operands[0] in parts or j.root)
             for j in computation.values()
         )
         if scattered and any(j.opcode == "parameter" for j in computation.values()):

@@ -82,6 +82,65 @@ def test_collectives(mesh8):
     assert reduce.wire_bytes == pytest.approx(2 * 4 * N * 7 / 8)
 
 
+def test_a_reduce_scatter_as_a_tpu_writes_it():
+    """One fused step for two arrays: an all-reduce whose parts are sliced."""
+    text = """HloModule m
+
+%fused (a: f32[64,8], b: f32[32,8]) -> (f32[16,8], f32[8,8]) {
+  %a = f32[64,8]{1,0} parameter(0)
+  %b = f32[32,8]{1,0} parameter(1)
+  %r = (f32[64,8]{1,0}, f32[32,8]{1,0}) all-reduce(%a, %b), channel_id=1, \
+replica_groups=[1,4]<=[4], to_apply=%add
+  %r0 = f32[64,8]{1,0} get-tuple-element(%r), index=0
+  %r1 = f32[32,8]{1,0} get-tuple-element(%r), index=1
+  %zero = s32[] constant(0)
+  %s0 = f32[16,8]{1,0} dynamic-slice(%r0, %zero, %zero), dynamic_slice_sizes={16,8}
+  %s1 = f32[8,8]{1,0} dynamic-slice(%r1, %zero, %zero), dynamic_slice_sizes={8,8}
+  ROOT %t = (f32[16,8]{1,0}, f32[8,8]{1,0}) tuple(%s0, %s1)
+}
+
+ENTRY %main (a: f32[64,8], b: f32[32,8]) -> (f32[16,8], f32[8,8]) {
+  %a = f32[64,8]{1,0} parameter(0)
+  %b = f32[32,8]{1,0} parameter(1)
+  ROOT %f = (f32[16,8]{1,0}, f32[8,8]{1,0}) fusion(%a, %b), kind=kCustom, calls=%fused
+}
+"""
+    (scatter,) = hlo.count(text).collectives
+    assert (scatter.kind, scatter.group) == ("reduce-scatter", 4)
+    assert scatter.wire_bytes == 4 * (64 * 8 + 32 * 8) * 3 / 4
+
+
+def test_a_gather_that_goes_on_during_a_loop_is_one():
+    text = """HloModule m
+
+%step (p: f32[4,8]) -> f32[16,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  ROOT %g = f32[16,8]{1,0} all-gather(%p), channel_id=7, \
+replica_groups=[1,4]<=[4], dimensions={0}, frontend_attributes={chain_id="6"}
+}
+
+%body (x: f32[4,8]) -> f32[4,8] {
+  %x = f32[4,8]{1,0} parameter(0)
+  %f = f32[16,8]{1,0} fusion(%x), kind=kCustom, calls=%step
+  ROOT %y = f32[4,8]{1,0} copy(%x)
+}
+
+%condition (x: f32[4,8]) -> pred[] {
+  %x = f32[4,8]{1,0} parameter(0)
+  ROOT %true = pred[] constant(true)
+}
+
+ENTRY %main (p: f32[4,8]) -> f32[4,8] {
+  %p = f32[4,8]{1,0} parameter(0)
+  %start = f32[16,8]{1,0} fusion(%p), kind=kCustom, calls=%step
+  ROOT %w = f32[4,8]{1,0} while(%p), condition=%condition, body=%body, \
+backend_config={"known_trip_count":{"n":"5"}}
+}
+"""
+    (gather,) = hlo.count(text).collectives
+    assert (gather.kind, gather.times) == ("all-gather", 1)
+
+
 @pytest.mark.parametrize(
     ("text", "size"),
     [

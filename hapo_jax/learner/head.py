@@ -153,7 +153,7 @@ def gradients(
     sums, d_hidden, d_weight = jax.lax.fori_loop(
         0, _num_chunks(counts, width), chunk, carry
     )
-    return sums, d_hidden, d_weight.sum(0).T
+    return sums, d_hidden, sharding.sum_shards(d_weight)
 
 
 def _chunk(hidden, weight, tokens, base_temperature, with_entropy):

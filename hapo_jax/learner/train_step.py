@@ -23,7 +23,7 @@ from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import head, packing, scoring
 from hapo_jax.learner.state import TrainState
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import sharding, target, transformer
 
 Array = jax.Array
 
@@ -172,6 +172,7 @@ def make_learner(
             functools.partial(_score, graphdef, **options),
             in_shardings=(state_shardings.params, packed),
             out_shardings=whole,
+            compiler_options=target.training_options(),
         ),
         prepare=jax.jit(
             functools.partial(_prepare, objective, minibatch_rows=minibatch_rows),
@@ -191,6 +192,7 @@ def make_learner(
             in_shardings=(state_shardings, minibatch),
             out_shardings=(state_shardings, whole),
             donate_argnums=0,
+            compiler_options=target.training_options(),
         ),
         inspect=jax.jit(functools.partial(objective_lib.token_terms, objective)),
         layout=layout,
@@ -278,8 +280,10 @@ def _update(
 
     def add(k, total):
         total = jax.tree.map(jnp.add, total, gradients(k))
-        # Within the loop, so that devices exchange only the share that each keeps.
-        return _constrain(total, param_shardings, nnx.merge(graphdef, params))
+        # Within the loop, so that devices exchange only the share that each keeps, and
+        # not moved behind it by the compiler, which would keep the whole till then.
+        total = _constrain(total, param_shardings, nnx.merge(graphdef, params))
+        return jax.lax.optimization_barrier(total)
 
     zeros = jax.tree.map(
         lambda s: jnp.zeros(s.shape, jnp.float32), jax.eval_shape(gradients, 0)

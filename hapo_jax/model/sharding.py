@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
@@ -140,12 +141,87 @@ def constrain_vocab(x: jax.Array, *, axis: int) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*spec))
 
 
+def sum_shards(x: jax.Array) -> jax.Array:
+    """[S, D, V] → [V, D], the sum over shards, laid out like an unembedding.
+
+    Every device receives the share that it keeps. Left to itself, XLA would add up the
+    whole on every device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
+        return x.sum(0).T
+    vocab, embed = TRAIN_RULES["vocab"], TRAIN_RULES["embed"]
+    return jax.shard_map(
+        lambda x: _own_channels(x.sum(0).T),
+        in_specs=P(BATCH, None, vocab),
+        out_specs=P(vocab, embed),
+    )(x)
+
+
+# Rows of an array that a TPU moves together.
+_TILE_ROWS = 128
+
+
+def _own_channels(table: jax.Array) -> jax.Array:
+    """[rows, D] on each device → its channels of the sum over the batch.
+
+    Summed in shares of rows, which then change places with shares of channels: a TPU
+    exchanges whole tiles, and few channels are not a tile's width. Cut by channels, the
+    sum would be made as an all-reduce, twice the bytes.
+    """
+    rows, embed = len(table), TRAIN_RULES["embed"]
+    shares = jax.lax.axis_size(embed)
+    if shares > 1:
+        table = jnp.pad(table, [(0, -rows % (_TILE_ROWS * shares)), (0, 0)])
+        table = jax.lax.psum_scatter(table, embed, scatter_dimension=0, tiled=True)
+        table = jax.lax.all_to_all(table, embed, 1, 0, tiled=True)[:rows]
+    return jax.lax.psum(table, [a for a in BATCH if shares == 1 or a != embed])
+
+
 def gather_channels(table: jax.Array) -> jax.Array:
     """[V, D] split by rows alone, so that a lookup by a split batch stays local."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return table
-    return jax.lax.with_sharding_constraint(table, P("tensor", None))
+    return jax.lax.with_sharding_constraint(table, P(TRAIN_RULES["vocab"], None))
+
+
+@jax.custom_vjp
+def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Rows [B, T, D] of a table [V, D] by tokens [B, T] int32.
+
+    Its gradient in the table is summed as in `sum_shards`.
+    """
+    return constrain_batch(gather_channels(table)[tokens])
+
+
+def _lookup_forward(table, tokens):
+    return lookup(table, tokens), (table, tokens)
+
+
+def _lookup_backward(saved, gradient):
+    table, tokens = saved  # of the table only the shape is read
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or len(tokens) % math.prod(mesh.shape[a] for a in BATCH):
+        return jnp.zeros_like(table).at[tokens].add(gradient), None
+    vocab, embed = TRAIN_RULES["vocab"], TRAIN_RULES["embed"]
+    V, D = table.shape
+    rows = V // mesh.shape[vocab]
+
+    def of_device(tokens, gradient):
+        """A device's rows of the table, of which it keeps its channels."""
+        own = tokens - rows * jax.lax.axis_index(vocab)
+        own = jnp.where(own < 0, rows, own)  # dropped, not counted from the end
+        whole = jnp.zeros((rows, D), table.dtype).at[own].add(gradient, mode="drop")
+        return _own_channels(whole)
+
+    summed = jax.shard_map(
+        of_device, in_specs=(P(BATCH), P(BATCH)), out_specs=P(vocab, embed)
+    )
+    return summed(tokens, gradient), None
+
+
+lookup.defvjp(_lookup_forward, _lookup_backward)
 
 
 def param_shardings(params: nnx.State, mesh: Mesh, rules: Rules) -> nnx.State:

@@ -270,8 +270,7 @@ class Transformer(nnx.Module):
         )
 
     def _embed(self, tokens: Array) -> Array:
-        table = sharding.gather_channels(self.embedding.get_value().astype(self.dtype))
-        return sharding.constrain_batch(table[tokens])
+        return sharding.lookup(self.embedding.get_value().astype(self.dtype), tokens)
 
 
 def rope_angles(config: ModelConfig, positions: Array) -> tuple[Array, Array]:

@@ -19,10 +19,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import sharding, target, transformer
 from hapo_jax.model.config import ModelConfig
 
 Array = jax.Array
+
+# Below every score, and finite: its difference to itself is 0.
+_NEVER = -1e30
 
 
 class Layer(NamedTuple):
@@ -185,18 +188,34 @@ def step(
     x = sharding.constrain_batch(table[tokens]).T  # [D, B]
     angles = transformer.rope_angles(config, positions)
     rope = tuple(x[:, None, None] for x in angles)  # [B, 1, 1, C/2]
-    keys, values = list(cache.keys), list(cache.values)
+    keys, values, fresh = list(cache.keys), list(cache.values), []
+    # A TPU copies a layer's cache into its fast memory to read it; written before, it
+    # would be copied back as a whole. A CPU, written after, would copy it first.
+    late = target.platform() == "tpu"
+    earlier = visible & (jnp.arange(visible.shape[1]) != at)[None] if late else visible
     for i, layer in enumerate(weights.layers):
         q, k, v = _project(config, layer, norm(x, layer.attention_norm), rope)
-        k, v = k[..., None].astype(keys[i].dtype), v[:, :, None].astype(values[i].dtype)
-        keys[i] = jax.lax.dynamic_update_slice_in_dim(keys[i], k, at, axis=3)
-        values[i] = jax.lax.dynamic_update_slice_in_dim(values[i], v, at, axis=2)
+        if not late:
+            keys[i], values[i] = _write(keys[i], values[i], k, v, at)
         prompt = prompts.cache.keys[i], prompts.cache.values[i], prompts.visible
-        heads = _attention(q, prompt, (keys[i], values[i], visible))
+        own, itself = (keys[i], values[i], earlier), (k, v) if late else None
+        heads = _attention(q, prompt, own, itself)
         x = x + layer.out.reshape(len(x), -1) @ heads.reshape(len(heads), -1).T
         x = x + _feed_forward(layer, norm(x, layer.mlp_norm))
+        fresh.append((k, v))
+    if late:
+        x, fresh = jax.lax.optimization_barrier((x, fresh))
+        for i, (k, v) in enumerate(fresh):
+            keys[i], values[i] = _write(keys[i], values[i], k, v, at)
     cache = transformer.KVCache(tuple(keys), tuple(values))
     return norm(x, weights.final_norm).T, cache
+
+
+def _write(keys: Array, values: Array, k: Array, v: Array, at: Array):
+    """Puts a token's key and value [B, K, C] into slot `at` of a layer's cache."""
+    k, v = k[..., None].astype(keys.dtype), v[:, :, None].astype(values.dtype)
+    keys = jax.lax.dynamic_update_slice_in_dim(keys, k, at, axis=3)
+    return keys, jax.lax.dynamic_update_slice_in_dim(values, v, at, axis=2)
 
 
 def _norm(x: Array, scale: Array, *, eps: float) -> Array:
@@ -224,15 +243,16 @@ def _project(config: ModelConfig, layer: Layer, x: Array, rope):
 
 def _feed_forward(layer: Layer, x: Array) -> Array:
     """SwiGLU of [D, B]."""
-    gate, up = (layer.gate_up.reshape(-1, len(x)) @ x).reshape(2, -1, x.shape[1])
+    gate, up = jnp.einsum("GFD,DB->GFB", layer.gate_up, x)
     return layer.down @ (jax.nn.silu(gate) * up)
 
 
-def _attention(q: Array, prompt, own) -> Array:
+def _attention(q: Array, prompt, own, itself) -> Array:
     """Softmax attention over two caches as if they were one: [B, K, J, C] → same.
 
     Both are (keys, values, visible); the prompt's of N rows. The R rows of a prompt
-    read its keys together, as one matrix product. Each part is normalised by its own
+    read its keys together, as one matrix product. `itself` is the token's key and value
+    [B, K, C], or None if its own cache has them. Each part is normalised by its own
     maximum; only their small sums are brought together.
     """
     B, K, J, C = q.shape
@@ -243,10 +263,14 @@ def _attention(q: Array, prompt, own) -> Array:
     grouped = q.reshape(N, R, K, J, C).swapaxes(1, 2).reshape(N, K, R * J, C)
     old = _attend(grouped, *prompt)
     old = [x.reshape(N, K, R, J, -1).swapaxes(1, 2).reshape(B, K, J, -1) for x in old]
-    new = _attend(q, *own)
-    peak = jnp.maximum(old[2], new[2])
+    parts = [old, _attend(q, *own)]
+    if itself is not None:
+        k, v = (x.astype(jnp.float32)[:, :, None] for x in itself)
+        score = (q.astype(jnp.float32) * k).sum(-1, keepdims=True)
+        parts.append((v, jnp.ones_like(score), score))
+    peak = functools.reduce(jnp.maximum, [part_peak for *_, part_peak in parts])
     heads = total = 0.0
-    for part_heads, part_total, part_peak in (old, new):
+    for part_heads, part_total, part_peak in parts:
         scale = jnp.exp(part_peak - peak)
         heads, total = heads + scale * part_heads, total + scale * part_total
     return (heads / total).astype(q.dtype)
@@ -258,7 +282,7 @@ def _attend(q: Array, keys: Array, values: Array, visible: Array):
     Args:
       q: [X, K, Q, C], scaled.
       keys, values: [X, K, C, S], [X, K, S, C].
-      visible: [X, S] bool, at least one True per row.
+      visible: [X, S] bool; where nothing is, the maximum lies below all other scores.
 
     Returns:
       Weighted values [X, K, Q, C], sum of weights and maximal score, both
@@ -266,7 +290,7 @@ def _attend(q: Array, keys: Array, values: Array, visible: Array):
     """
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores = dot("XKQC,XKCS->XKQS", q, keys.astype(q.dtype))
-    scores = jnp.where(visible[:, None, None], scores, -jnp.inf)
+    scores = jnp.where(visible[:, None, None], scores, _NEVER)
     peak = scores.max(-1, keepdims=True)
     part = jnp.exp(scores - peak)
     total = part.sum(-1, keepdims=True)

@@ -87,7 +87,7 @@ def summarise(config: ConfigDict, topology, mean: int, phases) -> dict:
         "hbm_bytes": chip.hbm_bytes,
         "mean_completion_tokens": mean,
         "fits": fits,
-        "phases": [_phase(phase) for phase in phases],
+        "phases": [_phase(phase, r.chunk_tokens) for phase in phases],
     }
     if not fits:
         out["advice"] = estimate.remedies(config, phases, topology)
@@ -106,7 +106,7 @@ def summarise(config: ConfigDict, topology, mean: int, phases) -> dict:
     return out
 
 
-def _phase(phase: estimate.Phase) -> dict:
+def _phase(phase: estimate.Phase, chunk_tokens: int) -> dict:
     out = dataclasses.asdict(phase) | {"step_s": phase.step_s}
     counts = out.pop("counts")
     if counts is not None:
@@ -118,6 +118,8 @@ def _phase(phase: estimate.Phase) -> dict:
             "assumed_loops": counts["assumed_loops"],
             "uncounted_kernels": sorted(counts["unknown"]),
         }
+        if phase.in_use_bytes:
+            out["moved_per_token_bytes"] = counts["nbytes"] / chunk_tokens
     return out
 
 
@@ -172,9 +174,17 @@ def _show_speed(p: dict) -> None:
         f"{sent / _GIB:>7.2f} {call:>9.4f} × {p['calls']:g} = {p['step_s']:.1f} s "
         f"({bound})"
     )
+    if p["filled_flops"]:
+        ratio = p["flops"] / p["filled_flops"]
+        print(f"{'':<10} over what full rows of one sequence each need: {ratio:.2f}")
     if p["in_use_bytes"]:
+        used, moved = (
+            p["in_use_bytes"] / _GIB,
+            p["moved_per_token_bytes"] / p["in_use_bytes"],
+        )
         print(
-            f"{'':<10} weights and cache: {p['in_use_bytes'] / _GIB:.2f} GiB per token"
+            f"{'':<10} weights and cache: {used:.2f} GiB per token, "
+            f"moved {moved:.2f} times"
         )
     for kernel in p["uncounted_kernels"]:
         print(f"{'':<10} operations of kernel {kernel} are not counted")

@@ -30,7 +30,7 @@ class Phase:
       compile_s: seconds that compiling took here.
       useful_flops: that a call needs, per device.
       counts: of a call; None where the compiler gave up.
-      in_use_bytes: see `Program`.
+      filled_flops: see `Program`, per device; as is in_use_bytes.
       compute_s, memory_s, network_s: of a call, at the chip's full speed.
       assumed_trips: of loops whose length depends on the data.
     """
@@ -48,6 +48,7 @@ class Phase:
     compile_s: float
     useful_flops: float
     counts: hlo.Counts | None
+    filled_flops: float = 0.0
     in_use_bytes: int = 0
     compute_s: float = 0.0
     memory_s: float = 0.0
@@ -78,6 +79,7 @@ def measure(program: Program, topology: chips.Topology) -> Phase:
         compile_s=0.0,
         useful_flops=program.flops / devices,
         counts=None,
+        filled_flops=program.filled_flops / devices,
         in_use_bytes=program.in_use_bytes,
         assumed_trips=program.trips,
     )

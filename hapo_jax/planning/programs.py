@@ -37,6 +37,8 @@ class Program(NamedTuple):
       calls: per step.
       flops: that a call needs, over all devices of `mesh`.
       resident_bytes: per device, of arrays that are alive beside its arguments.
+      filled_flops: what it would be if the rows that a call computes held one sequence
+        each that fills them; 0 where there are no such rows.
       in_use_bytes: per device, of weights and keys and values that a decode step must
         read; 0 for other programs.
     """
@@ -48,6 +50,7 @@ class Program(NamedTuple):
     calls: float
     flops: float
     resident_bytes: int
+    filled_flops: float = 0.0
     in_use_bytes: int = 0
 
 
@@ -274,6 +277,7 @@ def _learning(config, policy, objective, state, completion_tokens: int):
             trips=_trips(learner, every),
             calls=scorings,
             flops=forward[0],
+            filled_flops=_filled(model, learner, every),
             resident_bytes=moments + reference,
         ),
         Program(
@@ -283,6 +287,7 @@ def _learning(config, policy, objective, state, completion_tokens: int):
             trips=_trips(learner, some),
             calls=options.passes * B / b,
             flops=flops.TRAINING * forward[1],
+            filled_flops=flops.TRAINING * _filled(model, learner, some),
             resident_bytes=reference,
         ),
     ]
@@ -303,6 +308,17 @@ def _trips(learner: train_step.Learner, plan: packing.Plan) -> tuple[int, int]:
     shard = plan.row // (learner.layout.micro_rows // learner.layout.shards)
     targets = np.bincount(shard, plan.lengths).max()
     return plan.num_micros(learner.layout), -(-int(targets) // learner.width)
+
+
+def _filled(model: ModelConfig, learner: train_step.Learner, plan) -> float:
+    """FLOPs of a forward pass over full rows, as many as a plan computes."""
+    layout = learner.layout
+    micros, chunks = _trips(learner, plan)
+    rows, W = micros * layout.micro_rows, layout.width
+    scored = micros * chunks * layout.shards * learner.width
+    return flops.forward(
+        model, tokens=rows * W, pairs=rows * W * (W + 1) / 2, scored=scored
+    )
 
 
 def _packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:

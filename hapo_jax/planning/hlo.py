@@ -52,8 +52,8 @@ _FREE_CALLS = (
     "GatherScatterIndicesBitpacked",
 )
 # Products of [queries, channels] and [channels, keys], or the like, in each kernel of
-# splash attention.
-_KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 4, "splash_mha_dq": 3}
+# splash attention; the second makes the gradients of queries, keys and values.
+_KERNEL_PRODUCTS = {"splash_mha_fwd": 2, "splash_mha_dkv": 5}
 
 
 class Array(NamedTuple):
@@ -304,9 +304,10 @@ class _Walker:
             self.counts.unknown.add(i.name)
             return
         *rows, T, C = (int(n) for n in queries[0].split(","))
-        n = int(blocks[0].split(",")[-1])
-        # Blocks above the diagonal are left out; those on it are computed whole.
-        pairs = T * T * (n + 1) / (2 * n)
+        m, n = (int(n) for n in blocks[0].split(",")[-2:])
+        # Blocks above the diagonal are left out; those on it are computed whole. Which
+        # of both counts the queries makes no difference.
+        pairs = T * T * sum(-(-(row + 1) * n // m) for row in range(m)) / (m * n)
         self.counts.flops += (
             times * _KERNEL_PRODUCTS[name] * 2 * math.prod(rows) * C * pairs
         )

@@ -166,3 +166,29 @@ lhs_dilate=4}, dim_labels=0bf_0io->0bf
 """
     assert hlo.count(text).flops == 2 * 4 * 8 * 16 * 32
     assert hlo.count(text).nbytes == 4 * np.sum([4 * 8 * 16, 4 * 16 * 32, 4 * 8 * 32])
+
+
+@pytest.mark.parametrize(
+    ("kernel", "products", "blocks", "computed"),
+    [("fwd", 2, (4, 4), 10), ("dkv", 5, (4, 2), 6), ("dkv", 5, (2, 4), 6)],
+)
+def test_blocks_of_attention_above_the_diagonal_are_left_out(
+    kernel, products, blocks, computed
+):
+    """Six heads; `blocks` of rows and columns, of which `computed` have a pair."""
+    T, C = 1024, 128
+    m, n = blocks
+    text = f"""\
+ENTRY %main (p: s8[1,{m},{n}], q: bf16[6,{T},{C}]) -> bf16[6,{T},{C}] {{
+  %p = s8[1,{m},{n}]{{2,1,0}} parameter(0)
+  %q = bf16[6,{T},{C}]{{2,1,0}} parameter(1)
+  ROOT %splash_mha_{kernel}_segmented.1 = bf16[6,{T},{C}]{{2,1,0}} \
+custom-call(%p, %q), custom_call_target="tpu_custom_call", \
+operand_layout_constraints={{s8[1,{m},{n}]{{2,1,0}}, bf16[6,{T},{C}]{{2,1,0}}}}, \
+frontend_attributes={{kernel_metadata={{}}}}
+}}
+"""
+    found = hlo.count(text)
+    pairs = computed * (T // m) * (T // n)
+    assert found.flops == products * 2 * 6 * C * pairs
+    assert not found.unknown

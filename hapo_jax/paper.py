@@ -79,8 +79,9 @@ def get_config(
     c.learner.warmup_steps = 10
     c.learner.weight_decay = 0.1
     c.learner.remat = "full"
-    # The unembedding is gathered for every chunk of tokens: few, large ones.
-    c.learner.chunk_tokens = 16384
+    # Over all devices. The unembedding is gathered, and its gradient read and written,
+    # once per chunk: few, large ones.
+    c.learner.chunk_tokens = 32768
 
     c.mesh.data = 1
     c.mesh.fsdp = -1

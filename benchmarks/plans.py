@@ -65,20 +65,25 @@ _ABOUT = f"""# Plans of the paper's configs
 Made by `python -m benchmarks.plans`; do not edit. Each `.json` is what `hapo-plan
 --json` printed for a config and a slice, each `.txt` the same for people. Bytes and
 FLOPs are per device and call. Seconds are a roofline's, so a real step takes longer; no
-plan has been compared with a run on these chips. Prices are list prices. Prompts are
-taken to be as long as they may be.
+plan has been compared with a run on these chips. Prices are list prices.
+
+All prompts are taken to be as long as they may be, and all completions to have the mean
+length. That packs badly where two of them do not fit into a row: of Qwen3's rows nearly
+half stays empty. Lengths that differ pack better.
 
 - *update*: FLOPs of the compiled update over those that the model needs if the rows
-  that it computes hold one sequence each; goal {_MOST_FLOPS["full"]:.2f} where the
-  backward pass computes all again, {_MOST_FLOPS["none"]:.2f} where it computes nothing
-  again. Behind the stroke: over those that completions of the mean length need. There
-  padding, and attention across the sequences of a row, are waste; no goal is held
-  against that figure.
+  that it computes hold one sequence each. The goal is {_MOST_FLOPS["full"]:.2f} where
+  the backward pass computes all again, and {_MOST_FLOPS["none"]:.2f} where it computes
+  nothing again. Behind the stroke: over those that the completions need. There empty
+  columns are waste, and so is attention across the sequences of a row, which the kernel
+  computes and masks.
 - *decode*: bytes that a decode step moves over weights, keys and values of full slots;
-  goal {_MOST_MOVED:.1f}.
+  the goal is {_MOST_MOVED:.1f}. Below 1: the embedding is not read as a whole.
 - *largest all-reduce*: of one array of the update over the devices that share the
   parameters out, where each should get its share alone; a weight matrix has megabytes.
   Activations, exchanged over `tensor`, are not among them.
+
+Values behind which *missed* stands do not reach their goal.
 """
 
 

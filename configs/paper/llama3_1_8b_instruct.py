@@ -5,8 +5,9 @@
     hapo-plan --config=configs/paper/llama3_1_8b_instruct.py --topology=v6e:8x8 \\
         --completion_tokens=1024
 
-No plan has been kept for this one: run the second command before renting, and choose
-the slice by it.
+It fits on v6e:8x8: at most 17.3 of 31.25 GiB per chip, says that plan, and 124 s per
+step at the chips' full speed if completions have 1,024 tokens on average
+(`benchmarks/results/plans/llama3_1_8b_instruct-v6e-8x8.json`).
 
 HAPO's recipe for it is published with the paper; no result is quoted here.
 """

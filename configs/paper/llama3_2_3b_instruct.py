@@ -5,8 +5,9 @@
     hapo-plan --config=configs/paper/llama3_2_3b_instruct.py --topology=v5e:8x8 \\
         --completion_tokens=1024
 
-No plan has been kept for this one: run the second command before renting, and choose
-the slice by it.
+It fits on v5e:8x8: at most 6.2 of 15.75 GiB per chip, says that plan, and 218 s per
+step at the chips' full speed if completions have 1,024 tokens on average
+(`benchmarks/results/plans/llama3_2_3b_instruct-v5e-8x8.json`).
 
 The paper's result: accuracy 22.99 % with DAPO, 27.42 % with HAPO (average).
 """

@@ -2,11 +2,12 @@
 
     hapo-train --config=configs/paper/qwen2_5_math_7b.py:data=DATA \\
         --config.model.path=/models/Qwen2.5-Math-7B --workdir=runs/a
-    hapo-plan --config=configs/paper/qwen2_5_math_7b.py --topology=v5p:4x4x4 \\
+    hapo-plan --config=configs/paper/qwen2_5_math_7b.py --topology=v6e:8x8 \\
         --completion_tokens=4096
 
-No plan has been kept for this one: run the second command before renting, and choose
-the slice by it.
+It fits on v6e:8x8: at most 14.2 of 31.25 GiB per chip, says that plan, and 457 s per
+step at the chips' full speed if completions have 4,096 tokens on average
+(`benchmarks/results/plans/qwen2_5_math_7b-v6e-8x8.json`).
 
 The checkpoint's config.json must have max_position_embeddings=32768, as the paper's
 had.

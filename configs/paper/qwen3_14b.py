@@ -5,8 +5,9 @@
     hapo-plan --config=configs/paper/qwen3_14b.py --topology=v5p:4x4x4 \\
         --completion_tokens=6144
 
-No plan has been kept for this one: run the second command before renting, and choose
-the slice by it.
+It fits on v5p:4x4x4: at most 36.5 of 95.74 GiB per chip, says that plan, and 1671 s per
+step at the chips' full speed if completions have 6,144 tokens on average
+(`benchmarks/results/plans/qwen3_14b-v5p-4x4x4.json`).
 
 The paper's result: accuracy 58.06 % with DAPO, 62.09 % with HAPO (average).
 """

@@ -5,8 +5,9 @@
     hapo-plan --config=configs/paper/qwen3_8b.py --topology=v5p:4x4x4 \\
         --completion_tokens=6144
 
-No plan has been kept for this one: run the second command before renting, and choose
-the slice by it.
+It fits on v5p:4x4x4: at most 26.8 of 95.74 GiB per chip, says that plan, and 1200 s per
+step at the chips' full speed if completions have 6,144 tokens on average
+(`benchmarks/results/plans/qwen3_8b-v5p-4x4x4.json`).
 
 The paper's result: accuracy 50.00 % with DAPO, 51.97 % with HAPO (average of six
 sets).

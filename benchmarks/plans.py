@@ -52,13 +52,14 @@ CASES = (
     Case("llama3_1_8b_instruct", "v6e:8x8", 1024),
     Case("qwen2_5_math_1_5b", "v5e:4x4", 4096),
     Case("qwen2_5_math_1_5b", "v5e:16x16", 4096),
-    Case("qwen2_5_math_1_5b", "v6e:8x8", 4096, remat="none"),
+    Case("qwen2_5_math_1_5b", "v5p:4x4x4", 4096, remat="none"),
 )
 
 # Of an update's FLOPs over those of full rows, by what is computed again; of a decode
-# step's bytes over weights, keys and values.
+# step's bytes over weights, keys and values; of an all-reduce, in MiB.
 _MOST_FLOPS = {"full": 1.40, "none": 1.10}
 _MOST_MOVED = 1.3
+_MOST_REDUCED = 1.0
 
 _ABOUT = f"""# Plans of the paper's configs
 
@@ -79,9 +80,12 @@ half stays empty. Lengths that differ pack better.
   computes and masks.
 - *decode*: bytes that a decode step moves over weights, keys and values of full slots;
   the goal is {_MOST_MOVED:.1f}. Below 1: the embedding is not read as a whole.
-- *largest all-reduce*: of one array of the update over the devices that share the
-  parameters out, where each should get its share alone; a weight matrix has megabytes.
-  Activations, exchanged over `tensor`, are not among them.
+- *largest all-reduce*: of those in an update among the devices that share the
+  parameters out, where each should get its share alone. The goal is
+  {_MOST_REDUCED:.0f} MiB, less than a layer's large matrices have. Activations,
+  exchanged over `tensor`, are not among them. On 256 chips a share of
+  Qwen2.5-Math-1.5B's matrices is 12 channels wide, and the compiler does not scatter
+  gradients of the feed-forward into so narrow ones.
 
 Values behind which *missed* stands do not reach their goal.
 """
@@ -154,7 +158,7 @@ def _speed(case: Case, plan: dict) -> list[str]:
         f"{_missed(filled, _MOST_FLOPS[case.remat])} "
         f"/ {update['flops_over_useful']:.2f}",
         _missed(moved, _MOST_MOVED),
-        f"{_largest_all_reduce(plan, update):.2f}",
+        _missed(_largest_all_reduce(plan, update), _MOST_REDUCED),
     ]
 
 

@@ -280,10 +280,8 @@ def _update(
 
     def add(k, total):
         total = jax.tree.map(jnp.add, total, gradients(k))
-        # Within the loop, so that devices exchange only the share that each keeps, and
-        # not moved behind it by the compiler, which would keep the whole till then.
-        total = _constrain(total, param_shardings, nnx.merge(graphdef, params))
-        return jax.lax.optimization_barrier(total)
+        # Within the loop, so that devices exchange only the share that each keeps.
+        return _constrain(total, param_shardings, nnx.merge(graphdef, params))
 
     zeros = jax.tree.map(
         lambda s: jnp.zeros(s.shape, jnp.float32), jax.eval_shape(gradients, 0)
@@ -383,16 +381,15 @@ def _row_wise(objective, stats, hidden, weight, micro, batch: Minibatch, k, **op
 
 
 def _constrain(total, param_shardings, model: transformer.Transformer):
-    """Lays summed gradients out like the parameters, where a mesh is in scope."""
-    if jax.sharding.get_abstract_mesh().empty:
+    """Lays summed gradients out like the parameters, where several devices do."""
+    if jax.sharding.get_abstract_mesh().size <= 1:
         return total
     sums, grads, d_weight = total
     of_weight = param_shardings[model.unembedding_name].get_value()
-    return (
-        sums,
-        jax.lax.with_sharding_constraint(grads, param_shardings),
-        jax.lax.with_sharding_constraint(d_weight, of_weight),
-    )
+    grads = jax.lax.with_sharding_constraint(grads, param_shardings)
+    d_weight = jax.lax.with_sharding_constraint(d_weight, of_weight)
+    # The compiler would move it behind the loop, and keep the whole till then.
+    return jax.lax.optimization_barrier((sums, grads, d_weight))
 
 
 def _apply(

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.model import sharding, target, transformer
+from hapo_jax.model import sharding, transformer
 from hapo_jax.model.config import ModelConfig
 
 Array = jax.Array
@@ -167,6 +167,8 @@ def step(
     cache: transformer.KVCache,
     at: Array,
     visible: Array,
+    *,
+    writes_last: bool = False,
 ) -> tuple[Array, transformer.KVCache]:
     """The hidden state of one new token per row, which sees its prompt and itself.
 
@@ -179,6 +181,8 @@ def step(
       cache: KVCache of the completions, S slots per row.
       at: scalar int32, the slot where new keys and values go, for all rows.
       visible: [B, S] bool, the slots to attend to, `at` among them.
+      writes_last: whether keys and values are written after all layers, and not before
+        each reads its own; a matter of speed, see `rollout/platform.py`.
 
     Returns:
       [B, D] in the compute dtype, after the final norm, and the cache.
@@ -189,21 +193,19 @@ def step(
     angles = transformer.rope_angles(config, positions)
     rope = tuple(x[:, None, None] for x in angles)  # [B, 1, 1, C/2]
     keys, values, fresh = list(cache.keys), list(cache.values), []
-    # A TPU copies a layer's cache into its fast memory to read it; written before, it
-    # would be copied back as a whole. A CPU, written after, would copy it first.
-    late = target.platform() == "tpu"
-    earlier = visible & (jnp.arange(visible.shape[1]) != at)[None] if late else visible
+    if writes_last:
+        visible = visible & (jnp.arange(visible.shape[1]) != at)[None]
     for i, layer in enumerate(weights.layers):
         q, k, v = _project(config, layer, norm(x, layer.attention_norm), rope)
-        if not late:
+        if not writes_last:
             keys[i], values[i] = _write(keys[i], values[i], k, v, at)
         prompt = prompts.cache.keys[i], prompts.cache.values[i], prompts.visible
-        own, itself = (keys[i], values[i], earlier), (k, v) if late else None
+        own, itself = (keys[i], values[i], visible), (k, v) if writes_last else None
         heads = _attention(q, prompt, own, itself)
         x = x + layer.out.reshape(len(x), -1) @ heads.reshape(len(heads), -1).T
         x = x + _feed_forward(layer, norm(x, layer.mlp_norm))
         fresh.append((k, v))
-    if late:
+    if writes_last:
         x, fresh = jax.lax.optimization_barrier((x, fresh))
         for i, (k, v) in enumerate(fresh):
             keys[i], values[i] = _write(keys[i], values[i], k, v, at)

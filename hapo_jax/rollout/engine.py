@@ -108,6 +108,7 @@ class Engine:
                 pad_id=pad_id,
                 truncation=truncation,
                 temperature_fn=temperature_fn,
+                writes_last=platform.writes_last,
             )
 
         def empty():

@@ -22,15 +22,27 @@ class Platform(NamedTuple):
     smallest_batch: rows below which a batch does not shrink.
     sizes_per_doubling: batch sizes and cache widths from one to its double, 1 or 2.
       Each pair of a size and a width that occurs costs a compilation.
+    writes_last: when a decode step writes keys and values, see `decoding.step`. A TPU
+      copies a layer's cache into its fast memory to read it; written before, it would
+      be copied back as a whole. Others, written after, would copy it first.
     """
 
     chunks_ahead: int
     smallest_batch: int
     sizes_per_doubling: int
+    writes_last: bool
 
 
 def current() -> Platform:
     """Of the platform that programs are made for."""
-    if target.platform() == "cpu":
-        return Platform(chunks_ahead=0, smallest_batch=2, sizes_per_doubling=2)
-    return Platform(chunks_ahead=1, smallest_batch=8, sizes_per_doubling=1)
+    name = target.platform()
+    if name == "cpu":
+        return Platform(
+            chunks_ahead=0, smallest_batch=2, sizes_per_doubling=2, writes_last=False
+        )
+    return Platform(
+        chunks_ahead=1,
+        smallest_batch=8,
+        sizes_per_doubling=1,
+        writes_last=name == "tpu",
+    )

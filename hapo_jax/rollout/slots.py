@@ -192,6 +192,7 @@ def decode(
     pad_id: int,
     truncation: sampler.Truncation,
     temperature_fn: sampler.TemperatureFn,
+    writes_last: bool,
 ) -> tuple[Slots, Samples]:
     """Draws up to `steps` tokens in every row that is alive.
 
@@ -204,6 +205,7 @@ def decode(
       stop_ids: tokens that end a completion; they are part of it.
       pad_id: what rows that are not alive are fed.
       truncation, temperature_fn: see `sampler.draw`.
+      writes_last: see `decoding.step`.
 
     Returns:
       The slots, and Samples [B, steps] whose mask says what was drawn.
@@ -234,6 +236,7 @@ def decode(
             s.cache,
             s.column,
             (seen >= s.start[:, None]) & (seen <= s.column),
+            writes_last=writes_last,
         )
         stopped = (token[:, None] == stops[None]).any(-1) | (s.drawn + 1 >= s.limits)
         out = Samples(token, s.alive, *(jnp.where(s.alive, x, 0.0) for x in record))

@@ -51,7 +51,7 @@ def make_engine(
         pad_id=test_sampler.PAD,
         truncation=sampler.Truncation(),
         temperature_fn=test_sampler.adaptive,
-        platform=platform.Platform(chunks_ahead, 2, 2),
+        platform=platform.Platform(chunks_ahead, 2, 2, writes_last=chunks_ahead > 0),
     )
     return engine, jax.device_put(tiny.params(), policy.sample_shardings), mesh
 

@@ -8,7 +8,7 @@ PYTHON ?= python3
 VENV ?= .venv
 EXTRAS ?= test
 # One process per core, at most 8; tests of a file share what it compiled.
-PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile
+PYTEST_ARGS ?= -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 BIN := $(VENV)/bin
 # Installed once for each set of extras, and again when setup.py changes.

@@ -51,7 +51,7 @@ setup(
         "plan": ["jax[tpu]"],
         "test": [
             "pytest>=8",
-            "pytest-xdist>=3.6",  # the suite on all cores
+            "pytest-xdist>=3.7",  # the suite on all cores
             "hypothesis>=6.100",  # relations on arrays of any shape
             "ruff>=0.15",
             "nbclient>=0.10",  # the notebooks are executed as tests

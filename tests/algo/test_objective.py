@@ -107,9 +107,16 @@ def test_dapo_parts_off_is_grpo_exactly():
 
 
 def test_zero_is_the_limit_of_small_strengths():
-    """The stages that a strength of 0 leaves out would have changed nothing."""
+    """The stages that a strength of 0 leaves out would have changed nothing.
+
+    1e-6: the compiler may round two programs in their last bits differently.
+    """
     tiny = dict.fromkeys(STRENGTHS, 1e-30)
-    _assert_equal(_run(_make("hapo", **tiny)), _run(_make("dapo")))
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9),
+        _run(_make("hapo", **tiny)),
+        _run(_make("dapo")),
+    )
 
 
 @pytest.mark.parametrize("strength", STRENGTHS)

@@ -178,7 +178,7 @@ def test_the_demo_learns(environment, tmp_path):
     run(
         environment,
         tmp_path,
-        "--config.num_steps=20",
+        "--config.num_steps=12",
         "--config.eval.num_problems=64",
     )
     metrics = run_records.read_metrics(tmp_path)

@@ -14,7 +14,7 @@ from benchmarks import plans
 from hapo_jax import config as config_lib
 from hapo_jax import plan as plan_lib
 from hapo_jax.model import sharding, target
-from hapo_jax.planning import chips, estimate, hlo, programs
+from hapo_jax.planning import chips, counts, estimate, programs
 from hapo_jax.rollout import memory
 
 V, D, F, L, H, K, C = 4096, 512, 1024, 2, 4, 4, 128
@@ -170,7 +170,7 @@ def test_gradients_of_tables_are_scattered_and_not_summed_everywhere():
             .lower(*map(jax.ShapeDtypeStruct, shapes, kinds))
             .compile()
         )
-    found = hlo.count(compiled.as_text(), (1,)).collectives
+    found = counts.count(compiled.as_text(), (1,)).collectives
     assert not [c for c in found if c.kind == "all-reduce" and c.nbytes > 4 * rows]
     scattered = [c.nbytes for c in found if c.kind == "reduce-scatter"]
     own = 4 * rows // 2 * D

@@ -7,7 +7,8 @@ import time
 import jax
 from ml_collections import ConfigDict
 
-from hapo_jax.planning import chips, hlo
+from hapo_jax.planning import chips
+from hapo_jax.planning import counts as counts_lib
 from hapo_jax.planning.programs import Program
 
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -47,7 +48,7 @@ class Phase:
     peak_bytes: int
     compile_s: float
     useful_flops: float
-    counts: hlo.Counts | None
+    counts: counts_lib.Counts | None
     filled_flops: float = 0.0
     in_use_bytes: int = 0
     compute_s: float = 0.0
@@ -103,7 +104,7 @@ def measure(program: Program, topology: chips.Topology) -> Phase:
         + phase.resident_bytes
     )
     phase.fits = phase.peak_bytes <= chip.hbm_bytes
-    phase.counts = hlo.count(compiled.as_text(), program.trips)
+    phase.counts = counts_lib.count(compiled.as_text(), program.trips)
     phase.compute_s = phase.counts.flops / topology.peak_flops
     phase.memory_s = phase.counts.nbytes / chip.hbm_rate
     wire = sum(c.wire_bytes for c in phase.counts.collectives)

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hapo_jax.planning import hlo
+from hapo_jax.planning import counts
 
 N = 64
 
@@ -19,14 +19,14 @@ def compiled(function, *shapes, **options) -> str:
 
 def test_a_product():
     text = compiled(lambda x, y: x @ y, (N, 3 * N), (3 * N, 2 * N))
-    assert hlo.count(text).flops == 2 * N * 3 * N * 2 * N
+    assert counts.count(text).flops == 2 * N * 3 * N * 2 * N
 
 
 def test_a_loop_counts_as_often_as_it_runs():
     def seven(x):
         return jax.lax.scan(lambda x, _: (jnp.sin(x @ x), None), x, length=7)[0]
 
-    found = hlo.count(compiled(seven, (N, N)))
+    found = counts.count(compiled(seven, (N, N)))
     assert found.flops == 7 * 2 * N**3
     assert found.assumed_loops == 0
 
@@ -39,22 +39,22 @@ def test_loops_that_end_by_the_data_count_as_told():
         return jax.lax.fori_loop(0, n[0].astype(int), outer, x)
 
     text = compiled(nested, (N, N), (2,))
-    found = hlo.count(text, (5, 3))
+    found = counts.count(text, (5, 3))
     assert found.flops == 5 * 3 * 2 * N**3
     assert found.assumed_loops == 2
     with pytest.raises(ValueError, match="give one more"):
-        hlo.count(text, (5,))
+        counts.count(text, (5,))
 
 
 def test_of_two_branches_the_dearer():
     def either(x, wanted):
         return jax.lax.cond(wanted[0] > 0, lambda: x @ x @ x, lambda: x)
 
-    assert hlo.count(compiled(either, (N, N), (1,))).flops == 2 * 2 * N**3
+    assert counts.count(compiled(either, (N, N), (1,))).flops == 2 * 2 * N**3
 
 
 def test_bytes_of_a_sum():
-    moved = hlo.count(compiled(lambda x, y: x + y, (N, N), (N, N))).nbytes
+    moved = counts.count(compiled(lambda x, y: x + y, (N, N), (N, N))).nbytes
     assert moved == 3 * 4 * N * N
 
 
@@ -62,7 +62,7 @@ def test_a_slice_is_not_the_whole():
     def layers(x, stacked):
         return jax.lax.scan(lambda x, w: (jnp.tanh(x @ w), None), x, stacked)[0]
 
-    moved = hlo.count(compiled(layers, (N, N), (16, N, N))).nbytes
+    moved = counts.count(compiled(layers, (N, N), (16, N, N))).nbytes
     one = 4 * N * N
     # Each layer once, and a handful of [N, N] around it; never all 16 in each pass.
     assert 16 * one < moved < 16 * 12 * one
@@ -72,12 +72,12 @@ def test_collectives(mesh8):
     mesh = mesh8()
     split, whole = (NamedSharding(mesh, spec) for spec in (P("data"), P()))
     text = compiled(lambda x: x * 2, (N, N), in_shardings=split, out_shardings=whole)
-    (gather,) = hlo.count(text).collectives
+    (gather,) = counts.count(text).collectives
     assert (gather.kind, gather.group, gather.times) == ("all-gather", 8, 1)
     assert gather.wire_bytes == pytest.approx(4 * N * N * 7 / 8)
 
     text = compiled(lambda x: x.sum(0), (N, N), in_shardings=split, out_shardings=whole)
-    (reduce,) = hlo.count(text).collectives
+    (reduce,) = counts.count(text).collectives
     assert (reduce.kind, reduce.group) == ("all-reduce", 8)
     assert reduce.wire_bytes == pytest.approx(2 * 4 * N * 7 / 8)
 
@@ -105,7 +105,7 @@ ENTRY %main (a: f32[64,8], b: f32[32,8]) -> (f32[16,8], f32[8,8]) {
   ROOT %f = (f32[16,8]{1,0}, f32[8,8]{1,0}) fusion(%a, %b), kind=kCustom, calls=%fused
 }
 """
-    (scatter,) = hlo.count(text).collectives
+    (scatter,) = counts.count(text).collectives
     assert (scatter.kind, scatter.group) == ("reduce-scatter", 4)
     assert scatter.wire_bytes == 4 * (64 * 8 + 32 * 8) * 3 / 4
 
@@ -137,7 +137,7 @@ ENTRY %main (p: f32[4,8]) -> f32[4,8] {
 backend_config={"known_trip_count":{"n":"5"}}
 }
 """
-    (gather,) = hlo.count(text).collectives
+    (gather,) = counts.count(text).collectives
     assert (gather.kind, gather.times) == ("all-gather", 1)
 
 
@@ -150,7 +150,7 @@ backend_config={"known_trip_count":{"n":"5"}}
     ],
 )
 def test_groups_in_every_spelling(text, size):
-    assert hlo._group(text) == size
+    assert counts._group(text) == size
 
 
 def test_products_written_as_convolutions_of_a_tpu():
@@ -164,8 +164,10 @@ ENTRY %main (a: f32[4,8,16], b: f32[4,16,32]) -> f32[4,8,32] {
 lhs_dilate=4}, dim_labels=0bf_0io->0bf
 }
 """
-    assert hlo.count(text).flops == 2 * 4 * 8 * 16 * 32
-    assert hlo.count(text).nbytes == 4 * np.sum([4 * 8 * 16, 4 * 16 * 32, 4 * 8 * 32])
+    assert counts.count(text).flops == 2 * 4 * 8 * 16 * 32
+    assert counts.count(text).nbytes == 4 * np.sum(
+        [4 * 8 * 16, 4 * 16 * 32, 4 * 8 * 32]
+    )
 
 
 @pytest.mark.parametrize(
@@ -188,7 +190,7 @@ operand_layout_constraints={{s8[1,{m},{n}]{{2,1,0}}, bf16[6,{T},{C}]{{2,1,0}}}},
 frontend_attributes={{kernel_metadata={{}}}}
 }}
 """
-    found = hlo.count(text)
+    found = counts.count(text)
     pairs = computed * (T // m) * (T // n)
     assert found.flops == products * 2 * 6 * C * pairs
     assert not found.unknown

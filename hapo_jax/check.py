@@ -27,21 +27,8 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
       ValueError: names every conflict: key, value, rule and remedy.
     """
     c, r, learner = config, config.rollout, config.learner
-    problems = []
-
-    def need(ok: bool, message: str) -> None:
-        if not ok:
-            problems.append(message)
-
-    problems += _unknown_keys(c, config_lib.default())
-    if c.task.name not in tasks.TASKS:
-        need(False, _unknown_task(c.task.name))
-    _check_values(c, need)
-    _check_mesh(c, num_devices, need)
-    if problems:  # what follows divides by these
-        raise ValueError(_message(problems))
-
-    shards = _row_shards(c, num_devices)
+    shards = _check_alone(c, config_lib.default(), num_devices)
+    problems, need = _collect()
     batch_rows = r.batch_prompts * r.group_size
     need(
         r.batch_prompts % learner.minibatch_prompts == 0,
@@ -100,20 +87,9 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
 
 def check_sft(config: ConfigDict, *, num_devices: int) -> None:
     """`check` for the config of a supervised run."""
-    c, problems = config, _unknown_keys(config, config_lib.default_sft())
-
-    def need(ok: bool, message: str) -> None:
-        if not ok:
-            problems.append(message)
-
-    if c.task.name not in tasks.TASKS:
-        need(False, _unknown_task(c.task.name))
-    _check_values(c, need)
-    _check_mesh(c, num_devices, need)
-    if problems:  # what follows divides by these
-        raise ValueError(_message(problems))
-
-    shards = _row_shards(c, num_devices)
+    c = config
+    shards = _check_alone(c, config_lib.default_sft(), num_devices)
+    problems, need = _collect()
     _check_rows(
         c.learner, c.max_prompt_tokens + c.max_completion_tokens, shards, problems
     )
@@ -129,6 +105,37 @@ def check_sft(config: ConfigDict, *, num_devices: int) -> None:
     )
     if problems:
         raise ValueError(_message(problems))
+
+
+def _collect():
+    """A list of problems, and a function that adds to it what is not as it must be."""
+    problems: list[str] = []
+
+    def need(ok: bool, message: str) -> None:
+        if not ok:
+            problems.append(message)
+
+    return problems, need
+
+
+def _check_alone(config: ConfigDict, default: ConfigDict, num_devices: int) -> int:
+    """What is checked first, since all else builds on it, for configs of both kinds.
+
+    Returns:
+      The devices that rows of a batch are split over.
+
+    Raises:
+      ValueError: a key that `default` lacks, an unknown task, a value that is wrong
+        whatever the others are, a mesh that does not fit.
+    """
+    problems, need = _collect()
+    problems += _unknown_keys(config, default)
+    need(config.task.name in tasks.TASKS, _unknown_task(config.task.name))
+    _check_values(config, need)
+    _check_mesh(config, num_devices, need)
+    if problems:
+        raise ValueError(_message(problems))
+    return _row_shards(config, num_devices)
 
 
 def _check_rows(

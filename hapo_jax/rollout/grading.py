@@ -172,7 +172,10 @@ class GradingPool:
             self._bell_in.send_bytes(b"!")
         self._thread.join()
         if first and (counters := self.counters):
-            _log.info("Graded: %s", counters)
+            said = (
+                f"{name.removeprefix('grading/')} {n}" for name, n in counters.items()
+            )
+            _log.info("Graded: %s", ", ".join(said))
 
     # ---- everything below runs in the pool's thread ---------------------------------
 

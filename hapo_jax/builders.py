@@ -5,7 +5,6 @@ import math
 import os
 
 import jax
-import optax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
@@ -76,12 +75,17 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a config's `learner` section."""
+def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
+    """The optimizer of a resolved config."""
+    options, updates = config.learner, updates_per_step(config)
     return optimizer_lib.make_optimizer(
-        learning_rate=options.learning_rate,
-        warmup_steps=options.warmup_steps,
-        decay_steps=options.decay_steps,
+        optimizer_lib.schedule(
+            options.learning_rate,
+            warmup_updates=options.warmup_steps * updates,
+            decay=options.schedule,
+            decay_updates=options.decay_steps * updates,
+            final_share=options.final_share,
+        ),
         b1=options.b1,
         b2=options.b2,
         eps=options.eps,
@@ -90,11 +94,19 @@ def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+def updates_per_step(config: ConfigDict) -> int:
+    """Optimizer updates from one rollout; 1 for a supervised run."""
+    if "rollout" not in config:
+        return 1
+    per_pass = config.rollout.batch_prompts // config.learner.minibatch_prompts
+    return per_pass * config.learner.passes
+
+
 def make_learner(
     options: ConfigDict,
     policy: Policy,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizer_lib.Optimizer,
     *,
     longest: int,
     minibatch_rows: int,

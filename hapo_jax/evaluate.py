@@ -53,7 +53,10 @@ _DATA = flags.DEFINE_string(
     "data", "", "Folder of the sets' files; default: the Hugging Face hub."
 )
 _PRESET = flags.DEFINE_string(
-    "preset", None, f"Protocol: {' or '.join(config_lib.EVAL_PRESETS)}; --k outdoes it."
+    "preset",
+    None,
+    f"Protocol: {' or '.join(config_lib.EVAL_PRESETS)}; --k and --config.eval.KEY "
+    "outdo it.",
 )
 _K = flags.DEFINE_integer("k", None, "Completions per problem; default eval.k.")
 _OUT = flags.DEFINE_string(
@@ -107,7 +110,7 @@ def evaluate_checkpoint(
             config.model.path = str(source)
         elif not config.model.path:
             config.model.path = run_records.read_config(source)["model"]["path"]
-    check.check(config, num_devices=jax.device_count())
+    config = check.check(config, num_devices=jax.device_count()).config
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     with_problems = eval_sampling.read_sets(config, policy, sets)
     if is_run:
@@ -301,12 +304,14 @@ def _start(arguments: list[str]) -> None:
     cli.check_folder("checkpoint", _CHECKPOINT.value)
     cli.check_folder("out", _OUT.value)
     config = _config(_CHECKPOINT.value)
+    # The more particular outdoes the more general.
+    if _PRESET.value is not None:
+        config_lib.apply_preset(config, _PRESET.value)
+    cli.override(config)
+    if _K.value is not None:
+        config.eval.k = _K.value
+    check.check_alone(config)
     cli.set_up_jax(config)
-    with config.unlocked():
-        if _PRESET.value is not None:
-            config_lib.apply_preset(config, _PRESET.value)
-        if _K.value is not None:
-            config.eval.k = _K.value
     sets = eval_sets.parse(_SETS.value or config.eval.sets, config, data=_DATA.value)
     with cli.processes():
         evaluate_checkpoint(

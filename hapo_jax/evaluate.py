@@ -118,7 +118,7 @@ def evaluate_checkpoint(
     identity, params = _identity(train_params), policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
-    with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
+    with jax.set_mesh(policy.mesh), builders.make_pool(config, sets) as pool:
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = _settings(config, policy, eval_set, evaluator, identity)

@@ -199,22 +199,29 @@ _FIGURES = {
 
 
 def table(results: list[dict]) -> str:
-    """Per population and size the lowest coverage over k, and the range of widths."""
-    head = ["figure", "population", *(f"{n} problems" for n in PROBLEMS)]
-    lines = [head, ["---"] * len(head)]
-    cells = {}
-    for r in results:
-        key = (r["figure"], r["population"], r["problems"])
-        cells.setdefault(key, []).append(r)
-    for figure, population in dict.fromkeys(key[:2] for key in cells):
-        row = [figure, population]
-        for n in PROBLEMS:
-            found = cells[figure, population, n]
-            row.append(f"{100 * min(r['coverage'] for r in found):.1f}")
-            widths = [r["width"] for r in found if r["width"] is not None]
-            if widths:
-                row[-1] += f" ({min(widths):.1f}–{max(widths):.1f})"
-        lines.append(row)
+    """The lowest coverage over k, in per cent, and the range of widths.
+
+    A line per figure, over all populations, and one per population of single scores
+    and of their differences.
+    """
+    lines = [["figure", "population", *(f"{n} problems" for n in PROBLEMS)]]
+    lines.append(["---"] * len(lines[0]))
+    for figure in dict.fromkeys(r["figure"] for r in results):
+        populations = _populations(figure) if figure.endswith("avg@k") else ()
+        for population in ("all", *populations):
+            row = [figure, population]
+            for n in PROBLEMS:
+                found = [
+                    r
+                    for r in results
+                    if (r["figure"], r["problems"]) == (figure, n)
+                    and population in ("all", r["population"])
+                ]
+                row.append(f"{100 * min(r['coverage'] for r in found):.1f}")
+                widths = [r["width"] for r in found if r["width"] is not None]
+                if population != "all" and widths:
+                    row[-1] += f" ({min(widths):.1f}–{max(widths):.1f})"
+            lines.append(row)
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

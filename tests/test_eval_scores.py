@@ -105,24 +105,23 @@ def test_intervals_at_their_edges():
             eval_scores.interval(np.array([0.0, beyond]))
 
 
-# Where Wilson's and Student's interval covered 37 to 92 % of the sets.
+# Where Wilson's interval, of an effective size, or Student's cover 16 to 88 %.
 RARE = [
     ("avg@k", "19 of 20 at 2 %, one at 90 %", 30, 8),
-    ("avg@k", "very hard", 10, 8),
-    ("pass@k", "alike, 2 %", 10, 1),
-    ("maj@k", "49 of 50 at 1, one at 0", 10, 4),
-    ("length", "49 of 50 at 1, one at 0", 30, 8),
+    ("pass@k", "alike, 50 %", 30, 8),
+    ("length", "very hard", 10, 8),
+    ("Δ avg@k", "2 of 100 flip up", 10, 1),
     ("Δ avg@k", "2 of 100 flip up", 30, 8),
-    ("Δ avg@k", "1 of 20 by 80 %, others by -2 %", 30, 8),
-    ("Δ maj@k", "2 of 100 flip up, 2 down", 10, 4),
-    ("Δ length", "2 of 100 flip up", 30, 4),
+    ("Δ avg@k", "all flip, 2 of 3 up", 10, 4),
+    ("Δ maj@k", "2 of 100 flip up, 2 down", 10, 8),
+    ("Δ maj@k", "1 of 20 by 80 %, others by -2 %", 10, 8),
+    ("Δ length", "2 of 100 flip up", 10, 8),
 ]
 
 
 @pytest.mark.parametrize("case", RARE, ids=lambda c: " ".join(map(str, c)))
 def test_intervals_cover_in_short(case):
-    """As below, within three standard errors of 400 trials more."""
-    check_coverage(case, trials=400, slack=0.038)
+    check_coverage(case, trials=400, slack=0.03)
 
 
 @pytest.mark.long
@@ -130,10 +129,11 @@ def test_intervals_cover_in_short(case):
     "case", [*intervals.cases()], ids=lambda c: " ".join(map(str, c))
 )
 def test_intervals_cover_93_percent(case):
-    check_coverage(case, trials=2_000, slack=0.0)
+    check_coverage(case, trials=500, slack=0.02)
 
 
 def check_coverage(case, *, trials, slack):
+    """`slack` is about three standard errors of so many trials."""
     found = intervals.simulate(*case, trials=trials)
     assert found["coverage"] >= 0.93 - slack, found
     assert found["least_width"] > 0

@@ -290,7 +290,7 @@ def _same_word(word: str, wanted: str) -> bool:
 
 
 def _prompt(row: dict, spec: dict, template: str) -> str:
-    tests = "\n".join(t["code"].strip() for t in spec["tests"] if "code" in t)
+    tests = "\n".join(t["code"].strip() for t in spec["tests"] if t.get("code"))
     starter = row.get("starter_code") or ""
     return fill(
         template,

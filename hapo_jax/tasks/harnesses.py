@@ -59,7 +59,7 @@ class Harness(NamedTuple):
 
 def name(source: str) -> str:
     """The key of `HARNESSES` for rows of a source, such as livecodebench_v5."""
-    return next((key for key in HARNESSES if key and source.startswith(key)), "")
+    return next((key for key in HARNESSES if key and str(source).startswith(key)), "")
 
 
 def ask(starter_code: str) -> str:

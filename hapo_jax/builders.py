@@ -1,14 +1,17 @@
 """From config to a run's parts: problems, verifier, generator, optimizer, learner."""
 
+import collections
 import functools
 import math
 import os
+from collections.abc import Sequence
 
 import jax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
 from hapo_jax.algo.objective import Objective
+from hapo_jax.eval_sets import EvalSet
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.model import attention, distributed, sharding, target
@@ -20,6 +23,9 @@ from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.rewards import Rewards
 from hapo_jax.tasks import data_checks
+
+# What ending a program may take longer than its own clock, on a busy machine.
+_CLOCK_SLACK_S = 2.0
 
 
 def make_prompts(
@@ -59,13 +65,25 @@ def make_prompts(
     )
 
 
-def make_pool(config: ConfigDict) -> grading.GradingPool:
-    """The processes that grade; close it, or use `with`."""
+def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.GradingPool:
+    """The processes that grade; close it, or use `with`.
+
+    Args:
+      config: of the run.
+      sets: that are evaluated. Programs keep a clock of their own, `total_s`; where it
+        runs longer than `grading.timeout_s`, the pool waits for it.
+    """
+    own = [(config.task.name, o) for o in (config.task.train, config.task.test)]
+    timeouts_s = collections.defaultdict(lambda: config.grading.timeout_s)
+    for task, options in [*own, *((s.task, s.options) for s in sets)]:
+        waits = options.get("total_s", 0.0) + _CLOCK_SLACK_S
+        timeouts_s[task] = max(timeouts_s[task], waits)
     return grading.GradingPool(
         num_workers=config.grading.workers or _usable_cores(),
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
         start_timeout_s=config.grading.start_timeout_s,
+        task_timeouts_s=timeouts_s,
     )
 
 

@@ -121,7 +121,7 @@ def evaluate_checkpoint(
     identity, params = _identity(train_params), policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
-    with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
+    with jax.set_mesh(policy.mesh), builders.make_pool(config, sets) as pool:
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = _settings(config, policy, eval_set, evaluator, identity)
@@ -161,16 +161,17 @@ def _evaluate_set(
     records = [found[name] for name in ids]
     leaked = eval_sets.overlapping_ids(eval_set)
     clean = [record for record in records if record["id"] not in leaked]
+    limits = {"max_tokens": settings.get("max_completion_tokens"), "every_pass": True}
     figures: dict[str, Any] = {
         "problems": len(records),
-        **eval_scores.summary(records, every_pass=True),
+        **eval_scores.summary(records, **limits),
     }
     rows = {f"{eval_set.name} ({len(records)})": figures}
     if clean and len(clean) < len(records):
         training = eval_set.flags.name.removesuffix("_flags.json")
         part = {
             "problems": len(clean),
-            **eval_scores.summary(clean, every_pass=True),
+            **eval_scores.summary(clean, **limits),
         }
         rows[f"{eval_set.name} not in {training} ({len(clean)})"] = part
         figures = figures | {f"not_in_{training}": part}

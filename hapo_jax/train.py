@@ -106,7 +106,7 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(policy.mesh))
-        pool = stack.enter_context(builders.make_pool(config))
+        pool = stack.enter_context(builders.make_pool(config, [s for s, _ in held_out]))
         generator = builders.make_generator(
             config,
             policy,

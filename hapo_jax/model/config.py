@@ -1,11 +1,15 @@
 """The shape of a policy, read from a Hugging Face `config.json`.
 
 `ModelConfig.from_hf` is the only place that knows Hugging Face's field names and
-the differences between model families; `transformer.py` sees sizes and switches.
+the differences between model families (`rope.py` those of rotary positions);
+`transformer.py` sees sizes and switches.
 """
 
 import dataclasses
 from typing import Any
+
+from hapo_jax.model import rope
+from hapo_jax.user_files import Fields, short
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -13,24 +17,9 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 SUPPORTED = tuple(ARCHITECTURES)
-# In the order of `RopeScaling`.
-_LLAMA3_ROPE = (
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class RopeScaling:
-    """Llama-3 frequency scaling (`rope_type: llama3`); all values dimensionless
-    but `original_max_positions`, in tokens."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_max_positions: int
+# Beyond any model; so that a digit too many is refused, and does not take for ever.
+_MOST_SIZE = 2**24
+_MOST_LAYERS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +42,7 @@ class ModelConfig:
     max_positions: int
     rms_eps: float = 1e-6
     rope_theta: float = 10_000.0
-    rope_scaling: RopeScaling | None = None
+    rope_scaling: rope.Scaling | None = None
     qkv_bias: bool = False
     qk_norm: bool = False
     tie_embeddings: bool = False
@@ -76,44 +65,38 @@ class ModelConfig:
     def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
         """Reads the fields of a Hugging Face `config.json`.
 
-        Both spellings of the rotary settings are read: `rope_theta` with
-        `rope_scaling` (transformers 4) and `rope_parameters` (transformers 5).
-
         Raises:
-          ValueError: an unknown `model_type`, a missing field, or a feature that
-            this decoder does not have (named with its value).
+          ValueError: an unknown `model_type`, a missing field, one that is not of its
+            type, or a feature that this decoder does not have (named with its value).
         """
-        model_type = hf.get("model_type")
-        if model_type not in SUPPORTED:
-            raise ValueError(
-                f"config.json: model_type={model_type!r} is not supported; this "
-                f"package reads {', '.join(SUPPORTED)} (dense decoders)."
-            )
-        missing = [k for k in _REQUIRED if hf.get(k) is None]
-        if missing:
-            raise ValueError(f"config.json lacks {', '.join(missing)}.")
-        _refuse_unsupported(hf)
-        rope = dict(hf.get("rope_parameters") or hf.get("rope_scaling") or {})
-        theta = rope.get("rope_theta", hf.get("rope_theta", 10_000.0))
-        heads = hf["num_attention_heads"]
+        fields = Fields(hf, "config.json")
+        _refuse_other_models(fields)
+        fields.require(*_REQUIRED, remedy="copy the file from the original model")
+        _refuse_unsupported(fields)
+        theta, scaling = rope.read(fields)
+        model_type = fields["model_type"]
+        heads = fields.whole("num_attention_heads", most=_MOST_SIZE)
+        width = fields.whole("hidden_size", most=_MOST_SIZE)
         return cls(
             model_type=model_type,
-            vocab_size=hf["vocab_size"],
-            d_model=hf["hidden_size"],
-            d_ff=hf["intermediate_size"],
-            num_layers=hf["num_hidden_layers"],
+            vocab_size=fields.whole("vocab_size", most=_MOST_SIZE),
+            d_model=width,
+            d_ff=fields.whole("intermediate_size", most=_MOST_SIZE),
+            num_layers=fields.whole("num_hidden_layers", most=_MOST_LAYERS),
             num_heads=heads,
-            num_kv_heads=hf.get("num_key_value_heads") or heads,
-            head_dim=hf.get("head_dim") or hf["hidden_size"] // heads,
-            max_positions=hf["max_position_embeddings"],
-            rms_eps=hf["rms_norm_eps"],
-            rope_theta=float(theta),
-            rope_scaling=_rope_scaling(rope),
+            num_kv_heads=fields.whole("num_key_value_heads", heads, most=_MOST_SIZE),
+            head_dim=fields.whole("head_dim", width // heads, most=_MOST_SIZE),
+            max_positions=rope.longest(
+                fields.whole("max_position_embeddings", most=2**31 - 1), scaling
+            ),
+            rms_eps=fields.number("rms_norm_eps", above=0),
+            rope_theta=theta,
+            rope_scaling=scaling,
             # Qwen2 always has the bias, and its config.json does not say so.
-            qkv_bias=model_type == "qwen2" or bool(hf.get("attention_bias", False)),
+            qkv_bias=model_type == "qwen2" or fields.flag("attention_bias", False),
             qk_norm=model_type == "qwen3",
-            tie_embeddings=bool(hf.get("tie_word_embeddings", False)),
-            init_std=float(hf.get("initializer_range", 0.02)),
+            tie_embeddings=fields.flag("tie_word_embeddings", False),
+            init_std=fields.number("initializer_range", 0.02, least=0),
         )
 
     def to_hf(self) -> dict[str, Any]:
@@ -123,7 +106,7 @@ class ModelConfig:
         `rope_scaling`). `from_hf` of the result is this config, unless it mixes
         features of several families.
         """
-        hf = {
+        return {
             "architectures": [ARCHITECTURES[self.model_type]],
             "model_type": self.model_type,
             "vocab_size": self.vocab_size,
@@ -135,21 +118,13 @@ class ModelConfig:
             "head_dim": self.head_dim,
             "max_position_embeddings": self.max_positions,
             "rms_norm_eps": self.rms_eps,
-            "rope_theta": self.rope_theta,
-            "rope_scaling": None,
+            **rope.write(self.rope_theta, self.rope_scaling),
             "tie_word_embeddings": self.tie_embeddings,
             "initializer_range": self.init_std,
             "hidden_act": "silu",
             "attention_dropout": 0.0,
             "use_cache": True,
         }
-        if self.rope_scaling is not None:
-            values = dataclasses.astuple(self.rope_scaling)
-            hf["rope_scaling"] = {
-                "rope_type": "llama3",
-                **dict(zip(_LLAMA3_ROPE, values, strict=True)),
-            }
-        return hf
 
 
 _REQUIRED = (
@@ -163,40 +138,78 @@ _REQUIRED = (
 )
 
 
-def _refuse_unsupported(hf: dict[str, Any]) -> None:
+def _refuse_other_models(fields: Fields) -> None:
+    """Raises on what is no dense decoder of the families here, and says what it is."""
+    model_type = fields.text("model_type", None)
+    if quantised := fields.get("quantization_config"):
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+        raise ValueError(
+            f"{fields.where}: quantization_config says that the weights are quantised "
+            f"({short(method or quantised)}), and they cannot be trained; give the "
+            "folder of the original model in bfloat16, or dequantise it and remove "
+            "quantization_config."
+        )
+    for key, what in _OTHER_MODELS.items():
+        if fields.get(key):
+            raise ValueError(
+                f"{fields.where}: {key}={short(fields[key])} is of {what}, which this "
+                f"package does not have (model_type={model_type!r}); it reads "
+                f"{', '.join(SUPPORTED)}, dense decoders of text."
+            )
+    if model_type not in SUPPORTED:
+        raise ValueError(
+            f"{fields.where}: model_type={model_type!r} is not supported; this package "
+            f"reads {', '.join(SUPPORTED)} (dense decoders)."
+        )
+    names = fields.get("architectures", [])
+    if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        fields.refuse("architectures", f"must be [{ARCHITECTURES[model_type]!r}]")
+    for name in names:
+        purpose = name.partition("For")[2]
+        if purpose and not purpose.startswith("CausalLM"):
+            raise ValueError(
+                f"{fields.where}: architectures={short(names)} is made for "
+                f"{purpose!r} (a classifier or reward model, perhaps) and not for "
+                "writing text; give a folder of a model with a language head, "
+                f"{ARCHITECTURES[model_type]}."
+            )
+
+
+# Fields by which a model says what it is, whatever its model_type.
+_OTHER_MODELS = {
+    "vision_config": "a multimodal model",
+    "audio_config": "a multimodal model",
+    "text_config": "a multimodal model",
+    "thinker_config": "a multimodal model",
+    "num_experts": "a mixture of experts",
+    "num_local_experts": "a mixture of experts",
+    "n_routed_experts": "a mixture of experts",
+    "moe_intermediate_size": "a mixture of experts",
+    "is_encoder_decoder": "an encoder with a decoder",
+}
+
+
+def _refuse_unsupported(fields: Fields) -> None:
     """Raises on settings that would silently compute something else."""
-    if hf.get("hidden_act", "silu") != "silu":
-        raise ValueError(
-            f"config.json: hidden_act={hf['hidden_act']!r}; only 'silu' is supported."
+    if fields.text("hidden_act", "silu") != "silu":
+        fields.refuse("hidden_act", "is not supported; only 'silu' is")
+    if fields.flag("use_sliding_window", False):
+        fields.refuse(
+            "use_sliding_window",
+            "is not supported; set it to false if your sequences are shorter than the "
+            "window",
         )
-    if hf.get("use_sliding_window"):
-        raise ValueError(
-            "config.json: use_sliding_window=true is not supported; set it to false "
-            "if your sequences are shorter than the window."
+    kinds = fields.get("layer_types", [])
+    if not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds):
+        fields.refuse("layer_types", "is not supported; all must be 'full_attention'")
+    if fields.flag("mlp_bias", False):
+        fields.refuse("mlp_bias", "is not supported")
+    if fields.flag("attention_bias", False) and fields["model_type"] != "qwen2":
+        fields.refuse(
+            "attention_bias",
+            f"is not supported for model_type={fields['model_type']!r} (it would add "
+            "an output bias)",
         )
-    if hf.get("mlp_bias"):
-        raise ValueError("config.json: mlp_bias=true is not supported.")
-    if hf.get("attention_bias") and hf["model_type"] != "qwen2":
-        raise ValueError(
-            f"config.json: attention_bias=true is not supported for "
-            f"model_type={hf['model_type']!r} (it would add an output bias)."
-        )
-
-
-def _rope_scaling(rope: dict[str, Any]) -> RopeScaling | None:
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return None
-    if kind != "llama3":
-        raise ValueError(
-            f"config.json: rope_type={kind!r} is not supported; 'default' and "
-            "'llama3' are."
-        )
-    missing = [key for key in _LLAMA3_ROPE if rope.get(key) is None]
-    if missing:
-        raise ValueError(
-            f"config.json: rope_type='llama3' lacks {', '.join(missing)}; copy them "
-            "from the original model."
-        )
-    *factors, positions = (rope[key] for key in _LLAMA3_ROPE)
-    return RopeScaling(*map(float, factors), int(positions))
+    # Read by nobody here, and checked since exports pass them on.
+    for key in ("bos_token_id", "pad_token_id"):
+        fields.whole(key, None, least=-1)

@@ -22,7 +22,7 @@ import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from hapo_jax.model import layouts, transformer
+from hapo_jax.model import layouts, rope, transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.model.layouts import EMBEDDING, HEAD, FileTensor, Layout
 from hapo_jax.model.tokenizer import Tokenizer
@@ -316,11 +316,10 @@ def _hf_config(
             f"model has { ({k: getattr(config, k) for k in wrong}) }; give the folder "
             "that the model came from, or the model_type with these features."
         )
-    if "rope_theta" not in hf:
+    if hf.get("rope_theta") is None:
         # From transformers 5, which writes `rope_parameters` instead; 4 would ignore
         # those and turn by its default angles. 5 reads both spellings.
-        fresh = config.to_hf()
-        hf |= {key: fresh[key] for key in ("rope_theta", "rope_scaling")}
+        hf |= rope.write(config.rope_theta, config.rope_scaling)
     return hf | {"dtype": dtype.name, "torch_dtype": dtype.name}
 
 

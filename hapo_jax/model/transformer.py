@@ -14,11 +14,11 @@ from typing import NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from hapo_jax.model import attention, sharding
-from hapo_jax.model.config import ModelConfig, RopeScaling
+from hapo_jax.model import rope as rope_lib
+from hapo_jax.model.config import ModelConfig
 
 Array = jax.Array
 
@@ -290,14 +290,13 @@ def mask_unused(logits: Array, unused_ids: tuple[tuple[int, int], ...]) -> Array
 
 
 def rope_angles(config: ModelConfig, positions: Array) -> tuple[Array, Array]:
-    """Cosines and sines of the rotary angles: [...] int32 → two [..., C/2] float32."""
-    frequencies = rope_frequencies(
-        config.head_dim, config.rope_theta, config.rope_scaling
+    """`rope.angles` of a model: [...] int32 → two [..., C/2] float32."""
+    return rope_lib.angles(
+        positions,
+        head_dim=config.head_dim,
+        theta=config.rope_theta,
+        scaling=config.rope_scaling,
     )
-    angles = positions.astype(jnp.float32)[..., None] * jax.lax.broadcast_to_rank(
-        jnp.asarray(frequencies), positions.ndim + 1
-    )
-    return jnp.cos(angles), jnp.sin(angles)
 
 
 def compute_params(params: nnx.State, dtype) -> nnx.State:
@@ -327,24 +326,6 @@ def _rematerialised(layer, remat: str):
     }
     # A scan runs one layer at a time anyway: nothing to keep XLA from merging.
     return jax.checkpoint(layer, policy=keep[remat], prevent_cse=False)
-
-
-def rope_frequencies(
-    head_dim: int, theta: float, scaling: RopeScaling | None
-) -> np.ndarray:
-    """Rotary frequencies [C/2] float32, radians per position.
-
-    With `scaling` the long wavelengths are stretched by `factor`, the short ones are
-    kept and those between are blended (Llama 3.1; `rope_type: llama3`).
-    """
-    frequencies = theta ** -(np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-    if scaling is None:
-        return frequencies.astype(np.float32)
-    turns = scaling.original_max_positions * frequencies / (2 * np.pi)
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    keep = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    scaled = frequencies * (keep + (1 - keep) / scaling.factor)
-    return scaled.astype(np.float32)
 
 
 def rotate(x: Array, rope: tuple[Array, Array]) -> Array:

@@ -22,7 +22,6 @@ from flax import nnx
 from hapo_jax.algo import entropy
 from hapo_jax.model import huggingface, layouts, sharding, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
-from hapo_jax.model.config import ModelConfig
 from tests import real_data
 
 MODELS = real_data.FOLDER / "models"
@@ -249,6 +248,46 @@ def test_transformers_loads_what_we_write(hf_torch, tmp_path, family, from_sourc
     )
 
 
+YARN = {
+    "rope_type": "yarn",
+    "factor": 4.0,
+    # Of the 24 positions most lie beyond.
+    "original_max_position_embeddings": 8,
+}
+STRETCHED = {
+    "yarn": YARN,
+    "yarn as DeepSeek's": YARN | {"mscale": 1.0, "mscale_all_dim": 0.707},
+    "linear": {"rope_type": "linear", "factor": 4.0},
+    "dynamic": {"rope_type": "dynamic", "factor": 4.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "scaling"),
+    [(f, "yarn") for f in FAMILIES] + [("qwen3", s) for s in STRETCHED if s != "yarn"],
+)
+def test_stretched_positions_equal_transformers(hf_torch, tmp_path, family, scaling):
+    """Read, and written with and without the source."""
+    hf = FAMILIES[family] | {"rope_scaling": STRETCHED[scaling]}
+    model = write_by_transformers(hf_torch, tmp_path / "in", hf)
+    theirs = torch_logits(hf_torch, model)
+    _, _, mask = ragged_batch()
+    params, config = load(tmp_path / "in")
+    close = {"rtol": 0, "atol": TOLERANCE}
+    np.testing.assert_allclose(our_logits(params, config)[mask], theirs[mask], **close)
+    for source in (tmp_path / "in", None):
+        huggingface.save_params(
+            tmp_path / "out", params, config, dtype=jnp.float32, source=source
+        )
+        written = json.loads((tmp_path / "out" / "config.json").read_text())
+        assert written["rope_scaling"]["rope_type"] == STRETCHED[scaling]["rope_type"]
+        again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+        logits = torch_logits(hf_torch, again.eval())
+        np.testing.assert_allclose(logits[mask], theirs[mask], **close)
+        assert huggingface.load_config(tmp_path / "out") == config
+
+
+GOLDEN_MODELS = FAMILIES | {"yarn": FAMILIES["qwen3"] | {"rope_scaling": YARN}}
 # Logits of transformers 5.23 (torch 2.13, float32) for `formula_tensors`: row 1, last
 # column, tokens 0 to 5. They may change only if `formula_tensors`, `FAMILIES` or
 # `ragged_batch` does; then take them from a run of `test_golden_is_transformers`.
@@ -256,25 +295,26 @@ GOLDEN = {
     "llama": [-0.661243, -1.668564, -0.928969, -0.054703, -0.530387, -0.4107],
     "qwen2": [0.10891, 0.885135, 0.244134, 3.068348, -0.844135, -0.139958],
     "qwen3": [0.276645, 1.358758, -0.448609, -0.253452, 1.252716, -1.534305],
+    "yarn": [-0.565106, 1.007474, -0.341285, -0.725384, 1.068966, -1.370496],
 }
 
 
-@every_family
-def test_equals_golden(tmp_path, family):
-    folder = write_folder(tmp_path, FAMILIES[family])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_equals_golden(tmp_path, name):
+    folder = write_folder(tmp_path, GOLDEN_MODELS[name])
     logits = our_logits(*load(folder))
-    np.testing.assert_allclose(logits[1, -1, :6], GOLDEN[family], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits[1, -1, :6], GOLDEN[name], rtol=0, atol=1e-4)
 
 
-@every_family
-def test_golden_is_transformers(hf_torch, tmp_path, family):
-    folder = write_folder(tmp_path, FAMILIES[family])
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_is_transformers(hf_torch, tmp_path, name):
+    folder = write_folder(tmp_path, GOLDEN_MODELS[name])
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         folder, output_loading_info=True
     )
     assert not any(report.values()), report
     logits = torch_logits(hf_torch, model.eval())
-    np.testing.assert_allclose(logits[1, -1, :6], GOLDEN[family], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(logits[1, -1, :6], GOLDEN[name], rtol=0, atol=1e-4)
 
 
 # --- reading ------------------------------------------------------------------------
@@ -430,9 +470,8 @@ def test_missing_and_broken_shards(tmp_path):
         ({"model_type": "gemma3"}, "model_type='gemma3'.*llama, qwen2, qwen3"),
         ({"hidden_size": None}, "lacks hidden_size"),
         ({"use_sliding_window": True}, "use_sliding_window=true"),
-        ({"rope_scaling": {"rope_type": "yarn"}}, "rope_type='yarn'.*'llama3'"),
-        ({"rope_scaling": {"type": "llama3", "factor": 8.0}}, "lacks low_freq_factor"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu'"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type='longrope'.*'yarn'"),
+        ({"hidden_act": "gelu"}, 'hidden_act="gelu"'),
         ({"attention_bias": True}, "attention_bias=true"),
         ({"num_key_value_heads": 3}, "multiple of num_key_value_heads=3"),
     ],
@@ -450,15 +489,6 @@ def test_no_config(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not JSON"):
         huggingface.load_config(tmp_path)
-
-
-@every_family
-def test_both_spellings_of_the_rotary_settings(family):
-    old = dict(FAMILIES[family])
-    new = {k: v for k, v in old.items() if k not in ("rope_theta", "rope_scaling")}
-    scaling = old.get("rope_scaling") or {"rope_type": "default"}
-    new["rope_parameters"] = {"rope_theta": old["rope_theta"], **scaling}
-    assert ModelConfig.from_hf(new) == ModelConfig.from_hf(old)
 
 
 # Computed from the shapes that the models' authors publish.

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hapo_jax.model import decoding, sharding, transformer
-from hapo_jax.model.config import ModelConfig, RopeScaling
+from hapo_jax.model import decoding, rope, sharding, transformer
+from hapo_jax.model.config import ModelConfig
 
 LLAMA = ModelConfig(
     model_type="llama",
@@ -25,7 +25,7 @@ LLAMA = ModelConfig(
     num_kv_heads=2,
     head_dim=8,
     max_positions=64,
-    rope_scaling=RopeScaling(8.0, 1.0, 4.0, 16),
+    rope_scaling=rope.Llama3(8.0, 1.0, 4.0, 16),
     init_std=0.2,
 )
 CONFIGS = {
@@ -33,7 +33,8 @@ CONFIGS = {
     "qwen2": dataclasses.replace(
         LLAMA,
         model_type="qwen2",
-        rope_scaling=None,
+        # Most positions here lie beyond the original length.
+        rope_scaling=rope.Yarn(4.0, 4, attention_factor=1.14),
         qkv_bias=True,
         tie_embeddings=True,
     ),
@@ -259,23 +260,6 @@ def test_bfloat16_layers_give_float32_logits():
     error = np.abs(np.asarray(rounded - exact)).max()
     # bfloat16 keeps 8 bits: errors of a few percent of the spread, and never none.
     assert 1e-4 < error / np.asarray(exact).std() < 0.2
-
-
-def test_llama3_scaling_by_hand():
-    """Short wavelengths stay, long ones are stretched, and the middle is blended."""
-    scaling = RopeScaling(
-        factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_positions=16
-    )
-    plain = transformer.rope_frequencies(8, 10_000.0, None)
-    np.testing.assert_allclose(plain, [1.0, 0.1, 0.01, 0.001], rtol=1e-6)
-    # Turns within 16 positions: 2.546, 0.2546, ... : the first lies between 1 and 4
-    # and keeps (2.546 - 1) / 3 = 0.5155 of itself; the others are divided by 8.
-    scaled = transformer.rope_frequencies(8, 10_000.0, scaling)
-    first = 0.51549 + (1 - 0.51549) / 8
-    np.testing.assert_allclose(scaled, [first, 0.0125, 0.00125, 0.000125], rtol=1e-5)
-    wide = dataclasses.replace(scaling, original_max_positions=1000)
-    scaled = transformer.rope_frequencies(8, 10_000.0, wide)
-    np.testing.assert_allclose(scaled[:2], [1.0, 0.1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

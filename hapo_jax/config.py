@@ -156,6 +156,8 @@ def default_sft() -> ConfigDict:
     c.eval.every_steps = 250  # 0: only at the end
 
     c.checkpoint = full.checkpoint
+    for key in ("keep_best", "export_hf"):  # the end is what counts, and is exported
+        del c.checkpoint[key]
     c.checkpoint.every_steps = 250
     c.log = ConfigDict()
     c.log.every_steps = 10

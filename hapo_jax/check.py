@@ -286,8 +286,15 @@ def _check_values(config: ConfigDict, need) -> None:
         need(value is None or value >= 0, f"{key}={value} must not be negative.")
 
 
-# Sections whose keys are those of a task, or of a model's config.json.
-_OPEN = ("task.train", "task.test", "task.words", "model.sizes", "model.init")
+# Sections whose keys are those of a task, a template, or a model's config.json.
+_OPEN = (
+    "task.train",
+    "task.test",
+    "task.words",
+    "task.template_options",
+    "model.sizes",
+    "model.init",
+)
 
 
 def _unknown_keys(config: ConfigDict, default: ConfigDict) -> list[str]:

@@ -6,7 +6,7 @@ what it needs and returns the config; `check.py` refuses what cannot work.
 
 import difflib
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 
 def default() -> ConfigDict:
@@ -21,6 +21,7 @@ def default() -> ConfigDict:
     c.task.train = ConfigDict()  # options of the task's `problems` for training …
     c.task.test = ConfigDict()  # … and for evaluation
     c.task.chat_template = "auto"  # auto | chat | plain
+    c.task.template_options = _template_options()
 
     c.data = ConfigDict()
     c.data.on_error = "stop"  # stop | skip (and count) rows of a file that are broken
@@ -139,6 +140,7 @@ def default_sft() -> ConfigDict:
     c.task.test = ConfigDict()  # … and those of the held-out ones
     c.task.words = ConfigDict()  # options of the task's `words`, if model.path is empty
     c.task.chat_template = "auto"  # auto | chat | plain
+    c.task.template_options = _template_options()
 
     c.model = full.model
     c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty
@@ -162,6 +164,19 @@ def default_sft() -> ConfigDict:
     c.log = ConfigDict()
     c.log.every_steps = 10
     return c
+
+
+def _template_options() -> ConfigDict:
+    """Variables of the chat template; None leaves one to the template.
+
+    These are what templates ask for most. Others that a template reads can be added in
+    the experiment's file, or as in --config.task.template_options="{'name': 'value'}".
+    """
+    t = ConfigDict()
+    # The day that prompts name, as "26 Jul 2024" or "2024-07-26".
+    t.date_string = config_dict.placeholder(str)
+    t.enable_thinking = config_dict.placeholder(bool)  # Qwen3
+    return t
 
 
 def _algo() -> ConfigDict:

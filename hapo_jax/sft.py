@@ -153,16 +153,14 @@ def tokenise(
       ValueError: a prompt or completion is longer than the config allows, or a
         completion contains a word that the tokenizer does not know.
     """
-    tokenizer = policy.tokenizer
+    tokenizer, encode_prompt = policy.tokenizer, builders.prompt_encoder(config, policy)
     P, T = config.max_prompt_tokens, config.max_completion_tokens
     n = len(demonstrations)
     prompt_tokens = np.full((n, P), tokenizer.pad_id, np.int32)
     completion_tokens = np.full((n, T), tokenizer.pad_id, np.int32)
     prompt_lengths, lengths = np.zeros(n, np.int32), np.zeros(n, np.int32)
     for i, example in enumerate(demonstrations):
-        prompt = tokenizer.encode_prompt(
-            example.prompt, chat_template=config.task.chat_template
-        )
+        prompt = encode_prompt(example.prompt)
         completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
         if len(prompt) > P or len(completion) > T:
             raise ValueError(

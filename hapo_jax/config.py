@@ -118,7 +118,7 @@ def default() -> ConfigDict:
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 20
     c.checkpoint.keep_latest = 2
-    c.checkpoint.keep_best = 1  # by avg@k of the evaluation
+    c.checkpoint.keep_best = 1  # by avg@k; of each protocol that the run evaluates by
     c.checkpoint.export_hf = True  # write <workdir>/hf at the end
 
     c.log = ConfigDict()

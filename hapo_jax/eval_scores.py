@@ -10,6 +10,8 @@ import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
+BEST = r"eval/avg@\d+"  # pattern of the figure that checkpoints are ranked by
+PROTOCOL = "eval/protocol"  # a number that is equal where figures can be compared
 
 
 def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:

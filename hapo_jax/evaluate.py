@@ -121,7 +121,7 @@ def evaluate_checkpoint(
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
-            settings = _settings(config, policy, eval_set, evaluator, identity)
+            settings = {"checkpoint": identity, **evaluator.protocol}
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
     if not distributed.is_first():
         return folder
@@ -180,35 +180,6 @@ def _evaluate_set(
     return rows
 
 
-def _settings(
-    config: ConfigDict,
-    policy: policy_lib.Policy,
-    eval_set: EvalSet,
-    evaluator: Evaluator,
-    checkpoint: str,
-) -> dict[str, Any]:
-    """What the numbers of a set depend on, as plain JSON."""
-    problems = evaluator.prompts.problems[: evaluator.num_problems]
-    text = repr([(p.id, p.prompt, p.answer) for p in problems])
-    return {
-        "checkpoint": checkpoint,
-        "problems": f"{len(problems)}, crc {zlib.crc32(text.encode()):08x}",
-        "task": eval_set.task,
-        "seed": config.seed,
-        "k": evaluator.k,
-        "temperature": config.eval.temperature,
-        "top_p": config.eval.top_p,
-        "greedy": bool(config.eval.greedy),
-        "max_prompt_tokens": config.rollout.max_prompt_tokens,
-        "max_completion_tokens": config.rollout.max_completion_tokens,
-        "overlong_prompts": config.rollout.overlong_prompts,
-        "chat_template": config.task.chat_template,
-        "stop_tokens": list(config.model.stop_tokens),
-        "dtype": policy.dtype.name,
-        "grading_timeout_s": config.grading.timeout_s,
-    }
-
-
 def _identity(params) -> str:
     """A number that says which weights these are, wherever they were read from."""
     marks = [int(fingerprint.of_array(leaf)) for leaf in jax.tree.leaves(params)]
@@ -239,12 +210,10 @@ def _check_source(source: pathlib.Path) -> bool:
 def _restore(source: pathlib.Path, policy: policy_lib.Policy, step: str):
     """Parameters of a run's checkpoint, and its step."""
     abstract = {"params": policy.abstract_train_params()}
-    # The run's own k, whatever --k says; a supervised run has none, and no best step.
-    k = run_records.read_config(source)["eval"].get("k")
     with Checkpoints(
         str(source / "checkpoints"),
         keep_latest=1,
-        best_metric=f"eval/avg@{k}" if k else None,
+        best_metric=eval_scores.BEST,
         read_only=True,
     ) as checkpoints:
         if step == "latest":
@@ -263,11 +232,17 @@ def _step(checkpoints: Checkpoints, step: str) -> int:
         return int(step)
     if step != "best":
         raise ValueError(f"--step={step} must be a step, 'latest' or 'best'.")
-    best = checkpoints.best_step()
+    best, scores = checkpoints.best_step(), checkpoints.scores()
     if best is None:
         raise ValueError(
             "--step=best: the run has saved no step that it evaluated; use "
             "--step=latest, or one of its steps."
+        )
+    others = [s for s in scores if not scores[s].comparable(scores[best])]
+    if others and distributed.is_first():
+        print(
+            f"best: step {best}, by the protocol that the run has evaluated with last; "
+            f"steps {', '.join(map(str, others))} have scores of another."
         )
     return best
 

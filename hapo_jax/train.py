@@ -8,8 +8,11 @@ a choice of functions made once, from the config, in `objective.make_objective`.
 
 import contextlib
 import functools
+import logging
 import pathlib
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import tqdm
@@ -21,6 +24,7 @@ from hapo_jax import (
     check,
     cli,
     dry_run,
+    eval_folder,
     eval_sampling,
     eval_scores,
     eval_sets,
@@ -36,13 +40,15 @@ from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import flops, perf
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
-from hapo_jax.learner.checkpoint import Checkpoints
+from hapo_jax.learner.checkpoint import Checkpoints, Score, ranking
 from hapo_jax.model import distributed, huggingface
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.generate import generate
 from hapo_jax.rollout.sampler import Truncation
 from hapo_jax.tasks import data_checks
+
+_log = logging.getLogger("hapo_jax.train")  # __name__ is __main__ with python -m
 
 # A resumed run may set these anew: they do not change what its numbers mean.
 MAY_CHANGE = (
@@ -125,9 +131,12 @@ def train(config: ConfigDict, workdir: str) -> None:
                 str(folder / "checkpoints"),
                 keep_latest=config.checkpoint.keep_latest,
                 keep_best=config.checkpoint.keep_best,
-                best_metric=f"eval/avg@{config.eval.k}",
+                best_metric=eval_scores.BEST,
             )
         )
+        best_by = evaluators[0].protocol
+        if config.checkpoint.keep_best:
+            _tell_other_protocols(checkpoints.scores(), best_by)
         stop = stack.enter_context(interrupt.Interrupt())
         restored = checkpoints.restore_latest(abstract)
         if restored is None:
@@ -220,7 +229,13 @@ def train(config: ConfigDict, workdir: str) -> None:
             if step == config.num_steps or (every and step % every == 0):
                 scores = _evaluate(evaluators, to_sampler(state.params), run, step)
             if last or scores or step % config.checkpoint.every_steps == 0:
-                checkpoints.save(step, state, extra=stream.to_plain(), metrics=scores)
+                checkpoints.save(
+                    step,
+                    state,
+                    extra=stream.to_plain(),
+                    metrics=scores,
+                    protocol=best_by,
+                )
             if last:
                 break
         checkpoints.wait()
@@ -265,6 +280,27 @@ def _evaluate(evaluators, params, run, step: int) -> dict[str, float]:
     return figures
 
 
+def _tell_other_protocols(scores: Mapping[int, Score], now: Mapping[str, Any]) -> None:
+    """Names the checkpoints that were best under another protocol than that of now."""
+    best = {ranking(scores, step, among=scores)[0] for step in scores}
+    for step in sorted(best):
+        metric, value, before = scores[step]
+        if before == now:
+            continue
+        under = "a protocol that was not noted"
+        if before is not None:
+            changes = "; ".join(eval_folder.differences(before, now))
+            under = f"another protocol (then and now: {changes})"
+        _log.info(
+            "Step %d has %s %.4f under %s. Its checkpoint is kept, and new scores do "
+            "not compete with it.",
+            step,
+            metric,
+            value,
+            under,
+        )
+
+
 def _show(bar: tqdm.tqdm, metrics: dict[str, float]) -> None:
     """The numbers behind the progress bar."""
     names = {
@@ -289,9 +325,14 @@ def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
         evaluated = [step for step, f in figures.items() if "eval/length" in f]
         if not evaluated:
             continue
-        rows = {"before": figures[0]} if 0 in evaluated else {}
-        rows[f"after {evaluated[-1]} steps"] = figures[evaluated[-1]]
+        alike = report.of_last_protocol(figures, evaluated)
+        rows = {
+            f"after {step} steps" if step else "before": figures[step]
+            for step in (alike[0], alike[-1])
+        }
         print(report.table(rows))
+        if left_out := len(evaluated) - len(alike):
+            print(f"{left_out} evaluations under another protocol are left out.")
     print(f"curves: {report.plot_curves(folder)}")
     if config.checkpoint.export_hf:
         print(f"model:  {folder / 'hf'}")

@@ -21,6 +21,8 @@ from hapo_jax import run_records
 _log = logging.getLogger(__name__)
 
 RESULTS = "results.json"
+# In the settings: what was read → path → checksum, to say which file has changed.
+FILES = "files"
 
 
 def settings_path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -52,7 +54,7 @@ def resume(
     Args:
       folder: of the results.
       name: of the set.
-      settings: plain JSON; what the numbers depend on.
+      settings: plain JSON; what the numbers depend on, and `FILES`.
       ids: of the problems that are to be evaluated.
 
     Raises:
@@ -64,12 +66,15 @@ def resume(
         saved = json.loads(path.read_text(encoding="utf-8"))
         # Of an earlier version; what it did not note is taken for equal, and noted now.
         unknown = sorted(settings.keys() - saved.keys())
-        found = differences(saved, settings, ignore=unknown)
+        found = differences(saved, settings, ignore=(FILES, *unknown))
         if found:
             listing = "\n".join(f"  {d}" for d in found)
+            files = run_records.changed_files(
+                *(s.get(FILES, {}) for s in (saved, settings))
+            )
             raise ValueError(
                 f"{folder} holds an evaluation of {name} with other settings "
-                f"(there, and now):\n{listing}\nGive another --out, or "
+                f"(there, and now):\n{listing}\n{files}\nGive another --out, or "
                 f"remove {path} and {records_path(folder, name).name}."
             )
         if unknown:

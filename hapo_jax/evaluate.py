@@ -11,7 +11,6 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 
 import collections
 import pathlib
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from hapo_jax import (
     eval_scores,
     eval_sets,
     report,
+    run_inputs,
     run_records,
 )
 from hapo_jax import config as config_lib
@@ -109,19 +109,29 @@ def evaluate_checkpoint(
             config.model.path = run_records.read_config(source)["model"]["path"]
     check.check(config, num_devices=jax.device_count())
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    inputs = run_inputs.of_policy(policy, weights=not is_run)
+    if is_run:
+        run_inputs.check_policy(source, config, inputs)
     with_problems = eval_sampling.read_sets(config, policy, sets)
+    run_inputs.add_sets(inputs, with_problems)
+    run_inputs.agree(inputs)
     if is_run:
         train_params, number = _restore(source, policy, step)
     else:
         train_params, number = policy.load(), 0
     folder = pathlib.Path(out or source / "eval" / f"{label}_step_{number}")
-    identity, params = _identity(train_params), policy.to_sampler()(train_params)
+    identity = fingerprint.of_weights(train_params)
+    params = policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
-            settings = {"checkpoint": identity, **evaluator.protocol}
+            settings = {
+                "checkpoint": identity,
+                **evaluator.protocol,
+                **run_inputs.of_evaluation(inputs, eval_set),
+            }
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
     if not distributed.is_first():
         return folder
@@ -178,12 +188,6 @@ def _evaluate_set(
             "verifier out of time or broke it, and count as wrong"
         )
     return rows
-
-
-def _identity(params) -> str:
-    """A number that says which weights these are, wherever they were read from."""
-    marks = [int(fingerprint.of_array(leaf)) for leaf in jax.tree.leaves(params)]
-    return f"{zlib.crc32(np.array(marks, np.uint32).tobytes()):08x}"
 
 
 def _check_source(source: pathlib.Path) -> bool:

@@ -17,7 +17,7 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, cli, interrupt, run_folder, tasks
+from hapo_jax import builders, check, cli, interrupt, run_folder, run_inputs, tasks
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
 from hapo_jax.learner import head, train_step
@@ -51,13 +51,18 @@ def sft(config: ConfigDict, workdir: str) -> None:
     """
     folder = pathlib.Path(workdir)
     check.check_sft(config, num_devices=jax.device_count())
-    run_folder.check_config(folder, config, may_change=MAY_CHANGE)
+    may_change = run_inputs.may_change(folder, MAY_CHANGE)
+    run_folder.check_config(folder, config, may_change=may_change)
     policy, params = _start(config, folder)
     task, options = tasks.get(config.task.name), config.learner
-    train, test = (
-        tokenise(task.demonstrations(**split.to_dict()), config, policy)
-        for split in (config.task.train, config.task.test)
-    )
+    shown = {
+        name: task.demonstrations(**config.task[name].to_dict())
+        for name in ("train", "test")
+    }
+    tokens = {name: tokenise(found, config, policy) for name, found in shown.items()}
+    train, test = tokens["train"], tokens["test"]
+    inputs = run_inputs.of_sft(config, policy, shown, tokens)
+    run_inputs.check(folder, inputs)
     optimizer = builders.make_optimizer(options)
     abstract = policy.abstract_state(optimizer)
     learner = builders.make_learner(
@@ -86,9 +91,11 @@ def sft(config: ConfigDict, workdir: str) -> None:
             workdir,
             config,
             resume_step=restored and first,
-            may_change=MAY_CHANGE,
+            may_change=may_change,
             devices=cli.devices(),
+            inputs=run_inputs.digest(inputs),
         ) as run:
+            run_inputs.note(folder, inputs, resumed=restored is not None)
             steps = tqdm.trange(
                 first + 1,
                 config.num_steps + 1,

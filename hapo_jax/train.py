@@ -32,6 +32,7 @@ from hapo_jax import (
     records,
     report,
     run_folder,
+    run_inputs,
     run_records,
 )
 from hapo_jax import config as config_lib
@@ -76,7 +77,8 @@ def train(config: ConfigDict, workdir: str) -> None:
     folder = pathlib.Path(workdir)
     check.check(config, num_devices=jax.device_count())
     distributed.check_shared(folder)
-    run_folder.check_config(folder, config, may_change=MAY_CHANGE)
+    may_change = run_inputs.may_change(folder, MAY_CHANGE)
+    run_folder.check_config(folder, config, may_change=may_change)
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     prompts = builders.make_prompts(
@@ -85,6 +87,9 @@ def train(config: ConfigDict, workdir: str) -> None:
     held_out = eval_sampling.read_sets(
         config, policy, eval_sets.parse(config.eval.sets, config)
     )
+    reference_params = policy.load_reference() if objective.needs_reference else None
+    inputs = run_inputs.of_run(config, policy, prompts, held_out, reference_params)
+    run_inputs.check(folder, inputs)
 
     # Build.
     r, options = config.rollout, config.learner
@@ -101,7 +106,6 @@ def train(config: ConfigDict, workdir: str) -> None:
         base_temperature=r.base_temperature,
     )
     to_sampler = policy.to_sampler()
-    reference_params = policy.load_reference() if objective.needs_reference else None
     peak_flops = options.peak_tflops * 1e12 * jax.device_count() or flops.peak(
         policy.dtype, jax.device_count()
     )
@@ -150,11 +154,14 @@ def train(config: ConfigDict, workdir: str) -> None:
                 workdir,
                 config,
                 resume_step=restored and first,
-                may_change=MAY_CHANGE,
+                may_change=may_change,
                 writes=distributed.is_first(),
                 devices=cli.devices(),
+                inputs=run_inputs.digest(inputs),
             )
         )
+        if distributed.is_first():
+            run_inputs.note(folder, inputs, resumed=restored is not None)
         if first == 0 and config.eval.at_start:
             _evaluate(evaluators, to_sampler(state.params), run, 0)
 

@@ -229,7 +229,7 @@ class Checkpoints:
             "format": FORMAT,
             "step": step,
             "arrays": _describe(arrays),
-            "fingerprints": _fingerprints(arrays),
+            "fingerprints": fingerprint.of_arrays(arrays),
             "extra_crc32": zlib.crc32(packed),
             "metrics": {name: float(v) for name, v in (metrics or {}).items()},
             "protocol": json.loads(json.dumps(protocol)),
@@ -355,7 +355,7 @@ class Checkpoints:
         )
         wrong = [
             name
-            for name, value in _fingerprints(arrays).items()
+            for name, value in fingerprint.of_arrays(arrays).items()
             if value != record["fingerprints"][name]
         ]
         if wrong:
@@ -477,21 +477,6 @@ def _check_match(
             + "\n  ".join(faults)
             + "\nUse the config it was saved with, or another workdir."
         )
-
-
-def _fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
-    """One uint32 per array, from one program.
-
-    A program per array would have dozens in flight at a time, whose sums over devices
-    then wait for each other: on simulated devices, which share a few threads, for ever.
-    """
-    found = jax.device_get(_of_arrays(dict(arrays)))
-    return {name: int(value) for name, value in found.items()}
-
-
-@jax.jit
-def _of_arrays(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: fingerprint.of_array(x) for name, x in arrays.items()}
 
 
 def _crc(content: Any) -> int:

@@ -15,6 +15,7 @@ import json
 import pathlib
 import re
 import shutil
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ _FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_CONFIGS = ("generation_config.json", "config.json")  # which name stop tokens too
 
 # The function by which a template asks for the time, its formats' directives, and how
 # `date_string` may be written where it is the answer.
@@ -164,6 +166,27 @@ class Tokenizer:
                     f"template_options: the chat template in {self.folder} reads no "
                     f"{name!r}{hint}; correct it or leave it out."
                 )
+
+    def fingerprint(self) -> str:
+        """A checksum of what each id stands for: its token, its text, its place.
+
+        Other entries change it, another order of them, and other special tokens; other
+        merges or a rule by which text is cut do not, as they show in a prompt's ids.
+        """
+        ids = list(range(self.vocab_size))
+        tokens = self.backend.convert_ids_to_tokens(ids)
+        # Each twice, for what a decoder puts between two tokens.
+        texts = self.backend.backend_tokenizer.decode_batch(
+            [[i, i] for i in ids], skip_special_tokens=True
+        )
+        return f"{zlib.crc32(json.dumps([tokens, texts]).encode()):08x}"
+
+    def files(self) -> list[pathlib.Path]:
+        """The files in `folder` that prompts, texts and stop tokens come from."""
+        if self.folder is None:
+            return []
+        found = (self.folder / name for name in (*_FILES, *_CONFIGS))
+        return [path for path in found if path.is_file()]
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
         """Text of `ids`; special tokens, stops among them, are left out by default.

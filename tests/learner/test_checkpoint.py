@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -453,6 +454,17 @@ def test_host_tree_keeps_values_types_and_emptiness():
         host_tree.pack({3: 1})
     with pytest.raises(ValueError, match="extra has dtype bfloat16"):
         host_tree.pack(np.zeros(2, jnp.bfloat16))
+
+
+def test_weights_are_known_by_a_number_on_any_mesh(mesh8):
+    state = make_state(mesh8((2, 2, 2)))["params"]
+    number = fingerprint.of_weights(state)
+    assert fingerprint.of_weights(make_state(mesh8((8, 1, 1)))["params"]) == number
+    assert fingerprint.of_weights(jax.device_get(state)) == number
+    assert fingerprint.of_weights(make_state(mesh8(), seed=1)["params"]) != number
+    # Evaluations of earlier versions go on by the same number.
+    marks = [int(fingerprint.of_array(leaf)) for leaf in jax.tree.leaves(state)]
+    assert number == f"{zlib.crc32(np.array(marks, np.uint32).tobytes()):08x}"
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "bfloat16", "float32", "uint32"])

@@ -211,6 +211,34 @@ def test_options_without_a_template_are_refused(tmp_path, chat):
         )
 
 
+def test_a_fingerprint_sees_what_ids_stand_for(tmp_path):
+    def of(name, change=lambda content: None):
+        folder = write(tmp_path / name, eos_token="<eos>", pad_token="<pad>")
+        path = folder / "tokenizer.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content, indent=4))
+        return tokenizer_lib.load(folder).fingerprint()
+
+    def swap(content):  # which leaves every prompt as it was that has neither
+        words = content["model"]["vocab"]
+        words["calm"], words["stop"] = words["stop"], words["calm"]
+
+    def rename(content):
+        words = content["model"]["vocab"]
+        words["quiet"] = words.pop("calm")
+
+    def ordinary(content):
+        content["added_tokens"][-1]["special"] = False
+
+    def joined(content):
+        content["decoder"] = {"type": "Fuse"}
+
+    marks = [of("a"), *(of(f.__name__, f) for f in (swap, rename, ordinary, joined))]
+    assert len(set(marks)) == 5
+    assert of("b") == marks[0]
+
+
 def test_decode(chat):
     tokens = ids("what is this <|im_end|> <pad>")
     assert chat.decode(tokens) == "what is this"

@@ -187,7 +187,8 @@ def evaluate(
         found = dict(records(evaluator, params, numbers))
         ordered = [found[i] for i in numbers]
         kept += ordered
-        summary = eval_scores.summary(ordered)
+        longest = evaluator.generator.engine.max_completion_tokens
+        summary = eval_scores.summary(ordered, max_tokens=longest)
         summary[eval_scores.PROTOCOL] = evaluator.protocol_number
         figures = figures or summary
         if len(evaluators) > 1:

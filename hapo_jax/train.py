@@ -75,11 +75,14 @@ def train(config: ConfigDict, workdir: str) -> None:
     """
     # Check: everything that can be refused is refused here.
     folder = pathlib.Path(workdir)
-    check.check(config, num_devices=jax.device_count())
+    resolved = check.check(config, num_devices=jax.device_count())
     distributed.check_shared(folder)
     may_change = run_inputs.may_change(folder, MAY_CHANGE)
-    run_folder.check_config(folder, config, may_change=may_change)
+    run_folder.check_config(folder, resolved, may_change=may_change)
+    cli.announce(config, resolved)
+    config = resolved.config
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
+    check.check_advantages(config, objective)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     prompts = builders.make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
@@ -93,7 +96,7 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     # Build.
     r, options = config.rollout, config.learner
-    optimizer = builders.make_optimizer(options)
+    optimizer = builders.make_optimizer(config)
     abstract = policy.abstract_state(optimizer)
     learner = builders.make_learner(
         options,
@@ -113,7 +116,7 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(policy.mesh))
-        pool = stack.enter_context(builders.make_pool(config))
+        pool = stack.enter_context(builders.make_pool(config, [s for s, _ in held_out]))
         generator = builders.make_generator(
             config,
             policy,
@@ -152,7 +155,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         run = stack.enter_context(
             run_folder.RunFolder(
                 workdir,
-                config,
+                resolved,
                 resume_step=restored and first,
                 may_change=may_change,
                 writes=distributed.is_first(),
@@ -251,6 +254,9 @@ def train(config: ConfigDict, workdir: str) -> None:
         if distributed.is_first():
             cli.say_stopped(asked_to_stop, step, workdir)
         return
+    if distributed.is_first():
+        with cli.side_job("the summary"):
+            _summarise(folder, config)
     if config.checkpoint.export_hf:
         huggingface.save_params(
             folder / "hf",
@@ -260,8 +266,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             tokenizer=policy.tokenizer,
             source=config.model.path,
         )
-    if distributed.is_first():
-        _summarise(folder, config)
+        if distributed.is_first():
+            print(f"model:  {folder / 'hf'}")
 
 
 def _generate(
@@ -341,8 +347,6 @@ def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
         if left_out := len(evaluated) - len(alike):
             print(f"{left_out} evaluations under another protocol are left out.")
     print(f"curves: {report.plot_curves(folder)}")
-    if config.checkpoint.export_hf:
-        print(f"model:  {folder / 'hf'}")
 
 
 def run() -> None:

@@ -162,8 +162,11 @@ def test_a_template_that_asks_for_the_time_is_refused(tmp_path, head):
 
 def test_a_day_that_cannot_be_read_is_refused(tmp_path):
     folder = write(tmp_path, template=CALLED_DATE + TEMPLATE, eos_token="<eos>")
+    tokenizer = tokenizer_lib.load(folder)
     with pytest.raises(ValueError, match="'26.7.24' cannot be read as a day"):
-        shown_day(tokenizer_lib.load(folder), "26.7.24")
+        shown_day(tokenizer, "26.7.24")
+    with pytest.raises(ValueError, match="date_string=2024 must be a text"):
+        shown_day(tokenizer, 2024)
 
 
 @pytest.mark.parametrize(
@@ -285,9 +288,9 @@ def test_default_eos_of_another_vocabulary_is_refused(tmp_path):
 
 def test_bad_stops(tmp_path):
     folder = write(tmp_path, special=SPECIAL[:3])
-    with pytest.raises(ValueError, match="stop string 'is this' is 2 tokens"):
+    with pytest.raises(ValueError, match="stop_tokens: 'is this' is 2 tokens"):
         tokenizer_lib.load(folder, stop=["is this"])
-    with pytest.raises(ValueError, match="stop string '' is 0 tokens"):
+    with pytest.raises(ValueError, match="stop_tokens: '' is 0 tokens"):
         tokenizer_lib.load(folder, stop=[""])
 
 

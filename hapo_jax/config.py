@@ -258,7 +258,7 @@ _DAPO_OFF = {
 }
 METHODS = {
     "hapo": {},
-    # The published code in place of the paper's equations; README, "Paper and public".
+    # The published code in place of the paper's equations; docs/paper.md.
     "hapo_public": {
         "algo.entropy.low_sign": "public",
         "algo.entropy.spread": "quantile_rms",
@@ -272,6 +272,7 @@ METHODS = {
         "algo.clip.log_ratio": 0.0,
         "algo.aggregation": "token_mean_micro",
         "rollout.dynamic_sampling": False,
+        "reward.wrong": -1.0,
     },
     "dapo": _HAPO_OFF,
     "grpo": {**_DAPO_OFF, "algo.kl.strength": 0.04},

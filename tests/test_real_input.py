@@ -421,6 +421,7 @@ def test_without_a_useful_group_the_run_goes_on(
     assert [m["rollout/accuracy"] for m in metrics] == [0, 0]
     for m in metrics:
         assert m["learner/updates"] == 0 and "grad/norm" not in m
+        assert "perf/mfu" not in m and np.isfinite(m["perf/memory_gib"])
         assert (m["batch/tokens"] == 0) == dynamic_sampling
     for a, b in zip(weights(checkpoint), weights(tmp_path / "run" / "hf"), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import pathlib
 from collections.abc import Callable, Iterator
 
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ from hapo_jax import config as config_lib
 from hapo_jax import ranges, tasks
 from hapo_jax.algo import importance
 from hapo_jax.algo import objective as objective_lib
+from hapo_jax.model import folder
 from hapo_jax.model.config import ModelConfig
 
 
@@ -416,11 +416,10 @@ def check_model_path(path: str) -> None:
             "model.path is empty; give the folder of a Hugging Face checkpoint, "
             "for example --config.model.path=/models/Qwen2.5-Math-1.5B."
         )
-    if not (pathlib.Path(path) / "config.json").is_file():
-        raise ValueError(
-            f"model.path={path!r} holds no config.json; it must be the folder of a "
-            "Hugging Face checkpoint (download one, or write one with hapo-sft)."
-        )
+    try:
+        folder.check(path)
+    except ValueError as error:
+        raise ValueError(f"model.path: {error}") from None
 
 
 def _unknown_keys(config: ConfigDict, default: ConfigDict) -> list[str]:

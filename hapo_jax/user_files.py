@@ -5,10 +5,11 @@ of file than its name says, ends in a ValueError that names the file, the field,
 rule and the way out. Imports nothing of the package, so that every folder may use it.
 """
 
+import contextlib
 import errno
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 # How much of a file `recognise` needs to see.
@@ -48,11 +49,40 @@ def recognise(head: bytes) -> str | None:
         )
     if not head.strip(b"\0"):
         return "holds nothing but zero bytes (a copy that broke off); copy it again"
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "is UTF-16 text; save it as UTF-8 without a byte order mark"
-    if head.startswith(b"\xef\xbb\xbf"):
-        return "begins with a byte order mark; save it as UTF-8 without one"
     return None
+
+
+def decode(data: bytes, name: Any) -> str:
+    """The text of these bytes.
+
+    Raises:
+      ValueError: they are not UTF-8, or begin with a mark that other readers stumble
+        over; begins with `name`.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise ValueError(f"{name} is UTF-16 text; save it as UTF-8.")
+    if data.startswith(b"\xef\xbb\xbf"):
+        raise ValueError(
+            f"{name} begins with a byte order mark; save it as UTF-8 without one."
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{name} is not UTF-8 text (byte {error.start} is "
+            f"{data[error.start]:#04x}); save it as UTF-8, or copy it again."
+        ) from None
+
+
+@contextlib.contextmanager
+def refusing(path: pathlib.Path) -> Iterator[None]:
+    """Around what opens `path`: turns a fault of the path into a ValueError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FAULTS:
+            raise
+        raise ValueError(f"{path} {_FAULTS[error.errno]}.") from None
 
 
 def read_text(path: str | pathlib.Path) -> str:
@@ -62,24 +92,14 @@ def read_text(path: str | pathlib.Path) -> str:
       ValueError: it cannot be opened, or is no such file; names it.
     """
     path = pathlib.Path(path)
-    try:
+    with refusing(path):
         # Opening a pipe or a device would wait, or never end.
         if path.exists() and not path.is_file():
             raise ValueError(f"{path} is no file; put the file in its place.")
         data = path.read_bytes()
-    except OSError as error:
-        if error.errno not in _FAULTS:
-            raise
-        raise ValueError(f"{path} {_FAULTS[error.errno]}.") from None
     if problem := recognise(data[:HEAD_BYTES]):
         raise ValueError(f"{path} {problem}.")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text (byte {error.start} is "
-            f"{data[error.start]:#04x}); save it as UTF-8, or copy it again."
-        ) from None
+    return decode(data, path)
 
 
 def read_object(path: str | pathlib.Path) -> dict[str, Any]:

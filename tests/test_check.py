@@ -91,7 +91,7 @@ def refuse(program, config, workdir, changes):
         ({"algo.clip.low": -1.0}, ["algo.clip.low", "-1.0"]),
         ({"algo.advantage": "gpro"}, ["algo.advantage", "gpro"]),
         ({"model.path": ""}, ["model.path", "Hugging Face"]),
-        ({"model.path": "nowhere"}, ["nowhere", "config.json"]),
+        ({"model.path": "nowhere"}, ["model.path", "no folder 'nowhere'"]),
         ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
         ({"task.name": "contdown"}, ["contdown", "did you mean 'countdown'"]),
         ({"task.chat_template": "chatt"}, ["chatt", "did you mean 'chat'"]),

@@ -10,6 +10,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -21,19 +22,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax import nnx
 
-from hapo_jax.model import layouts, rope, transformer
+from hapo_jax import user_files
+from hapo_jax.model import folder as folder_lib
+from hapo_jax.model import layouts, rope, sharding, transformer
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.model.folder import CONFIG, GENERATION_CONFIG, INDEX_FILE, SINGLE_FILE
 from hapo_jax.model.layouts import EMBEDDING, HEAD, FileTensor, Layout
 from hapo_jax.model.tokenizer import Tokenizer
 
-CONFIG = "config.json"
-GENERATION_CONFIG = "generation_config.json"
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 MAX_SHARD_BYTES = 5 * 1000**3  # what hubs and file systems take without complaint
 
 # Buffers that old checkpoints carry; they follow from config.json.
@@ -45,14 +44,14 @@ def load_config(path: str | pathlib.Path) -> ModelConfig:
     """Reads `config.json` of a model folder.
 
     Raises:
-      ValueError: no such file, not JSON, or a model that `ModelConfig.from_hf`
-        refuses; names the file.
+      ValueError: no model folder, a broken file, or a model that
+        `ModelConfig.from_hf` refuses; names the file.
     """
-    file = pathlib.Path(path) / CONFIG
+    hf = folder_lib.read_config(path)
     try:
-        return ModelConfig.from_hf(_read_json(file))
+        return ModelConfig.from_hf(hf)
     except ValueError as error:
-        raise ValueError(f"{file.parent}: {error}") from error
+        raise ValueError(f"{path}: {error}") from error
 
 
 def abstract_params(config: ModelConfig) -> nnx.State:
@@ -88,8 +87,8 @@ def load_params(
       The `nnx.Param` state of `transformer.Transformer(config)`.
 
     Raises:
-      ValueError: no safetensors, a broken or missing shard, or tensors that are
-        missing, unexpected, misshapen or not floats; lists every one of them.
+      ValueError: no safetensors, a broken or missing shard, tensors that are missing,
+        unexpected, misshapen, not floats or not finite; lists them.
     """
     folder = pathlib.Path(path)
     abstract = abstract_params(config)
@@ -107,7 +106,9 @@ def load_params(
             layout, shape = layouts.of(name), param.get_value().shape
             value = _load_one(tensors, layout, shape, places[name], jnp.dtype(dtype))
             loaded.append((name, param.replace(value)))
-    return nnx.from_flat_state(loaded)
+    loaded = nnx.from_flat_state(loaded)
+    _check_finite(folder, loaded)
+    return loaded
 
 
 def sample_weights(path: str | pathlib.Path) -> dict[str, dict[str, int]]:
@@ -121,7 +122,7 @@ def sample_weights(path: str | pathlib.Path) -> dict[str, dict[str, int]]:
       ValueError: no safetensors, or a broken or missing shard.
     """
     folder = pathlib.Path(path)
-    return {file: _sample(folder / file) for file in _weight_files(folder)}
+    return {file: _sample(folder / file) for file in folder_lib.weight_files(folder)}
 
 
 # 7B parameters have 339 tensors, most of them large: 60 MB in 1,500 reads. At once,
@@ -133,7 +134,7 @@ _SAMPLE_THREADS = 32
 
 def _sample(path: pathlib.Path) -> dict[str, int]:
     """Of one file, past safetensors: a memory map reads far ahead of each block."""
-    with _open_file(path):
+    with folder_lib.open_weights(path):
         pass  # so its header is sound
     with path.open("rb", buffering=0) as file:
         length = int.from_bytes(file.read(8), "little")
@@ -224,51 +225,26 @@ def save_params(
 
 def _open_tensors(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str, Any]:
     """Name → lazy safetensors slice, of every tensor in the folder."""
-    tensors = {}
-    for file in _weight_files(folder):
-        handle = stack.enter_context(_open_file(folder / file))
-        tensors |= {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+    tensors, origin = {}, {}
+    for file in folder_lib.weight_files(folder):
+        handle = stack.enter_context(folder_lib.open_weights(folder / file))
+        for name in handle.keys():  # noqa: SIM118
+            if name in tensors:
+                raise ValueError(
+                    f"{folder}: both {origin[name]} and {file} hold {name}; remove the "
+                    "file that is left over, or download the folder again."
+                )
+            tensors[name], origin[name] = handle.get_slice(name), file
     return tensors
 
 
-def _open_file(path: pathlib.Path):
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not readable: {error}") from error
-
-
-def _weight_files(folder: pathlib.Path) -> list[str]:
-    """Names of the files that hold the weights; all are there."""
-    if (folder / INDEX_FILE).is_file():
-        files = sorted(set(_read_json(folder / INDEX_FILE)["weight_map"].values()))
-    elif (folder / SINGLE_FILE).is_file():
-        files = [SINGLE_FILE]
-    else:
-        torch_files = sorted(file.name for file in folder.glob("*.bin"))
-        remedy = (
-            f"it has {', '.join(torch_files)}: convert with transformers, "
-            "`model.save_pretrained(folder, safe_serialization=True)`"
-            if torch_files
-            else "check the path, or download the weights"
-        )
-        raise ValueError(f"{folder} has no {SINGLE_FILE} or {INDEX_FILE}; {remedy}.")
-    absent = [file for file in files if not (folder / file).is_file()]
-    if absent:
-        raise ValueError(
-            f"{folder} lacks {', '.join(absent)}, which {INDEX_FILE} names; "
-            "download the folder again."
-        )
-    return files
-
-
 def _check_tensors(folder, tensors, params, *, tied: bool) -> None:
-    """Compares names, shapes and types with the model's; lists all differences."""
+    """Compares names, shapes and types with the model's; tells what is wrong."""
     expected = {k: v.shape for k, v in layouts.file_tensors(params).items()}
-    problems = []
-    for name, shape in expected.items():
-        if name not in tensors:
-            problems.append(f"missing {name} {list(shape)}")
+    if what := _what_they_are(tensors, expected):
+        raise ValueError(f"{folder}: {what}")
+    missing = {k: shape for k, shape in expected.items() if k not in tensors}
+    problems = [f"missing {name} {list(shape)}" for name, shape in missing.items()]
     for name, tensor in tensors.items():
         found = tensor.get_shape()
         if name in expected and list(expected[name]) != found:
@@ -282,12 +258,97 @@ def _check_tensors(folder, tensors, params, *, tied: bool) -> None:
     if problems:
         raise ValueError(
             f"{folder}: the tensors are not those of its {CONFIG}:\n  "
-            + "\n  ".join(problems)
+            + "\n  ".join(_first(problems))
+            + (_UNTIED if missing.keys() == {HEAD} else "")
         )
     if tied and HEAD in tensors and not _equal(tensors[HEAD], tensors[EMBEDDING]):
         raise ValueError(
             f"{folder}: {HEAD} differs from {EMBEDDING}, but tie_word_embeddings=true; "
             f"set it to false in {CONFIG}, or remove the head."
+        )
+
+
+_UNTIED = (
+    "\nIf the embedding is the head, set tie_word_embeddings to true; else the weights "
+    "are not complete."
+)
+# By a part of a tensor's name, what a checkpoint is that has it.
+_SIGNS = {
+    ".lora_A.": "LoRA weights that are not merged; merge them into their base model",
+    ".experts.": "a mixture of experts, which this package does not have",
+    "score.weight": "a classifier or reward model; give a model with a language head",
+    "v_head.": "a model with a value head; export it without",
+} | {
+    part: f"quantised weights ({method}), which cannot be trained; give the folder of "
+    "the original model in bfloat16"
+    for part, method in {
+        ".qweight": "GPTQ or AWQ",
+        ".quant_map": "bitsandbytes, 4 bits",
+        ".SCB": "bitsandbytes, 8 bits",
+        ".weight_scale": "FP8 or compressed-tensors",
+        ".weight_packed": "compressed-tensors",
+    }.items()
+}
+# Ends the names of tensors of the first layer; what stands before tells of the whole.
+_ANCHOR = "layers.0.input_layernorm.weight"
+
+
+def _what_they_are(tensors, expected) -> str | None:
+    """What kind of checkpoint has these tensors, if not the kind that is expected."""
+    for name, tensor in tensors.items():
+        for part, what in _SIGNS.items():
+            if part in name and name not in expected:
+                return f"{name} is of {what}."
+        if tensor.get_dtype().startswith("F8"):
+            return f"{name} is {tensor.get_dtype()}, of {_SIGNS['.weight_scale']}."
+    prefixes = {n.removesuffix(_ANCHOR) for n in tensors if n.endswith(_ANCHOR)}
+    if not prefixes or "model." in prefixes:
+        return None
+    prefix = min(prefixes)
+    if not prefix:
+        return (
+            f"the names of its tensors lack 'model.' ({_ANCHOR}): they are of a model "
+            "without its language head. Save it from AutoModelForCausalLM."
+        )
+    return (
+        f"the names of its tensors begin with {prefix!r} where 'model.' belongs: they "
+        "are of a larger model, or of a wrapper. Save the language model alone, from "
+        "AutoModelForCausalLM."
+    )
+
+
+def _first(problems: list[str], most: int = 8) -> list[str]:
+    """What a message can hold of them."""
+    rest = len(problems) - most
+    return [*problems[:most], f"and {rest} more"] if rest > 0 else problems
+
+
+def _check_finite(folder: pathlib.Path, params: nnx.State) -> None:
+    """Refuses NaN and infinity, which would spread to all that is computed."""
+    flat = nnx.to_flat_state(params)
+    arrays = [param.get_value() for _, param in flat]
+    where = arrays[0].sharding
+    if isinstance(where, jax.sharding.NamedSharding):
+        where = sharding.replicated(where.mesh)  # of several processes, to all
+
+    @functools.partial(jax.jit, out_shardings=where)
+    def finite(arrays):
+        # Layer by layer, since files have them so.
+        return [
+            jnp.isfinite(x).all(axis=tuple(range(layouts.of(name).stacked, x.ndim)))
+            for (name, _), x in zip(flat, arrays)
+        ]
+
+    broken = [
+        layouts.of(name).name.format(layer)
+        for (name, _), found in zip(flat, finite(arrays))
+        for layer in np.flatnonzero(~np.asarray(found))  # of one, 0 stands for all
+    ]
+    if broken:
+        raise ValueError(
+            f"{folder}: NaN or infinity in\n  "
+            + "\n  ".join(_first(broken))
+            + "\nThe training that wrote them had diverged, or the copy is damaged."
         )
 
 
@@ -358,7 +419,7 @@ def _hf_config(
 ) -> dict[str, Any]:
     """`config.json`: that of `source`, else a new one; checked against `config`."""
     if source is not None:
-        hf = _read_json(pathlib.Path(source) / CONFIG)
+        hf = folder_lib.read_config(source)
     else:
         hf = config.to_hf()
         if tokenizer is not None:
@@ -387,8 +448,8 @@ def _hf_config(
 def _generation_config(source, tokenizer: Tokenizer | None) -> dict[str, Any]:
     """`generation_config.json`: that of `source`, with the tokenizer's stop tokens."""
     generation = {}
-    if source is not None and (pathlib.Path(source) / GENERATION_CONFIG).is_file():
-        generation = _read_json(pathlib.Path(source) / GENERATION_CONFIG)
+    if source is not None and (pathlib.Path(source) / GENERATION_CONFIG).exists():
+        generation = user_files.read_object(pathlib.Path(source) / GENERATION_CONFIG)
     if tokenizer is not None:
         # The flag says that the file only repeats config.json, which now it does not.
         generation.pop("_from_model_config", None)
@@ -421,15 +482,6 @@ def _replace(path: pathlib.Path, staging: pathlib.Path) -> None:
         path.rename(old)
     staging.rename(path)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _read_json(file: pathlib.Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file} does not exist; is this a model folder?") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
 
 
 def _write_json(file: pathlib.Path, content: Mapping[str, Any]) -> None:

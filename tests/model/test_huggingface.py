@@ -467,12 +467,122 @@ def test_a_large_tensor_is_sampled_from_end_to_end(tmp_path, monkeypatch):
     assert seen == [0, 31, 32, 63, 64, 95]
 
 
+def renamed(prefix, **more):
+    """The tensors of a Qwen2, with another prefix than "model." and others beside."""
+    found = formula_tensors(FAMILIES["qwen2"])
+    found = {prefix + name.removeprefix("model."): x for name, x in found.items()}
+    return found | {name: np.zeros(2, kind) for name, kind in more.items()}
+
+
+UP = "model.layers.0.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "words"),
+    [
+        (renamed(""), "lack 'model.' .* AutoModelForCausalLM"),
+        (renamed("language_model.model."), "begin with 'language_model.model.' where"),
+        (
+            renamed("model.language_model.", **{"model.visual.x": np.float32}),
+            "'model.lan",
+        ),
+        (renamed("module.model."), "begin with 'module.model.'"),
+        (renamed("_orig_mod.model."), "begin with '_orig_mod.model.'"),
+        (renamed("base_model.model.model."), "begin with 'base_model.model.model.'"),
+        (renamed("model.", **{f"{UP}.qweight": np.int32}), "GPTQ or AWQ"),
+        (
+            renamed("model.", **{f"{UP}.weight.quant_map": np.float32}),
+            "bitsandbytes, 4",
+        ),
+        (renamed("model.", **{f"{UP}.SCB": np.float32}), "bitsandbytes, 8 bits"),
+        (renamed("model.", **{f"{UP}.weight_scale_inv": np.float32}), "FP8"),
+        (renamed("model.", **{f"{UP}.weight_packed": np.int32}), "compressed-tensors"),
+        (
+            renamed("model.", **{"model.norm.weight": ml_dtypes.float8_e4m3fn}),
+            "model.norm.weight is F8_E4M3, of quantised weights",
+        ),
+        (
+            renamed("model.", **{f"base_model.{UP}.lora_A.weight": np.float32}),
+            "LoRA weights that are not merged",
+        ),
+        (
+            renamed("model.", **{"model.layers.0.mlp.experts.0.x": np.float32}),
+            "a mixture of experts",
+        ),
+        (renamed("model.", **{"score.weight": np.float32}), "a classifier or reward"),
+        (renamed("model.", **{"v_head.summary.weight": np.float32}), "a value head"),
+    ],
+)
+def test_other_checkpoints_are_named_by_what_they_are(tmp_path, tensors, words):
+    folder = write_folder(tmp_path, FAMILIES["qwen2"], tensors)
+    with pytest.raises(ValueError, match=words) as error:
+        load(folder)
+    assert str(error.value).startswith(str(folder))
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_of_many_wrong_tensors_a_message_shows_some(tmp_path):
+    folder = write_folder(tmp_path, FAMILIES["llama"])
+    (folder / "config.json").write_text(
+        json.dumps(FAMILIES["llama"] | {"num_hidden_layers": 30})
+    )
+    with pytest.raises(ValueError, match="and 244 more$") as error:  # 28 · 9 - 8
+        load(folder)
+    assert len(str(error.value).splitlines()) == 10
+
+
+def test_a_head_that_is_missing(tmp_path):
+    """The remedy of the message works."""
+    hf = FAMILIES["qwen2"]
+    folder = write_folder(tmp_path, hf)
+    (folder / "config.json").write_text(json.dumps(hf | {"tie_word_embeddings": False}))
+    with pytest.raises(
+        ValueError, match=r"(?s)lm_head.* set tie_word_embeddings to true"
+    ):
+        load(folder)
+    write_folder(tmp_path, hf)
+    load(folder)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite(tmp_path, mesh8, family, value):
+    """Whole and split over devices; the embedding, a norm, a layer, the head."""
+    hf = FAMILIES[family]
+    tensors = formula_tensors(hf)
+    broken = ["model.embed_tokens.weight", "model.norm.weight"]
+    broken += ["model.layers.1.mlp.up_proj.weight"]
+    broken += ["lm_head.weight"] * (not hf["tie_word_embeddings"])
+    for name in broken:
+        tensors[name].flat[-1] = value
+    folder = write_folder(tmp_path, hf, tensors)
+    config = huggingface.load_config(folder)
+    shardings = sharding.param_shardings(
+        huggingface.abstract_params(config), mesh8((2, 2, 2)), sharding.TRAIN_RULES
+    )
+    for places in (None, shardings):
+        with pytest.raises(ValueError, match="NaN or infinity in") as error:
+            huggingface.load_params(
+                folder, config, dtype=jnp.bfloat16, shardings=places
+            )
+        named = {line.strip() for line in str(error.value).splitlines()[1:-1]}
+        assert named == set(broken)
+
+
+def test_a_tensor_in_two_files(tmp_path):
+    folder = write_folder(tmp_path, FAMILIES["llama"])
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    shutil.copyfile(folder / "a.safetensors", folder / "b.safetensors")
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="both a.safetensors and b.safetensors hold"):
+        load(folder)
+
+
 def test_only_torch_weights(tmp_path):
     folder = write_folder(tmp_path, FAMILIES["llama"])
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(
-        ValueError, match="pytorch_model.bin: convert with transformers"
-    ):
+    with pytest.raises(ValueError, match="has pytorch_model.bin: pickled weights"):
         load(folder)
     (folder / "pytorch_model.bin").unlink()
     with pytest.raises(ValueError, match="no model.safetensors or .*index.json"):
@@ -515,7 +625,7 @@ def test_unsupported_configs_are_named(tmp_path, change, message):
 
 
 def test_no_config(tmp_path):
-    with pytest.raises(ValueError, match="config.json does not exist"):
+    with pytest.raises(ValueError, match="holds no config.json"):
         huggingface.load_config(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="config.json is not JSON"):

@@ -392,7 +392,8 @@ def check_model(config: ConfigDict, model: ModelConfig, vocab_size: int) -> None
         problems.append(
             f"max_prompt_tokens + max_completion_tokens = {total} "
             f"exceeds the model's max_position_embeddings={model.max_positions}; "
-            "shorten one, or extend the positions in the checkpoint's config.json."
+            "shorten one, or extend the positions by rope_scaling in the checkpoint's "
+            "config.json, see docs/models.md."
         )
     if vocab_size > model.vocab_size:
         problems.append(

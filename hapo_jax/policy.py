@@ -107,6 +107,7 @@ def describe(config: ConfigDict, mesh: jax.sharding.Mesh) -> Policy:
     check.check_model_path(path)
     model_config = huggingface.load_config(path)
     tokenizer = tokenizer_lib.load(path, stop=config.model.stop_tokens)
+    tokenizer = tokenizer.within(model_config.vocab_size)
     check.check_model(config, model_config, tokenizer.vocab_size)
     unused = tokenizer.unused_ids(model_config.vocab_size)
     model_config = dataclasses.replace(model_config, unused_ids=unused)

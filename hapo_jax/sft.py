@@ -176,8 +176,11 @@ def tokenise(
     completion_tokens = np.full((n, T), tokenizer.pad_id, np.int32)
     prompt_lengths, lengths = np.zeros(n, np.int32), np.zeros(n, np.int32)
     for i, example in enumerate(demonstrations):
-        prompt = encode_prompt(example.prompt)
-        completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
+        try:
+            prompt = encode_prompt(example.prompt)
+            completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
+        except ValueError as error:
+            raise ValueError(f"demonstration {i}: {error}") from error
         if len(prompt) > P or len(completion) > T:
             raise ValueError(
                 f"demonstration {i} has {len(prompt)} prompt and {len(completion)} "

@@ -442,6 +442,8 @@ def _hf_config(
         # From transformers 5, which writes `rope_parameters` instead; 4 would ignore
         # those and turn by its default angles. 5 reads both spellings.
         hf |= rope.write(config.rope_theta, config.rope_scaling)
+    if tokenizer is not None and (hf.get("pad_token_id") or 0) >= config.vocab_size:
+        hf["pad_token_id"] = tokenizer.pad_id  # or transformers could not load it
     return hf | {"dtype": dtype.name, "torch_dtype": dtype.name}
 
 

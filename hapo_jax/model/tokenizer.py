@@ -15,13 +15,19 @@ import json
 import pathlib
 import re
 import shutil
+import signal
+import threading
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jinja2
 import numpy as np
+import tokenizers
 import transformers
+
+from hapo_jax import user_files
+from hapo_jax.user_files import Fields
 
 # Ends of a turn in the chat formats of Qwen and Llama 3. Base checkpoints carry the
 # token but do not list it as a stop, and a policy may learn to end with it.
@@ -41,12 +47,16 @@ _FILES = (
     "chat_template.json",
 )
 _CONFIGS = ("generation_config.json", "config.json")  # which name stop tokens too
+_TEMPLATE = "chat_template.jinja"
+# A template takes milliseconds; one that takes this long will not end.
+TEMPLATE_S = 10.0
 
 # The function by which a template asks for the time, its formats' directives, and how
 # `date_string` may be written where it is the answer.
 _CLOCK = "strftime_now"
 _DIRECTIVES = "aAbBcdGHIjmMpSuUVwWxXyY"
 _DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%b %d, %Y", "%B %d, %Y")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Message = Mapping[str, str]
 
@@ -60,17 +70,30 @@ class Tokenizer:
       stop_ids: ids that end a completion, the tokenizer's own end token first.
       pad_id: the id that fills unused positions; masks decide, never this id.
       folder: where the tokenizer's files are, or None if it was built in memory.
+      left_out: an id that the model does not have, see `within`.
     """
 
     backend: transformers.PreTrainedTokenizerFast
     stop_ids: tuple[int, ...]
     pad_id: int
     folder: pathlib.Path | None = None
+    left_out: int | None = None
 
     @property
     def vocab_size(self) -> int:
         """One more than the largest id; a model's V may be larger, never smaller."""
-        return 1 + max(self.backend.get_vocab().values())
+        ids = set(self.backend.get_vocab().values()) - {self.left_out}
+        return 1 + max(ids, default=-1)
+
+    def within(self, vocab_size: int) -> "Tokenizer":
+        """For a model of so many ids: does without a padding token beyond them.
+
+        Many checkpoints got one and kept their embedding as it was. Masks decide what
+        counts, so another id fills rows as well; a text that holds it is refused.
+        """
+        if self.pad_id < vocab_size or self.pad_id in self.stop_ids:
+            return self
+        return dataclasses.replace(self, pad_id=self.stop_ids[0], left_out=self.pad_id)
 
     def unused_ids(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
         """Ranges (first, behind the last) of ids below `vocab_size` without a token."""
@@ -82,8 +105,24 @@ class Tokenizer:
         return tuple((int(a), int(b)) for a, b in ends.reshape(-1, 2))
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text` alone: no token is put before or after it."""
-        return self.backend.encode(text, add_special_tokens=False)
+        """Ids of `text` alone: no token is put before or after it.
+
+        Raises:
+          ValueError: it holds what is no text, or a token that the model does not have.
+        """
+        return self._encode(text, add_special_tokens=False)
+
+    def _encode(self, text: str, **options: bool) -> list[int]:
+        _check_text(text)
+        with _refusing(f"the tokenizer in {self.folder} cannot read a text"):
+            ids = self.backend.encode(text, **options)
+        if self.left_out in ids:
+            token = self.backend.convert_ids_to_tokens(self.left_out)
+            raise ValueError(
+                f"the text holds {token!r}, token {self.left_out} of the tokenizer in "
+                f"{self.folder}, which the model does not have; leave it out."
+            )
+        return ids
 
     def encode_prompt(
         self,
@@ -124,7 +163,7 @@ class Tokenizer:
                     f"{self.folder} has {'a' if has_template else 'no'} template; "
                     "leave them out, or use chat_template='chat'."
                 )
-            return self.backend.encode(_plain_text(prompt))
+            return self._encode(_plain_text(prompt))
         if not has_template:
             raise ValueError(
                 f"chat_template='chat', but the tokenizer in {self.folder} has no chat "
@@ -132,18 +171,38 @@ class Tokenizer:
             )
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
-        template = self.backend.get_chat_template()
+        with _refusing(f"{self._template_file} has no template called 'default'"):
+            template = self.backend.get_chat_template()
         if options:
             self._check_options(template, options)
+        # The template has written the begin token; encoding must not add another.
+        return self.encode(self._render(template, prompt, options))
+
+    def _render(
+        self, template: str, messages: Sequence[Message], options: Mapping[str, Any]
+    ) -> str:
+        """The text of a prompt, opening of the assistant's turn included."""
         date = options.get("date_string")
+        told = user_files.short([dict(message) for message in messages])
         try:
-            text = self.backend.apply_chat_template(
-                [dict(message) for message in prompt],
-                tokenize=False,
-                add_generation_prompt=True,
-                chat_template=_without_clock(template, date),
-                **options,
-            )
+            with (
+                _refusing(
+                    f"{self._template_file} fails on {told}", jinja2.TemplateError
+                ),
+                _deadline(TEMPLATE_S),
+            ):
+                return self.backend.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    chat_template=_without_clock(template, date),
+                    **options,
+                )
+        except jinja2.TemplateSyntaxError as error:
+            raise ValueError(
+                f"{self._template_file} is not valid Jinja in line {error.lineno}: "
+                f"{error.message}; mend it, or copy it from the original model."
+            ) from error
         except jinja2.TemplateError as error:
             if str(error) == _CLOCK:
                 given = f", and {date!r} cannot be read as a day" if date else ""
@@ -154,11 +213,17 @@ class Tokenizer:
                     "--config.task.template_options.date_string='26 Jul 2024'."
                 ) from error
             raise ValueError(
-                f"the chat template in {self.folder} refuses the messages {prompt}: "
-                f"{error}"
+                f"{self._template_file} refuses {told}: {error}"
             ) from error
-        # The template has written the begin token; encoding must not add another.
-        return self.encode(text)
+
+    @property
+    def _template_file(self) -> str:
+        """Where the chat template is, for messages."""
+        if self.folder is None:
+            return "the chat template"
+        named = (self.folder / _TEMPLATE).exists()
+        file = self.folder / (_TEMPLATE if named else "tokenizer_config.json")
+        return f"the chat template in {file}"
 
     def _check_options(self, template: str, options: Mapping[str, Any]) -> None:
         """Refuses options that would change nothing, or break the call."""
@@ -254,19 +319,32 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
         `eos_token_id` that is an ordinary token, or no stop token at all.
     """
     folder = pathlib.Path(path)
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
         raise ValueError(
             f"{folder} holds neither tokenizer.json nor vocab.json; copy the "
-            "tokenizer's files there (a .gz must be unpacked)."
+            "tokenizer's files there (a .gz must be unpacked; tokenizer.model must be "
+            "converted, by `AutoTokenizer` and `save_pretrained` of transformers)."
         )
+    _check_files(folder)
     # tokenizer.json says everything. AutoTokenizer of transformers 5 takes the class of
     # `model_type` instead, and Qwen2's keeps nothing of the file but its vocabulary.
     kind = (
         transformers.PreTrainedTokenizerFast
-        if (folder / "tokenizer.json").is_file()
+        if (folder / "tokenizer.json").exists()
         else transformers.AutoTokenizer
     )
-    backend = kind.from_pretrained(folder, local_files_only=True)
+    try:
+        backend = kind.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except BaseException as error:
+        raise _refusal(error, f"{_broken_file(folder)} cannot be loaded") from error
+    other = folder / "chat_template.json"
+    if not backend.chat_template and other.exists():
+        raise ValueError(
+            f"{other} is read by no tokenizer; put its template into "
+            f"{folder / _TEMPLATE}, as plain text, or remove it to go without."
+        )
     stop_ids = _stop_ids(backend, folder, stop)
     pad_id = backend.pad_token_id
     return Tokenizer(
@@ -275,6 +353,98 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
         pad_id=stop_ids[0] if pad_id is None else pad_id,
         folder=folder,
     )
+
+
+def _check_files(folder: pathlib.Path) -> None:
+    """Refuses broken files by name, before transformers stumbles over them."""
+    for name in (*_FILES, *_CONFIGS):
+        if not (folder / name).exists():
+            continue
+        if not name.endswith(".json"):
+            user_files.read_text(folder / name)
+            continue
+        found = user_files.read_object(folder / name)
+        if name in ("tokenizer_config.json", "special_tokens_map.json"):
+            _check_tokens(Fields(found, str(folder / name)))
+
+
+def _check_tokens(fields: Fields) -> None:
+    """What these files say of special tokens and of the chat template."""
+    for key in ("bos_token", "eos_token", "pad_token", "unk_token"):
+        token = fields.get(key)
+        if isinstance(token, dict):
+            token = Fields(token, f"{fields.where}: {key}").text("content")
+        elif token is not None and not isinstance(token, str):
+            fields.refuse(key, 'must be a text, {"content": text, …} or null')
+        if token is not None and _SURROGATE.search(token):
+            fields.refuse(key, "holds half a character")
+    templates = fields.get("chat_template")
+    if isinstance(templates, dict):
+        templates = list(templates.values())
+    elif isinstance(templates, list):
+        templates = [isinstance(t, dict) and t.get("template") for t in templates]
+    else:
+        templates = [templates or ""]
+    if not all(isinstance(template, str) for template in templates):
+        fields.refuse(
+            "chat_template", 'must be a text, or a list of {"name": …, "template": …}'
+        )
+
+
+def _broken_file(folder: pathlib.Path) -> pathlib.Path:
+    """Which file it is that no tokenizer can be made of."""
+    main = folder / "tokenizer.json"
+    try:
+        tokenizers.Tokenizer.from_file(str(main))
+    except BaseException:
+        return main if main.exists() else folder / "vocab.json"
+    return folder / "tokenizer_config.json"
+
+
+def _refusal(error: BaseException, what: str) -> ValueError:
+    """For an exception of a library that fails on a broken file in many ways.
+
+    An exception that is nobody's fault, such as Ctrl-C, is raised again.
+    """
+    # What tokenizers, in Rust, raises where it gives up is no Exception.
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    said = " ".join(str(error).split())[:300]
+    return ValueError(
+        f"{what} ({type(error).__name__}: {said}); mend it, or copy it from the "
+        "original model."
+    )
+
+
+@contextlib.contextmanager
+def _refusing(what: str, *but: type[Exception]) -> Iterator[None]:
+    """Around calls of libraries: what they raise becomes a refusal, but not `but`."""
+    try:
+        yield
+    except but:
+        raise
+    except BaseException as error:
+        raise _refusal(error, what) from error
+
+
+@contextlib.contextmanager
+def _deadline(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside when the time is up; in the main thread alone, as
+    signals need."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_):
+        raise TimeoutError(f"it takes more than {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
 
 
 @functools.cache
@@ -312,6 +482,15 @@ def _day(date: str | None) -> datetime.datetime | None:
     return None
 
 
+def _check_text(text: str) -> None:
+    if broken := _SURROGATE.search(text):
+        around = text[max(0, broken.start() - 20) : broken.end() + 20]
+        raise ValueError(
+            f"the text holds half a character, {broken.group()!r} in {around!r} (as "
+            "of an emoji cut in two); write it in full or leave it out."
+        )
+
+
 def _plain_text(prompt: str | Sequence[Message]) -> str:
     if isinstance(prompt, str):
         return prompt
@@ -341,10 +520,13 @@ def _stop_ids(backend, folder: pathlib.Path, stop: Sequence[str]) -> tuple[int, 
 
 def _eos_ids(backend, file: pathlib.Path) -> list[int]:
     """The `eos_token_id` of a config file: absent, one id, or several."""
-    if not file.is_file():
+    if not file.exists():
         return []
-    eos = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-    ids = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
+    fields = Fields(user_files.read_object(file), str(file))
+    eos = fields.get("eos_token_id", [])
+    ids = eos if isinstance(eos, list) else [eos]
+    if not all(type(i) is int for i in ids):
+        fields.refuse("eos_token_id", "must be a whole number, a list of them, or null")
     # A config written with default values points at whatever token 2 is, and every
     # completion would end at the first "#". Ordinary tokens are believed only beside
     # the tokenizer's own end token.
@@ -353,20 +535,25 @@ def _eos_ids(backend, file: pathlib.Path) -> list[int]:
     known = set(backend.get_vocab().values())
     unknown = [i for i in ids if i not in known]
     if unknown or (ordinary and own is not None and own not in ids):
-        tokens = {i: backend.convert_ids_to_tokens(i) for i in ordinary if i >= 0}
+        tokens = {i: backend.convert_ids_to_tokens(i) for i in ordinary if i in known}
         raise ValueError(
-            f"{file}: eos_token_id={eos} is not of this tokenizer, for which it is "
-            f"{tokens}; write the id of its end token there, {own} "
+            f"{file}: eos_token_id={user_files.short(eos)} is not of this tokenizer, "
+            f"for which it is {tokens}; write the id of its end token there, {own} "
             f"({backend.eos_token!r}), or null."
         )
     return ids
 
 
 def _single_id(backend, text: str) -> int:
-    ids = backend.encode(text, add_special_tokens=False)
-    unknown = ids == [backend.unk_token_id] and text != backend.unk_token
-    if len(ids) != 1 or unknown:
-        what = "unknown to the tokenizer" if unknown else f"{len(ids)} tokens {ids}"
+    _check_text(text)
+    with _refusing(f"model.stop_tokens: {text!r} cannot be read"):
+        ids = backend.encode(text, add_special_tokens=False)
+        # An unknown word may become one token as well, which then says something else.
+        known = backend.decode(ids, clean_up_tokenization_spaces=False).strip(" ")
+    if len(ids) != 1 or (known != text.strip(" ") and text not in backend.get_vocab()):
+        what = (
+            f"{len(ids)} tokens {ids}" if len(ids) != 1 else "unknown to the tokenizer"
+        )
         raise ValueError(
             f"model.stop_tokens: {text!r} is {what}; a stop must be a single token of "
             "the vocabulary."

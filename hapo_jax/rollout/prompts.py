@@ -92,11 +92,16 @@ def tokenise(
         prompt on the left as the paper's recipes do.
 
     Raises:
-      ValueError: nothing is left, or a prompt is empty.
+      ValueError: nothing is left, a prompt is empty, or `encode` refuses it.
     """
     kept, rows, num_overlong = [], [], 0
     for problem in problems:
-        ids = np.asarray(encode(problem.prompt), np.int32)
+        try:
+            ids = np.asarray(encode(problem.prompt), np.int32)
+        except ValueError as error:
+            raise ValueError(
+                f"problem {problem.id!r} of {problem.source}: {error}"
+            ) from error
         if not len(ids):
             raise ValueError(
                 f"problem {problem.id!r} of {problem.source} has no prompt."

@@ -7,6 +7,7 @@ import gzip
 import json
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -292,6 +293,262 @@ def test_bad_stops(tmp_path):
         tokenizer_lib.load(folder, stop=["is this"])
     with pytest.raises(ValueError, match="stop_tokens: '' is 0 tokens"):
         tokenizer_lib.load(folder, stop=[""])
+
+
+@pytest.mark.parametrize("unk", [None, "<pad>"])
+def test_a_stop_that_the_tokenizer_does_not_know(tmp_path, unk):
+    """It becomes the unknown token, here <pad>, whether that is configured or not."""
+    folder = write(tmp_path, eos_token="<eos>", unk_token=unk)
+    with pytest.raises(ValueError, match="'zzz' is unknown to the tokenizer"):
+        tokenizer_lib.load(folder, stop=["zzz"])
+    assert IDS["calm"] in tokenizer_lib.load(folder, stop=["calm"]).stop_ids
+    assert IDS["<pad>"] in tokenizer_lib.load(folder, stop=["<pad>"]).stop_ids
+
+
+# --- broken files -------------------------------------------------------------------
+
+
+def change(folder, name, **fields):
+    path = folder / name
+    content = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(content | fields))
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("eos", ["2", "<eos>", 2.0, True, [[2]], ["2"], {"a": 2}])
+def test_end_tokens_of_another_type(tmp_path, name, eos):
+    folder = write(tmp_path, eos_token="<eos>")
+    change(folder, name, eos_token_id=eos)
+    with pytest.raises(
+        ValueError, match=f"{name}: eos_token_id=.* a whole number, a list of them"
+    ):
+        tokenizer_lib.load(folder)
+
+
+@pytest.mark.parametrize("eos", [10**30, -1, [10**30]])
+def test_end_tokens_that_are_none(tmp_path, eos):
+    folder = write(tmp_path, eos_token="<eos>")
+    change(folder, "generation_config.json", eos_token_id=eos)
+    with pytest.raises(ValueError, match="eos_token_id=.* is not of this tokenizer"):
+        tokenizer_lib.load(folder)
+
+
+SMALL_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "config.json",
+]
+
+
+@pytest.mark.parametrize("name", [*SMALL_FILES, "chat_template.jinja"])
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        (b"<html>", "is a web page"),
+        (bytes(100), "nothing but zero bytes"),
+        ('{"a": 1}'.encode("utf-16"), "is UTF-16"),
+        (b'\xef\xbb\xbf{"a": 1}', "a byte order mark"),
+        (b'{"a": "\xe9"}', "is not UTF-8"),
+    ],
+)
+def test_files_that_are_none(tmp_path, name, data, words):
+    folder = write(tmp_path, eos_token="<eos>")
+    (folder / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} .*{words}"):
+        tokenizer_lib.load(folder)
+
+
+@pytest.mark.parametrize("name", SMALL_FILES)
+@pytest.mark.parametrize("text", ["[]", "null", "{", "5"])
+def test_files_that_hold_no_object(tmp_path, name, text):
+    folder = write(tmp_path, eos_token="<eos>")
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=f"{name} (holds|is not JSON)"):
+        tokenizer_lib.load(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
+)
+def test_a_folder_where_a_file_belongs(tmp_path, name):
+    folder = write(tmp_path, eos_token="<eos>")
+    (folder / name).unlink()
+    (folder / name).mkdir()
+    with pytest.raises(ValueError, match=f"{name} is no file"):
+        tokenizer_lib.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"eos_token": 5}, "tokenizer_config.json: eos_token=5 must be a text"),
+        ({"pad_token": ["<pad>"]}, "pad_token=.* must be a text"),
+        ({"eos_token": {"content": 5}}, "eos_token: content=5 must be a text"),
+        ({"eos_token": {}}, "eos_token lacks content"),
+        ({"pad_token": "\ud800"}, "pad_token=.* holds half a character"),
+        ({"chat_template": 5}, "chat_template=5 must be a text, or a list"),
+        ({"chat_template": ["a"]}, "chat_template=.* must be a text, or a list"),
+        ({"chat_template": [{"name": "a"}]}, "chat_template=.* must be a text, or"),
+        # What only transformers can tell.
+        ({"added_tokens_decoder": []}, "tokenizer_config.json cannot be loaded"),
+        ({"added_tokens_decoder": {"1": 5}}, "cannot be loaded .TypeError"),
+        ({"padding_side": "up"}, "cannot be loaded .*Padding side"),
+        ({"extra_special_tokens": 5}, "cannot be loaded"),
+    ],
+)
+def test_broken_tokenizer_configs(tmp_path, fields, words):
+    folder = write(tmp_path, eos_token="<eos>")
+    change(folder, "tokenizer_config.json", **fields)
+    with pytest.raises(ValueError, match=words) as error:
+        tokenizer_lib.load(folder)
+    assert str(folder) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"model": {}},
+        {"model": None},
+        {"added_tokens": [{"id": 10**12, "content": "a"}]},
+        {"added_tokens": 5},
+        {"pre_tokenizer": {"type": "Nothing"}},
+        {"normalizer": "NFC"},
+    ],
+)
+def test_broken_tokenizers(tmp_path, fields):
+    folder = write(tmp_path, eos_token="<eos>")
+    change(folder, "tokenizer.json", **fields)
+    with pytest.raises(ValueError, match=r"tokenizer.json cannot be loaded \("):
+        tokenizer_lib.load(folder)
+
+
+def test_a_wrong_length_limit_is_named(tmp_path):
+    """Only found when a text is read."""
+    folder = write(tmp_path, eos_token="<eos>")
+    change(folder, "tokenizer_config.json", model_max_length="long")
+    with pytest.raises(ValueError, match=f"tokenizer in {folder} cannot read a text"):
+        tokenizer_lib.load(folder).encode("what")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{% if", "is not valid Jinja in line 1: "),
+        ("a\n{% endfor %}", "is not valid Jinja in line 2: .*endfor"),
+        ("{{ raise_exception('only users') }}", "refuses .*: only users"),
+        ("{{ messages[5].content }}", "refuses .*: list object has no element 5"),
+        ("{{ messages[0].name + 'a' }}", "refuses .* has no attribute 'name'"),
+        ("{{ ''.__class__.__mro__ }}", "refuses .*unsafe"),
+        ("{{ 1 / 0 }}", "fails on .*ZeroDivisionError"),
+        ("{{ 'a' + 1 }}", "fails on .*TypeError"),
+        ("{{ none.items() }}", "refuses .*None"),
+        ("{% include 'x' %}", "fails on .*TypeError"),
+        ("{{ range(10**9) | list }}", "fails on .*OverflowError"),
+        (
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+            "fails on .*RecursionError",
+        ),
+        ("{{ '\\ud800' }}", "half a character"),
+    ],
+)
+def test_broken_templates(tmp_path, template, words):
+    folder = write(tmp_path, template=template, eos_token="<eos>")
+    tokenizer = tokenizer_lib.load(folder)
+    with pytest.raises(ValueError, match=words) as error:
+        tokenizer.encode_prompt("what")
+    if "half a" not in words:
+        assert str(folder / "chat_template.jinja") in str(error.value)
+    assert tokenizer.encode_prompt("what", chat_template="plain") == ids("what")
+
+
+def test_a_template_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(tokenizer_lib, "TEMPLATE_S", 0.2)
+    loop = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}"
+    folder = write(tmp_path, template=loop + "{% endfor %}", eos_token="<eos>")
+    before = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(ValueError, match=r"fails on .*it takes more than 0.2 s"):
+        tokenizer_lib.load(folder).encode_prompt("what")
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_several_templates(tmp_path):
+    """The one called default is used; where none is, that is said."""
+    folder = write(tmp_path, template=None, eos_token="<eos>")
+    tools = {"name": "tools", "template": "this"}
+    change(
+        folder,
+        "tokenizer_config.json",
+        chat_template=[tools, {"name": "default", "template": "what is"}],
+    )
+    assert tokenizer_lib.load(folder).encode_prompt("calm") == ids("what is")
+    change(folder, "tokenizer_config.json", chat_template=[tools])
+    with pytest.raises(ValueError, match=r"_config.json has no template called 'defa"):
+        tokenizer_lib.load(folder).encode_prompt("calm")
+
+
+def test_a_template_that_no_tokenizer_reads(tmp_path):
+    """Prompts would be plain, in silence; the remedy works."""
+    folder = write(tmp_path, template=None, eos_token="<eos>")
+    text = json.dumps({"chat_template": "what is"})
+    (folder / "chat_template.json").write_text(text)
+    with pytest.raises(ValueError, match=r"chat_template.json is read by no tokenizer"):
+        tokenizer_lib.load(folder)
+    (folder / "chat_template.jinja").write_text("what is")
+    assert tokenizer_lib.load(folder).encode_prompt("calm") == ids("what is")
+
+
+@pytest.mark.parametrize("mode", ["chat", "plain"])
+def test_half_a_character_is_refused(chat, mode):
+    with pytest.raises(ValueError, match=r"half a character, '\\ud83d' in '.*what"):
+        chat.encode_prompt("what \ud83d is", chat_template=mode)
+    with pytest.raises(ValueError, match="half a character"):
+        chat.encode("\udcff")
+    with pytest.raises(ValueError, match="half a character"):
+        tokenizer_lib.load(chat.folder, stop=["\ud800"])
+
+
+def test_long_prompts_are_cut_in_messages(tmp_path):
+    folder = write(tmp_path, template="{{ raise_exception('no') }}", eos_token="<eos>")
+    with pytest.raises(ValueError, match="refuses") as error:
+        tokenizer_lib.load(folder).encode_prompt("what " * 10_000)
+    assert len(str(error.value)) < 500
+
+
+# --- a padding token that the model does not have -----------------------------------
+
+
+def test_a_pad_token_beyond_the_model_is_done_without(tmp_path):
+    folder = write(tmp_path, eos_token="<eos>", pad_token="[PAD]")
+    tokenizer, V = tokenizer_lib.load(folder), len(IDS)
+    assert (tokenizer.pad_id, tokenizer.vocab_size) == (V, V + 1)
+    within = tokenizer.within(V)
+    assert (within.pad_id, within.vocab_size) == (IDS["<eos>"], V)
+    assert within.encode_prompt("what is") == tokenizer.encode_prompt("what is")
+    assert within.unused_ids(V) == ()
+    assert within.fingerprint()
+    # No prompt can hold it, in either mode; where the model has a row, any can.
+    for mode in ("chat", "plain"):
+        with pytest.raises(ValueError, match=r"holds '\[PAD\]', token 13 of the"):
+            within.encode_prompt("what [PAD] is", chat_template=mode)
+    assert tokenizer.within(V + 1) is tokenizer
+    assert V in tokenizer.encode("what [PAD] is")
+
+
+def test_other_tokens_beyond_the_model_count(tmp_path):
+    """They are no padding: the model is of another tokenizer, says `check_model`."""
+    folder = write(
+        tmp_path, eos_token="<eos>", pad_token="[PAD]", special=[*SPECIAL, "<more>"]
+    )
+    assert tokenizer_lib.load(folder).within(len(IDS)).vocab_size > len(IDS)
+    # Nor is an end token: the policy could never end.
+    folder = write(tmp_path / "b", eos_token="[END]", pad_token="[END]")
+    assert tokenizer_lib.load(folder).within(len(IDS)).vocab_size > len(IDS)
 
 
 def test_no_stop_at_all(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hapo_jax.rollout import prompts
+from hapo_jax.tasks.problems import Problem
 
 ROWS = [("a", "1", [1, 2]), ("b", "2", [3]), ("c", "2", [4])]
 
@@ -40,3 +41,16 @@ def test_texts_of_any_kind_have_checksums():
     odd = ["\ud800", "", "\x00", [{"role": "user", "content": "é"}]]
     found = [prompts.checksums(prompts=[text])["crc prompts"] for text in odd]
     assert len(set(found)) == len(odd)
+
+
+def test_a_prompt_that_cannot_be_encoded_is_named():
+    def encode(prompt):
+        if "\ud800" in prompt:
+            raise ValueError("the text holds half a character")
+        return [1]
+
+    problems = [
+        Problem(i, text, "1", "a.jsonl") for i, text in (("p", "x"), ("q", "\ud800"))
+    ]
+    with pytest.raises(ValueError, match="problem 'q' of a.jsonl: .*half a character"):
+        prompts.tokenise(problems, encode, max_prompt_tokens=5, overlong="drop")

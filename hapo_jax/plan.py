@@ -72,7 +72,7 @@ def model_config(config: ConfigDict) -> ModelConfig:
     if config.model.path or not config.model.sizes:
         check.check_model_path(config.model.path)
         return huggingface.load_config(config.model.path)
-    return ModelConfig.from_hf(config.model.sizes.to_dict())
+    return ModelConfig.from_hf(config.model.sizes.to_dict(), "model.sizes")
 
 
 def summarise(config: ConfigDict, topology, mean: int, phases) -> dict:

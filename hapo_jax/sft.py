@@ -244,7 +244,8 @@ def _start(
     word_tokenizer.write(folder / "tokenizer", words)
     tokenizer = tokenizer_lib.load(folder / "tokenizer")
     model_config = ModelConfig.from_hf(
-        {"vocab_size": tokenizer.vocab_size, **config.model.init.to_dict()}
+        {"vocab_size": tokenizer.vocab_size, **config.model.init.to_dict()},
+        "model.init",
     )
     policy = policy_lib.make(model_config, tokenizer, "", config.model.dtype, mesh)
 

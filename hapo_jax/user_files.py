@@ -201,8 +201,10 @@ class Fields(Mapping):
             self.refuse(key, f"must be a whole number, {bounds}")
         return value
 
-    def number(self, key: str, default: Any = _REQUIRED, *, above=None, least=None):
-        """A finite number above `above`, or from `least` on, as a float."""
+    def number(
+        self, key: str, default: Any = _REQUIRED, *, above=None, least=None, below=None
+    ):
+        """A finite number within these bounds, as a float."""
         value = self._value(key, default)
         if key not in self:
             return value
@@ -211,11 +213,12 @@ class Fields(Mapping):
             and abs(value) <= _LARGEST  # not so NaN and infinity
             and (above is None or value > above)
             and (least is None or value >= least)
+            and (below is None or value < below)
         )
         if not inside:
-            bound = f" above {above:g}" if above is not None else ""
-            bound = f" of at least {least:g}" if least is not None else bound
-            self.refuse(key, f"must be a number{bound}")
+            bounds = {"above": above, "of at least": least, "below": below}
+            told = [f" {word} {x:g}" for word, x in bounds.items() if x is not None]
+            self.refuse(key, f"must be a number{' and'.join(told)}")
         return float(value)
 
     def flag(self, key: str, default: Any = _REQUIRED) -> bool:

@@ -62,14 +62,18 @@ class ModelConfig:
             )
 
     @classmethod
-    def from_hf(cls, hf: dict[str, Any]) -> "ModelConfig":
+    def from_hf(cls, hf: dict[str, Any], where: str = "config.json") -> "ModelConfig":
         """Reads the fields of a Hugging Face `config.json`.
+
+        Args:
+          hf: the file's content.
+          where: what messages call it.
 
         Raises:
           ValueError: an unknown `model_type`, a missing field, one that is not of its
             type, or a feature that this decoder does not have (named with its value).
         """
-        fields = Fields(hf, "config.json")
+        fields = Fields(hf, where)
         _refuse_other_models(fields)
         fields.require(*_REQUIRED, remedy="copy the file from the original model")
         _refuse_unsupported(fields)
@@ -89,7 +93,7 @@ class ModelConfig:
             max_positions=rope.longest(
                 fields.whole("max_position_embeddings", most=2**31 - 1), scaling
             ),
-            rms_eps=fields.number("rms_norm_eps", above=0),
+            rms_eps=fields.number("rms_norm_eps", above=0, below=1),
             rope_theta=theta,
             rope_scaling=scaling,
             # Qwen2 always has the bias, and its config.json does not say so.

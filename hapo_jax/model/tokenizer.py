@@ -175,8 +175,13 @@ class Tokenizer:
             template = self.backend.get_chat_template()
         if options:
             self._check_options(template, options)
+        for message in prompt:
+            _check_text(str(message.get("content", "")))
+        text = self._render(template, prompt, options)
+        if _SURROGATE.search(text):
+            raise ValueError(f"{self._template_file} writes half a character; mend it.")
         # The template has written the begin token; encoding must not add another.
-        return self.encode(self._render(template, prompt, options))
+        return self.encode(text)
 
     def _render(
         self, template: str, messages: Sequence[Message], options: Mapping[str, Any]

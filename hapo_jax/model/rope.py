@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import logging
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,16 @@ DEFAULT_THETA = 10_000.0  # of transformers, for every family here
 log = logging.getLogger(__name__)
 
 
+def _named(rope_type: str):
+    """A field that says what a scaling is called, wherever it is written down."""
+    return dataclasses.field(default=rope_type, init=False, repr=False)
+
+
 @dataclasses.dataclass(frozen=True)
 class Linear:
     """All positions are divided by `factor`."""
 
-    kind: ClassVar[str] = "linear"
+    rope_type: str = _named("linear")
     factor: float
 
 
@@ -37,7 +42,7 @@ class Dynamic:
     too; a cache of keys would not hold.
     """
 
-    kind: ClassVar[str] = "dynamic"
+    rope_type: str = _named("dynamic")
     factor: float
 
 
@@ -50,7 +55,7 @@ class Llama3:
     `original_max_position_embeddings` is in tokens, all else dimensionless.
     """
 
-    kind: ClassVar[str] = "llama3"
+    rope_type: str = _named("llama3")
     factor: float
     low_freq_factor: float
     high_freq_factor: float
@@ -66,7 +71,7 @@ class Yarn:
     those below `beta_slow` are slowed; `truncate` rounds both to whole channels.
     """
 
-    kind: ClassVar[str] = "yarn"
+    rope_type: str = _named("yarn")
     factor: float
     original_max_position_embeddings: int
     attention_factor: float
@@ -76,7 +81,7 @@ class Yarn:
 
 
 Scaling = Linear | Dynamic | Llama3 | Yarn
-KINDS = {cls.kind: cls for cls in (Linear, Dynamic, Llama3, Yarn)}
+KINDS = {cls.rope_type: cls for cls in (Linear, Dynamic, Llama3, Yarn)}
 
 
 def angles(
@@ -179,9 +184,7 @@ def read(hf: Fields) -> tuple[float, Scaling | None]:
 
 def write(theta: float, scaling: Scaling | None) -> dict[str, Any]:
     """The fields of a `config.json`, in the spelling that transformers 4 and 5 read."""
-    if scaling is None:
-        return {"rope_theta": theta, "rope_scaling": None}
-    told = {"rope_type": scaling.kind, **dataclasses.asdict(scaling)}
+    told = scaling and dataclasses.asdict(scaling)
     return {"rope_theta": theta, "rope_scaling": told}
 
 
@@ -245,7 +248,7 @@ def _dynamic(hf: Fields, rope: Fields) -> Dynamic:
 
 
 def _llama3(hf: Fields, rope: Fields) -> Llama3:
-    keys = [field.name for field in dataclasses.fields(Llama3)]
+    keys = [field.name for field in dataclasses.fields(Llama3) if field.init]
     rope.require(*keys, remedy="copy them from the original model")
     low, high = (rope.number(f"{x}_freq_factor", above=0) for x in ("low", "high"))
     if high <= low:

@@ -176,6 +176,12 @@ def test_written_and_read_again(name):
     assert ModelConfig.from_hf(config.to_hf()) == config
 
 
+def test_a_scaling_written_down_says_its_name():
+    """What a run notes of its model tells these two apart."""
+    notes = [dataclasses.asdict(x) for x in (rope.Linear(4.0), rope.Dynamic(4.0))]
+    assert notes[0] == {"rope_type": "linear", "factor": 4.0} != notes[1]
+
+
 @pytest.mark.parametrize("name", SCALINGS)
 def test_the_new_spelling_means_the_same(name):
     old = read(rope_scaling=SCALINGS[name])

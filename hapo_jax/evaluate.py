@@ -9,6 +9,7 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 `eval_scores.py` knows the figures, `eval_sets.py` the sets, `eval_folder.py` the files.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from hapo_jax import (
     eval_sampling,
     eval_scores,
     eval_sets,
+    lock,
     report,
     run_inputs,
     run_records,
@@ -125,7 +127,11 @@ def evaluate_checkpoint(
     params = policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
-    with jax.set_mesh(policy.mesh), builders.make_pool(config, sets) as pool:
+    with contextlib.ExitStack() as stack:
+        if distributed.is_first():
+            stack.enter_context(lock.hold(folder))
+        stack.enter_context(jax.set_mesh(policy.mesh))
+        pool = stack.enter_context(builders.make_pool(config, sets))
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = {

@@ -20,7 +20,16 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, cli, interrupt, run_folder, run_inputs, tasks
+from hapo_jax import (
+    builders,
+    check,
+    cli,
+    interrupt,
+    lock,
+    run_folder,
+    run_inputs,
+    tasks,
+)
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
 from hapo_jax.learner import head, metrics, train_step
@@ -81,6 +90,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
         base_temperature=1.0,
     )
     with (
+        lock.hold(folder),
         jax.set_mesh(policy.mesh),
         Checkpoints(
             str(folder / "checkpoints"), keep_latest=config.checkpoint.keep_latest

@@ -30,6 +30,7 @@ from hapo_jax import (
     eval_scores,
     eval_sets,
     interrupt,
+    lock,
     records,
     report,
     run_folder,
@@ -134,6 +135,8 @@ def train(config: ConfigDict, workdir: str) -> None:
         )
 
         # Restore. Up to here the folder is as it was, or empty.
+        if distributed.is_first():
+            stack.enter_context(lock.hold(folder))
         checkpoints = stack.enter_context(
             Checkpoints(
                 str(folder / "checkpoints"),

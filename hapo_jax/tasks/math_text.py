@@ -58,6 +58,8 @@ _OPEN = re.compile(
 )
 _BARE_CHARACTERS = 100  # the longest text that is read as one formula
 _PROSE_WORDS = 3  # from so many on it is a sentence: `The largest $n$ is 34`
+_ASIDE = re.compile(r"(?<=\S) \((?=[^()]*[A-Za-z]{2})[^()\d$\\]{1,200}\)\.?$")
+_LABEL = re.compile(r"^[A-Za-z]+[:.]\s+")  # A: 7
 _SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=\s|$)|\n")
 _IS = re.compile(r"\b(?:is|are|equals|was|were|be)\b")
 # The pieces of a text among which formulas are looked for.
@@ -207,11 +209,20 @@ def _words(text: str) -> int:
 
 def _said(line: str) -> str:
     """A line as an answer: all of it, or of a sentence the last formula."""
-    line = _HOPE.split(line)[0].strip()
+    line = _without_aside(_HOPE.split(line)[0].strip())
     measured = not line[:1].isalpha() and formula.read(line[:MAX_CHARACTERS])
     if _words(line) < _PROSE_WORDS or measured:  # `10 square feet`
         return line
     return _formula(line[-MAX_CHARACTERS:]) or line
+
+
+def _without_aside(line: str) -> str:
+    """`3/4 (in lowest terms)` without the brackets, unless they take it back."""
+    aside = _ASIDE.search(line)
+    if not aside or formula.read(line[:MAX_CHARACTERS]):
+        return line
+    words = aside[0].lower().strip(" ().").split()
+    return line[: aside.start()] if units.DENYING.isdisjoint(words) else line
 
 
 def _unmarked(completion: str) -> str | None:
@@ -230,7 +241,7 @@ def _unmarked(completion: str) -> str | None:
             ):
                 return held
     if len(tail) <= _BARE_CHARACTERS and "\n" not in tail and _words(tail) <= 1:
-        return tail if _MATHEMATICS.search(tail) else None
+        return _LABEL.sub("", tail) if _MATHEMATICS.search(tail) else None
     return _formula(tail)
 
 

@@ -683,7 +683,10 @@ def _quantity(tree: Tree, words: tuple[str, ...]) -> Tree:
         return ("percent", _scalar(tree))
     if len(words) == 1 and low[-1] in units.DEGREES:
         return ("deg", _scalar(tree))
-    return ("quantity", tree, units.read(words)) if words else tree
+    unit = units.read(words)
+    if unit.nouns and any(node[0] == "sym" for node in nodes(tree)):
+        raise Unread  # `as claimed` is no product with a unit
+    return ("quantity", tree, unit) if words else tree
 
 
 def _derivative(top: list[Token], under: list[Token]) -> Tree | None:

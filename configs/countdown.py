@@ -22,7 +22,6 @@ def get_config(arg=None):
     c.model.path = str(pathlib.Path(__file__).parent / "countdown_warm")
 
     c.rollout.batch_prompts = 32
-    c.rollout.round_prompts = 32
     c.rollout.group_size = 8
     c.rollout.max_prompt_tokens = 7
     c.rollout.max_completion_tokens = 96  # 15 attempts
@@ -30,8 +29,8 @@ def get_config(arg=None):
 
     c.learner.minibatch_prompts = 16
     c.learner.learning_rate = 2e-4
-    c.learner.warmup_steps = 10
-    c.learner.decay_steps = 290  # to zero at the end: 2 updates a step
+    c.learner.warmup_steps = 5
+    c.learner.schedule = "cosine"
     c.learner.weight_decay = 0.01
 
     c.eval.every_steps = 30

@@ -25,7 +25,7 @@ def get_config(arg=None):
     c.learner.batch_rows = 128
     c.learner.learning_rate = 3e-3
     c.learner.warmup_steps = 100
-    c.learner.decay_steps = 2400
+    c.learner.schedule = "cosine"
 
     c.model.init = dict(
         model_type="qwen3",

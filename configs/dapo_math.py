@@ -46,7 +46,6 @@ def get_config(arg=None):
 
     c.learner.remat = "full"
     c.rollout.batch_prompts = 512
-    c.rollout.round_prompts = 512
     c.rollout.group_size = 16
     c.rollout.max_prompt_tokens = 1024
     c.rollout.overlong_prompts = "truncate"
@@ -57,7 +56,7 @@ def get_config(arg=None):
     c.learner.minibatch_prompts = 32
     c.learner.micro_rows = 64
     c.learner.learning_rate = 1e-6
-    c.learner.warmup_steps = 10
+    c.learner.warmup_steps = 10  # rollouts, each of 16 updates, as in the recipe
     c.learner.weight_decay = 0.1
 
     c.mesh.data = 1

@@ -44,12 +44,11 @@ def get_config(arg=None):
 
     c.learner.remat = "full"
     c.rollout.batch_prompts = 128
-    c.rollout.round_prompts = 128
     c.rollout.group_size = 8
     c.rollout.max_prompt_tokens = 512
     c.rollout.max_completion_tokens = 1024
     c.rollout.chunk_tokens = 64
-    c.reward.overlong_buffer_tokens = 256
+    c.reward.overlong_buffer_share = 0.25
 
     c.learner.minibatch_prompts = 32
     c.learner.micro_rows = 16

@@ -52,7 +52,7 @@ def get_config(arg=None):
     c.learner.micro_rows = 16
     c.learner.learning_rate = 1e-5
     c.learner.warmup_steps = 20
-    c.learner.decay_steps = 330
+    c.learner.schedule = "cosine"
 
     c.eval.every_steps = 50
     c.checkpoint.every_steps = 100

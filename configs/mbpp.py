@@ -52,7 +52,6 @@ def get_config(arg=None):
 
     c.learner.remat = "full"
     c.rollout.batch_prompts = 64
-    c.rollout.round_prompts = 64
     c.rollout.group_size = 8
     c.rollout.max_prompt_tokens = 768
     c.rollout.max_completion_tokens = 1024

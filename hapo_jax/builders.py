@@ -1,15 +1,17 @@
 """From config to a run's parts: problems, verifier, generator, optimizer, learner."""
 
+import collections
 import functools
 import math
 import os
+from collections.abc import Sequence
 
 import jax
-import optax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
 from hapo_jax.algo.objective import Objective
+from hapo_jax.eval_sets import EvalSet
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.model import attention, distributed, sharding, target
@@ -21,6 +23,9 @@ from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.rewards import Rewards
 from hapo_jax.tasks import data_checks
+
+# What ending a program may take longer than its own clock, on a busy machine.
+_CLOCK_SLACK_S = 2.0
 
 
 def make_prompts(
@@ -60,13 +65,25 @@ def make_prompts(
     )
 
 
-def make_pool(config: ConfigDict) -> grading.GradingPool:
-    """The processes that grade; close it, or use `with`."""
+def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.GradingPool:
+    """The processes that grade; close it, or use `with`.
+
+    Args:
+      config: of the run.
+      sets: that are evaluated. Programs keep a clock of their own, `total_s`; where it
+        runs longer than `grading.timeout_s`, the pool waits for it.
+    """
+    own = [(config.task.name, o) for o in (config.task.train, config.task.test)]
+    timeouts_s = collections.defaultdict(lambda: config.grading.timeout_s)
+    for task, options in [*own, *((s.task, s.options) for s in sets)]:
+        waits = options.get("total_s", 0.0) + _CLOCK_SLACK_S
+        timeouts_s[task] = max(timeouts_s[task], waits)
     return grading.GradingPool(
         num_workers=config.grading.workers or _usable_cores(),
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
         start_timeout_s=config.grading.start_timeout_s,
+        task_timeouts_s=timeouts_s,
     )
 
 
@@ -76,12 +93,17 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:
-    """The optimizer of a config's `learner` section."""
+def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
+    """The optimizer of a resolved config."""
+    options, updates = config.learner, updates_per_step(config)
     return optimizer_lib.make_optimizer(
-        learning_rate=options.learning_rate,
-        warmup_steps=options.warmup_steps,
-        decay_steps=options.decay_steps,
+        optimizer_lib.schedule(
+            options.learning_rate,
+            warmup_updates=options.warmup_steps * updates,
+            decay=options.schedule,
+            decay_updates=options.decay_steps * updates,
+            final_share=options.final_share,
+        ),
         b1=options.b1,
         b2=options.b2,
         eps=options.eps,
@@ -90,11 +112,19 @@ def make_optimizer(options: ConfigDict) -> optax.GradientTransformation:
     )
 
 
+def updates_per_step(config: ConfigDict) -> int:
+    """Optimizer updates from one rollout; 1 for a supervised run."""
+    if "rollout" not in config:
+        return 1
+    per_pass = config.rollout.batch_prompts // config.learner.minibatch_prompts
+    return per_pass * config.learner.passes
+
+
 def make_learner(
     options: ConfigDict,
     policy: Policy,
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizer_lib.Optimizer,
     *,
     longest: int,
     minibatch_rows: int,

@@ -1,33 +1,42 @@
 """Refuses a config that cannot work, before anything is compiled or written."""
 
+import inspect
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import config as config_lib
-from hapo_jax import tasks
-from hapo_jax.model import transformer
+from hapo_jax import ranges, tasks
+from hapo_jax.algo import importance
+from hapo_jax.algo import objective as objective_lib
 from hapo_jax.model.config import ModelConfig
-from hapo_jax.tasks import problems as problems_lib
 
 
-def check(config: ConfigDict, *, num_devices: int) -> None:
-    """Checks what can be known without the model.
+def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
+    """Checks what can be known without the model, and fills in what was left open.
 
     The settings of `config.algo` are checked by `objective.make_objective`, mesh sizes
     against the model by `sharding.param_shardings`.
 
     Args:
-      config: resolved.
+      config: with all that files and flags set.
       num_devices: that the mesh will span.
+
+    Returns:
+      The resolved config, and what of it was derived.
 
     Raises:
       ValueError: names every conflict: key, value, rule and remedy.
     """
-    c, r, learner = config, config.rollout, config.learner
-    shards = _check_alone(c, config_lib.default(), num_devices)
+    check_alone(config, config_lib.default())
+    shards = _check_mesh(config, num_devices)
+    resolved = config_lib.resolve(config)
+    c = resolved.config
+    r, learner = c.rollout, c.learner
     problems, need = _collect()
     batch_rows = r.batch_prompts * r.group_size
     need(
@@ -55,15 +64,19 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
         f"{r.round_prompts} never fill rollout.batch_prompts={r.batch_prompts}; raise "
         "rollout.max_rounds or rollout.round_prompts.",
     )
+    tokens = batch_rows * (r.max_prompt_tokens + r.max_completion_tokens)
     need(
-        r.group_size > 1 or c.algo.advantage.startswith("reinforce_pp"),
-        f"rollout.group_size={r.group_size} leaves algo.advantage={c.algo.advantage!r} "
-        "nothing to compare with; use at least 2.",
+        tokens < 2**31,
+        f"rollout.batch_prompts × rollout.group_size × (max_prompt_tokens + "
+        f"max_completion_tokens) = {tokens:,} must be below 2**31, since tokens of a "
+        "batch are counted in 32 bits; lower one of them.",
     )
     need(
-        c.reward.overlong_buffer_tokens <= r.max_completion_tokens,
-        f"reward.overlong_buffer_tokens={c.reward.overlong_buffer_tokens} must not "
-        f"exceed rollout.max_completion_tokens={r.max_completion_tokens}.",
+        c.reward.overlong_buffer_tokens < r.max_completion_tokens,
+        f"reward.overlong_buffer_tokens={c.reward.overlong_buffer_tokens} must be "
+        f"below rollout.max_completion_tokens={r.max_completion_tokens}, or the first "
+        "token is penalised already; lower it, or give reward.overlong_buffer_share "
+        "(of the longest completion) in its place.",
     )
     need(
         c.reward.correct > c.reward.wrong,
@@ -74,21 +87,101 @@ def check(config: ConfigDict, *, num_devices: int) -> None:
         f"data.on_error={c.data.on_error!r} is about files, and "
         f"task.name={c.task.name!r} reads none; leave it at 'stop'.",
     )
-    for key in ("rollout.top_p", "eval.top_p"):
-        need(0 < _get(c, key) <= 1, f"{key}={_get(c, key)} must be in (0, 1].")
+    cut = [
+        f"rollout.{name}={r[name]}"
+        for name, whole in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
+        if r[name] != whole
+    ]
     need(
-        0 < r.memory_fraction <= 1,
-        f"rollout.memory_fraction={r.memory_fraction} must be in (0, 1].",
+        not cut or c.algo.importance.mode != "none" or r.off_policy == "accept",
+        f"{', '.join(cut)} draws from a part of the vocabulary, and the learner's "
+        "ratios are of all of it: they would be off in every update. Draw from the "
+        "whole, correct by algo.importance.mode='token', or set "
+        "rollout.off_policy='accept'.",
     )
-    need(0 <= r.min_p < 1, f"rollout.min_p={r.min_p} must be in [0, 1).")
+    for section in ("task.train", "task.test"):
+        total_s = config_lib.get(c, f"{section}.total_s")
+        need(
+            total_s is None or total_s < c.grading.timeout_s,
+            f"grading.timeout_s={c.grading.timeout_s} must be above {section}.total_s="
+            f"{total_s}, or the pool ends the grader before that ends the program.",
+        )
+    _check_schedule(c, problems)
     if problems:
         raise ValueError(_message(problems))
+    return resolved
 
 
-def check_sft(config: ConfigDict, *, num_devices: int) -> None:
+def check_advantages(config: ConfigDict, objective: objective_lib.Objective) -> None:
+    """Refuses settings under which no completion can ever have an advantage.
+
+    Asks the objective itself, with a batch of which every other completion is right.
+
+    Args:
+      config: resolved.
+      objective: of that config.
+
+    Raises:
+      ValueError: every advantage is 0; names the settings that lead to it.
+    """
+    r = config.rollout
+    rows = min(2 * r.group_size, r.batch_prompts * r.group_size)
+    number = np.arange(rows, dtype=np.int32)
+    rewards = np.where(number % 2, config.reward.wrong, config.reward.correct)
+    advantages = objective_lib.compute_advantages(
+        objective,
+        jnp.asarray(rewards, jnp.float32),
+        jnp.ones((rows, 2), bool),
+        jnp.asarray(number // r.group_size * r.group_size),
+    )
+    if not np.any(np.asarray(advantages)):
+        raise ValueError(
+            f"rollout.group_size={r.group_size} with algo.advantage="
+            f"{config.algo.advantage!r}, algo.token_group.strength="
+            f"{config.algo.token_group.strength} and algo.singleton="
+            f"{config.algo.singleton!r} gives every completion the advantage 0, and "
+            "nothing would be learnt; use a group of at least 2, or for groups of one "
+            "algo.singleton='verl' or algo.advantage='reinforce_pp' with "
+            "algo.token_group.strength=0."
+        )
+
+
+def cautions(config: ConfigDict) -> Iterator[str]:
+    """What a config may do and seldom means; `config` is resolved."""
+    learner = config.learner
+    if learner.warmup_steps >= config.num_steps:
+        yield (
+            f"num_steps={config.num_steps} ends the run before "
+            f"learner.warmup_steps={learner.warmup_steps} are over: the learning rate "
+            f"never reaches {learner.learning_rate:g}."
+        )
+    if "algo" not in config or config.algo.importance.mode != "sequence":
+        return
+    tokens = config.rollout.max_completion_tokens
+    weight = importance.mean_sequence_weight(
+        tokens, spread=_SEQUENCE_SPREAD, cap=config.algo.importance.cap
+    )
+    if weight < 0.9:
+        yield (
+            "algo.importance.mode='sequence' multiplies the ratios of all tokens of a "
+            f"completion: where each is off by {_SEQUENCE_SPREAD:.0%}, the weight of "
+            f"rollout.max_completion_tokens={tokens} tokens is {weight:.2g} in the "
+            "mean, and the gradient shrinks with it. With 'token' and 'icepop' the "
+            "length does not matter."
+        )
+
+
+# Standard deviation of a token's log-ratio between sampler and learner, in nats, for
+# which the weights of sequences are judged; bfloat16 and adaptive temperature reach it.
+_SEQUENCE_SPREAD = 0.05
+
+
+def check_sft(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     """`check` for the config of a supervised run."""
-    c = config
-    shards = _check_alone(c, config_lib.default_sft(), num_devices)
+    check_alone(config, config_lib.default_sft())
+    shards = _check_mesh(config, num_devices)
+    resolved = config_lib.resolve(config)
+    c = resolved.config
     problems, need = _collect()
     _check_rows(
         c.learner, c.max_prompt_tokens + c.max_completion_tokens, shards, problems
@@ -103,8 +196,10 @@ def check_sft(config: ConfigDict, *, num_devices: int) -> None:
         f"model.path={c.model.path!r} and model.init={dict(c.model.init)}: give "
         "exactly one, a checkpoint to start from or the config.json of a new model.",
     )
+    _check_schedule(c, problems)
     if problems:
         raise ValueError(_message(problems))
+    return resolved
 
 
 def _collect():
@@ -118,36 +213,148 @@ def _collect():
     return problems, need
 
 
-def _check_alone(config: ConfigDict, default: ConfigDict, num_devices: int) -> int:
+def check_alone(config: ConfigDict, default: ConfigDict | None = None) -> None:
     """What is checked first, since all else builds on it, for configs of both kinds.
+
+    Args:
+      config: with all that files and flags set.
+      default: of its kind; None for the one that it looks like.
+
+    Raises:
+      ValueError: a key that `default` lacks or has alone, an unknown task or method, a
+        value that is wrong whatever the others are.
+    """
+    default = default or config_lib.default_like(config)
+    problems, need = _collect()
+    problems += _unknown_keys(config, default)
+    if problems:
+        raise ValueError(_message(problems))
+    problems += ranges.check(config, default)
+    _check_method(config, need)
+    if config.task.name in tasks.TASKS:
+        problems += _wrong_options(config)
+    else:
+        problems.append(_unknown_task(config.task.name))
+    if problems:
+        raise ValueError(_message(problems))
+
+
+def _check_mesh(config: ConfigDict, num_devices: int) -> int:
+    """Sizes of the mesh, against each other and the devices.
 
     Returns:
       The devices that rows of a batch are split over.
 
     Raises:
-      ValueError: a key that `default` lacks, an unknown task, a value that is wrong
-        whatever the others are, a mesh that does not fit.
+      ValueError: they do not fit.
     """
+    sizes = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
+    fixed = math.prod(size for size in sizes.values() if size > 0)
     problems, need = _collect()
-    problems += _unknown_keys(config, default)
-    need(config.task.name in tasks.TASKS, _unknown_task(config.task.name))
-    _check_values(config, need)
-    _check_mesh(config, num_devices, need)
+    need(
+        list(sizes.values()).count(-1) <= 1,
+        f"mesh={sizes}: at most one may be -1.",
+    )
+    need(
+        num_devices % fixed == 0 if -1 in sizes.values() else num_devices == fixed,
+        f"mesh={sizes} does not fit {num_devices} devices; set one size to -1, or "
+        "mesh.cpu_devices to their product on a CPU.",
+    )
     if problems:
         raise ValueError(_message(problems))
-    return _row_shards(config, num_devices)
+    rest = num_devices // fixed
+    return math.prod(rest if sizes[a] == -1 else sizes[a] for a in ("data", "fsdp"))
+
+
+def _check_method(config: ConfigDict, need) -> None:
+    """A label stands for settings; without them it would be a lie."""
+    method, of = config_lib.get(config, "method"), config_lib.get(config, "settings_of")
+    if method is None and of is None:  # a supervised run
+        return
+    need(
+        method in config_lib.METHODS,
+        f"method={method!r} is unknown"
+        f"{config_lib.nearest(str(method), config_lib.METHODS)}; there are "
+        f"{', '.join(config_lib.METHODS)}.",
+    )
+    need(
+        method == of or method not in config_lib.METHODS,
+        f"method={method!r} is a label, and the settings are those of {of!r}; choose "
+        f"the method by the file's argument, --config=FILE:method={method}, or in "
+        f"Python by config.apply_method(c, {method!r}).",
+    )
+
+
+def _wrong_options(config: ConfigDict) -> Iterator[str]:
+    """Messages about options of a task that its functions do not know, lack, or that
+    are not of their type or range."""
+    task = tasks.get(config.task.name)
+    reads = "problems" if "rollout" in config else "demonstrations"
+    functions = {"task.train": reads, "task.test": reads}
+    if reads == "demonstrations" and not config.model.path:
+        functions["task.words"] = "words"
+    for section, name in functions.items():
+        options = config_lib.get(config, section)
+        if not isinstance(options, ConfigDict):
+            continue  # `ranges.check` says so
+        function = getattr(task, name, None)
+        if function is None:
+            yield (
+                f"task.name={config.task.name!r} has no {name}; choose a task that "
+                "has, see hapo_jax/tasks/."
+            )
+            return
+        known = options_of(function)
+        if any(p.kind is p.VAR_KEYWORD for p in known.values()):
+            known |= options_of(task.problems)
+        names = [n for n, p in known.items() if p.kind is not p.VAR_KEYWORD]
+        for key, value in options.items():
+            if key not in names:
+                yield (
+                    f"{section}.{key} is no option of task.name={config.task.name!r}"
+                    f"{config_lib.nearest(key, names)}; it takes {', '.join(names)}."
+                )
+            elif rule := ranges.option(key, value, known[key].annotation):
+                yield f"{section}.{key}={value!r} {rule}."
+        for key in names:
+            if known[key].default is inspect.Parameter.empty and key not in options:
+                yield (
+                    f"{section}.{key} is missing; task.name={config.task.name!r} "
+                    "needs it."
+                )
+
+
+def options_of(function: Callable | None) -> dict[str, inspect.Parameter]:
+    """A task's options by name; none of a function that it does not have."""
+    if function is None:
+        return {}
+    return dict(inspect.signature(function, eval_str=True).parameters)
+
+
+def _check_schedule(c: ConfigDict, problems: list[str]) -> None:
+    """The learning rate must not be 0 for the rest of a run; `c` is resolved."""
+    learner = c.learner
+    end = learner.warmup_steps + learner.decay_steps
+    if learner.schedule == "constant":
+        if learner.decay_steps:
+            problems.append(
+                f"learner.decay_steps={learner.decay_steps} is of a schedule that "
+                "decays, and learner.schedule='constant'; set it to 'cosine' or "
+                "'linear', or learner.decay_steps to 0."
+            )
+    elif end < c.num_steps and not learner.final_share:
+        problems.append(
+            f"learner.warmup_steps + learner.decay_steps = {end} end before "
+            f"num_steps={c.num_steps}, and the learning rate would be 0 from there on; "
+            "set learner.decay_steps=0 (until the end of the run), or a rate to go on "
+            "with by learner.final_share."
+        )
 
 
 def _check_rows(
     learner: ConfigDict, longest: int, shards: int, problems: list[str]
 ) -> None:
     """Widths and numbers of packed rows; `longest` is in tokens, prompt included."""
-    if learner.remat not in transformer.REMATS:
-        hint = config_lib.nearest(learner.remat, transformer.REMATS)
-        problems.append(
-            f"learner.remat={learner.remat!r} must be one of "
-            f"{', '.join(transformer.REMATS)}{hint}."
-        )
     if 0 < learner.row_tokens < longest:
         problems.append(
             f"learner.row_tokens={learner.row_tokens} must hold the longest sequence, "
@@ -192,6 +399,12 @@ def check_model(config: ConfigDict, model: ModelConfig, vocab_size: int) -> None
             f"the tokenizer knows {vocab_size} ids and the model only "
             f"{model.vocab_size}; model.path={config.model.path!r} mixes two models."
         )
+    top_k = config_lib.get(config, "rollout.top_k") or 0
+    if top_k > model.vocab_size:
+        problems.append(
+            f"rollout.top_k={top_k} exceeds the model's vocabulary of "
+            f"{model.vocab_size} tokens; lower it, or set it to 0 for all of them."
+        )
     if problems:
         raise ValueError(_message(problems))
 
@@ -210,146 +423,25 @@ def check_model_path(path: str) -> None:
         )
 
 
-# Of configs of both kinds; one that lacks a key has no use for it.
-_CHOICES = {
-    "model.dtype": ("auto", "float32", "bfloat16"),
-    "task.chat_template": ("auto", "chat", "plain"),
-    "learner.share_prompts": ("auto", "on", "off"),
-    "rollout.overlong_prompts": ("drop", "truncate"),
-    "data.on_error": problems_lib.ON_ERROR,
-}
-_POSITIVE = (
-    "num_steps",
-    "mesh.cpu_devices",
-    "max_prompt_tokens",
-    "max_completion_tokens",
-    "rollout.batch_prompts",
-    "rollout.round_prompts",
-    "rollout.group_size",
-    "rollout.max_prompt_tokens",
-    "rollout.max_completion_tokens",
-    "rollout.chunk_tokens",
-    "rollout.base_temperature",
-    "rollout.max_rounds",
-    "grading.timeout_s",
-    "grading.memory_gib",
-    "grading.start_timeout_s",
-    "learner.batch_rows",
-    "learner.minibatch_prompts",
-    "learner.passes",
-    "learner.learning_rate",
-    "learner.max_grad_norm",
-    "learner.max_skipped",
-    "eval.k",
-    "checkpoint.every_steps",
-    "checkpoint.keep_latest",
-    "log.every_steps",
-    "log.record_every_steps",
-)
-_NOT_NEGATIVE = (
-    "grading.workers",
-    "rollout.top_k",
-    "rollout.slots",
-    "rollout.share_prompts_from",
-    "reward.format_weight",
-    "reward.overlong_buffer_tokens",
-    "reward.overlong_factor",
-    "learner.micro_rows",
-    "learner.row_tokens",
-    "learner.chunk_tokens",
-    "learner.peak_tflops",
-    "learner.warmup_steps",
-    "learner.decay_steps",
-    "learner.weight_decay",
-    "eval.every_steps",
-    "eval.num_problems",
-    "eval.temperature",
-    "checkpoint.keep_best",
-    "log.record_groups",
-)
-
-
-def _check_values(config: ConfigDict, need) -> None:
-    """Settings that are wrong whatever the others are."""
-    for key, choices in _CHOICES.items():
-        value = _get(config, key)
-        need(
-            value is None or value in choices,
-            f"{key}={value!r} must be one of {', '.join(choices)}"
-            f"{config_lib.nearest(str(value), choices)}.",
-        )
-    for key in _POSITIVE:
-        value = _get(config, key)
-        need(value is None or value > 0, f"{key}={value} must be positive.")
-    for key in _NOT_NEGATIVE:
-        value = _get(config, key)
-        need(value is None or value >= 0, f"{key}={value} must not be negative.")
-
-
-# Sections whose keys are those of a task, or of a model's config.json.
-_OPEN = ("task.train", "task.test", "task.words", "model.sizes", "model.init")
-
-
 def _unknown_keys(config: ConfigDict, default: ConfigDict) -> list[str]:
-    """A message for each key that an experiment file sets and nobody reads."""
-    known = set(_keys(default))
-    return [
+    """A message for each key that an experiment file sets and nobody reads, and for
+    each that it lacks."""
+    known, present = list(config_lib.keys(default)), set(config_lib.keys(config))
+    unknown = [
         f"{key} is no setting{config_lib.nearest(key, known)}; see hapo_jax/config.py."
-        for key in _keys(config)
+        for key in config_lib.keys(config)
         if key not in known
     ]
-
-
-def _keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Keys with their sections, as `eval.k`; an open section is one key."""
-    for key, value in config.items():
-        name = prefix + key
-        if isinstance(value, ConfigDict) and name not in _OPEN:
-            yield from _keys(value, f"{name}.")
-        else:
-            yield name
+    return unknown + [
+        f"{key} is missing; start from config.default()."
+        for key in known
+        if key not in present
+    ]
 
 
 def _unknown_task(name: str) -> str:
     hint = config_lib.nearest(name, tasks.TASKS)
     return f"task.name={name!r} is unknown{hint}; there are {', '.join(tasks.TASKS)}."
-
-
-def _check_mesh(config: ConfigDict, num_devices: int, need) -> None:
-    """Sizes of the mesh, against each other and the devices."""
-    sizes, fixed = _mesh_sizes(config)
-    need(
-        all(size >= 1 or size == -1 for size in sizes.values())
-        and list(sizes.values()).count(-1) <= 1,
-        f"mesh={sizes}: every size must be positive, and at most one may be -1.",
-    )
-    need(
-        num_devices % fixed == 0 if -1 in sizes.values() else num_devices == fixed,
-        f"mesh={sizes} does not fit {num_devices} devices; set one size to -1, or "
-        "mesh.cpu_devices to their product on a CPU.",
-    )
-
-
-def _row_shards(config: ConfigDict, num_devices: int) -> int:
-    """Devices that rows of a batch are split over: data × fsdp, -1 resolved."""
-    sizes, fixed = _mesh_sizes(config)
-    rest = num_devices // fixed
-    return math.prod(rest if sizes[a] == -1 else sizes[a] for a in ("data", "fsdp"))
-
-
-def _mesh_sizes(config: ConfigDict) -> tuple[dict[str, int], int]:
-    """The sizes, and the product of those that are given."""
-    sizes = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
-    return sizes, math.prod(size for size in sizes.values() if size > 0)
-
-
-def _get(config: ConfigDict, key: str):
-    """The value of a key, None if the config has no such key."""
-    for part in key.split("."):
-        if part not in config:
-            return None
-        config = config[part]
-    return config
 
 
 def _message(problems: list[str]) -> str:

@@ -11,16 +11,21 @@ from collections.abc import Callable, Iterator
 import jax
 from absl import app, flags
 from absl import logging as absl_logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from hapo_jax import watch
+from hapo_jax import arguments, check, watch
+from hapo_jax import config as config_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
 
 _REFUSED = 2  # status of a program whose input cannot be used
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", help_string="Experiment file, such as configs/countdown.py:method=dapo."
+_CONFIG = flags.DEFINE_string(
+    "config",
+    None,
+    "Experiment file, such as configs/countdown.py:method=dapo; --config.KEY=VALUE "
+    "sets one of its keys.",
 )
+_overrides: list[tuple[str, str]] = []  # of the command line: (key, value)
 # Settings of the learner that say how its work is cut and counted, and not what it is.
 CUTS = (
     "learner.packing",
@@ -43,7 +48,7 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 
 
 
 def run(
-    main: Callable[[ConfigDict, str], None],
+    main: Callable[[ConfigDict, str | None], None],
     *,
     required=("config", "workdir"),
     several_processes: bool = False,
@@ -57,15 +62,17 @@ def run(
     """
     flags.mark_flags_as_required(required)
 
-    def body(arguments):
-        if arguments:
-            raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
+    def body(rest):
+        if rest:
+            raise app.UsageError(f"unexpected arguments: {' '.join(rest)}")
         check_folder("workdir", _WORKDIR.value)
-        set_up_jax(_CONFIG.value)
+        found = override(config())
+        check.check_alone(found)
+        set_up_jax(found)
         if not several_processes:
             _refuse_several()
         with processes() if several_processes else contextlib.nullcontext():
-            main(_CONFIG.value, _WORKDIR.value)
+            main(found, _WORKDIR.value)
 
     start(body)
 
@@ -114,10 +121,26 @@ def start(main: Callable[[list[str]], None]) -> None:
             if _status(error) != _REFUSED:
                 raise
             sys.stdout.flush()
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(_REFUSED)
+            _refuse(error)
 
-    app.run(guarded)
+    app.run(guarded, flags_parser=_parse)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags, those of absl and `--config.KEY=VALUE`; returns what is none."""
+    found, rest = arguments.split(flags.FLAGS.read_flags_from_files(argv))
+    _overrides[:] = found
+    try:
+        return flags.FLAGS(rest)
+    except flags.Error as error:
+        _refuse(f"{error}; --help lists the flags.")
+
+
+def _refuse(message) -> None:
+    """Ends the program, whose input cannot be used."""
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(_REFUSED)
 
 
 def _status(error: BaseException) -> int:
@@ -143,8 +166,42 @@ def check_folder(flag: str, path: str | None) -> None:
 
 
 def config() -> ConfigDict | None:
-    """The config of --config, if it was given."""
-    return _CONFIG.value
+    """The config of --config as its file has it, if it was given; see `override`."""
+    return None if _CONFIG.value is None else arguments.load(_CONFIG.value)
+
+
+def override(config: ConfigDict) -> ConfigDict:
+    """Sets what the command line's `--config.KEY=VALUE` say; returns the config.
+
+    Raises:
+      ValueError: a key or a value cannot be; names the nearest key.
+    """
+    for key, value in _overrides:
+        arguments.override(config, key, value)
+    return config
+
+
+def announce(config: ConfigDict, resolved: config_lib.Resolved) -> None:
+    """Says what a config left open and how it departs from its method, once.
+
+    Args:
+      config: as it was given.
+      resolved: of `check.check`.
+    """
+    log = logging.getLogger("hapo_jax")
+    if resolved.derived:
+        log.info(
+            "Derived: %s",
+            ", ".join(f"{d.key}={d.value} ({d.rule})" for d in resolved.derived),
+        )
+    if "method" in config and (changed := config_lib.departures(config)):
+        log.info(
+            "Method %s with %s",
+            config.method,
+            ", ".join(f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items()),
+        )
+    for caution in check.cautions(resolved.config):
+        log.warning("%s", caution)
 
 
 def set_up_jax(config: ConfigDict) -> None:
@@ -158,6 +215,22 @@ def set_up_jax(config: ConfigDict) -> None:
     if not jax.config.jax_compilation_cache_dir:
         home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
         jax.config.update("jax_compilation_cache_dir", str(home / "hapo_jax" / "xla"))
+
+
+@contextlib.contextmanager
+def side_job(name: str) -> Iterator[None]:
+    """Around work that a run can do without, once what it has learnt is saved.
+
+    What goes wrong is reported with its traceback, and the run goes on. Not so among
+    several processes, of which the others would wait for this one's part for ever.
+    """
+    try:
+        yield
+    except Exception:
+        if jax.process_count() > 1:
+            raise
+        log = logging.getLogger("hapo_jax")
+        log.exception("%s failed; the run goes on without it.", name.capitalize())
 
 
 def devices() -> str:

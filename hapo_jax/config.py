@@ -1,10 +1,16 @@
 """Every setting with its default, its unit, and the methods as sets of settings.
 
-An experiment file in `configs/` starts from `default()`, applies a method, changes
-what it needs and returns the config; `check.py` refuses what cannot work.
+An experiment file in `configs/` starts from `default()`, changes what it needs, applies
+a method and returns the config. `arguments.py` then sets what the command line says,
+`resolve` fills in what follows from other settings, and `check.py` refuses what cannot
+work.
 """
 
+import ast
+import copy
 import difflib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
@@ -12,9 +18,12 @@ from ml_collections import ConfigDict
 def default() -> ConfigDict:
     """The config that every experiment starts from. `task` is the experiment's own."""
     c = ConfigDict()
-    c.method = "hapo"  # label only; the settings are below
+    # The label of the run. `apply_method` sets it together with the settings that it
+    # stands for, and notes in `settings_of` that it has.
+    c.method = "hapo"
+    c.settings_of = "hapo"
     c.seed = 0
-    c.num_steps = 100  # rollout-and-update steps
+    c.num_steps = 100  # steps: a rollout and the updates from it. All `_steps` count so
 
     c.task = ConfigDict()
     c.task.name = ""  # a name of tasks.TASKS
@@ -43,7 +52,7 @@ def default() -> ConfigDict:
 
     c.rollout = ConfigDict()
     c.rollout.batch_prompts = 32  # groups in a training batch
-    c.rollout.round_prompts = 32  # prompts sampled at a time
+    c.rollout.round_prompts = 0  # prompts sampled at a time; 0: batch_prompts
     c.rollout.group_size = 8  # completions per prompt, G
     c.rollout.max_prompt_tokens = 256
     c.rollout.overlong_prompts = "drop"  # drop | truncate (on the left)
@@ -56,6 +65,9 @@ def default() -> ConfigDict:
     c.rollout.top_k = 0  # 0: off
     c.rollout.top_p = 1.0  # 1: off
     c.rollout.min_p = 0.0  # 0: off
+    # What to do about tokens that are cut off by these three: the learner's ratios are
+    # of the whole vocabulary, so without algo.importance they are off. refuse | accept
+    c.rollout.off_policy = "refuse"
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 
@@ -63,7 +75,10 @@ def default() -> ConfigDict:
     c.reward.correct = 1.0  # correctness of a right completion …
     c.reward.wrong = 0.0  # … and of a wrong one; -1 is DAPO's code
     c.reward.format_weight = 0.0  # for an answer that can be read; 0: off
-    c.reward.overlong_buffer_tokens = 0  # length of the penalty's slope; 0: off
+    # Length of the penalty's slope. 0: overlong_buffer_share of max_completion_tokens,
+    # which is off where that is 0 too.
+    c.reward.overlong_buffer_tokens = 0
+    c.reward.overlong_buffer_share = 0.0
     c.reward.overlong_factor = 1.0  # penalty at max_completion_tokens
 
     c.grading = ConfigDict()
@@ -92,9 +107,14 @@ def default() -> ConfigDict:
     # Made again in the backward pass: none | dots (all but weight products) | full
     c.learner.remat = "dots"
     c.learner.peak_tflops = 0.0  # per device, for perf/mfu; 0: known or measured
-    c.learner.learning_rate = 1e-6
-    c.learner.warmup_steps = 10  # optimizer updates
-    c.learner.decay_steps = 0  # of a cosine to 0 behind the warm-up; 0: constant
+    c.learner.learning_rate = 1e-6  # the peak
+    # The rate rises over the updates of `warmup_steps`, falls as `schedule` says
+    # (constant | cosine | linear) over those of `decay_steps`, and then stays at
+    # `final_share` of the peak.
+    c.learner.warmup_steps = 10
+    c.learner.schedule = "constant"
+    c.learner.decay_steps = 0  # 0: until the end of the run
+    c.learner.final_share = 0.0
     c.learner.b1 = 0.9
     c.learner.b2 = 0.999
     c.learner.eps = 1e-8
@@ -201,7 +221,8 @@ def _algo() -> ConfigDict:
     # token_mean | token_mean_micro | seq_mean_token_mean | seq_mean_token_sum |
     # seq_mean_token_sum_norm | token_sum
     a.aggregation = "token_mean"
-    a.aggregation_scale_tokens = 0  # constant of seq_mean_token_sum_norm
+    # Constant of seq_mean_token_sum_norm; 0: rollout.max_completion_tokens.
+    a.aggregation_scale_tokens = 0
 
     a.kl = ConfigDict()  # to the reference, the policy that the run started from
     a.kl.strength = 0.0  # 0: off, and no reference is kept
@@ -227,10 +248,11 @@ _DAPO_OFF = {
     "algo.aggregation": "seq_mean_token_mean",
     "rollout.dynamic_sampling": False,
     "reward.overlong_buffer_tokens": 0,
+    "reward.overlong_buffer_share": 0.0,
 }
 METHODS = {
     "hapo": {},
-    # The published code in place of the paper's equations; README, "Paper and public".
+    # The published code in place of the paper's equations; docs/paper.md.
     "hapo_public": {
         "algo.entropy.low_sign": "public",
         "algo.entropy.spread": "quantile_rms",
@@ -244,6 +266,7 @@ METHODS = {
         "algo.clip.log_ratio": 0.0,
         "algo.aggregation": "token_mean_micro",
         "rollout.dynamic_sampling": False,
+        "reward.wrong": -1.0,
     },
     "dapo": _HAPO_OFF,
     "grpo": {**_DAPO_OFF, "algo.kl.strength": 0.04},
@@ -299,11 +322,168 @@ def apply_method(config: ConfigDict, name: str) -> ConfigDict:
             f"method={name!r} is unknown{nearest(name, METHODS)}; "
             f"there are {', '.join(METHODS)}."
         )
-    config.method = name
+    config.method = config.settings_of = name
     config.update_from_flattened_dict(METHODS[name])
-    if config.algo.aggregation == "seq_mean_token_sum_norm":
-        config.algo.aggregation_scale_tokens = config.rollout.max_completion_tokens
     return config
+
+
+def departures(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
+    """Settings of `algo` that are not the method's: key → (the config's, the method's).
+
+    Args:
+      config: before `resolve`, so that what follows from other settings is left open.
+    """
+    own = apply_method(default(), config.method)
+    found = {
+        key: (get(config, key), get(own, key))
+        for key in keys(own)
+        if key.startswith("algo.")
+    }
+    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+
+
+class Derived(NamedTuple):
+    """A setting that was left open and follows from others."""
+
+    key: str
+    given: Any
+    value: Any
+    rule: str  # what it follows from, in words
+
+
+class _Rule(NamedTuple):
+    """How an open setting follows from others."""
+
+    key: str
+    open: Any  # the value that leaves it open
+    applies: Callable[[ConfigDict], bool]
+    value: Callable[[ConfigDict], Any]
+    words: str
+
+
+def _decays(c: ConfigDict) -> bool:
+    return c.learner.schedule != "constant"
+
+
+# Of configs of both kinds; a rule whose key a config lacks is not its own.
+_RULES = (
+    _Rule(
+        "rollout.round_prompts",
+        0,
+        lambda c: True,
+        lambda c: c.rollout.batch_prompts,
+        "rollout.batch_prompts",
+    ),
+    _Rule(
+        "reward.overlong_buffer_tokens",
+        0,
+        lambda c: c.reward.overlong_buffer_share > 0,
+        lambda c: round(
+            c.reward.overlong_buffer_share * c.rollout.max_completion_tokens
+        ),
+        "reward.overlong_buffer_share × rollout.max_completion_tokens",
+    ),
+    _Rule(
+        "algo.aggregation_scale_tokens",
+        0,
+        lambda c: c.algo.aggregation == "seq_mean_token_sum_norm",
+        lambda c: c.rollout.max_completion_tokens,
+        "rollout.max_completion_tokens",
+    ),
+    _Rule(
+        "learner.decay_steps",
+        0,
+        _decays,
+        lambda c: max(0, c.num_steps - c.learner.warmup_steps),
+        "num_steps - learner.warmup_steps",
+    ),
+)
+
+
+class Resolved(NamedTuple):
+    """A config in which nothing is open, and what of it was derived."""
+
+    config: ConfigDict
+    derived: tuple[Derived, ...]
+
+
+def resolve(config: ConfigDict) -> Resolved:
+    """Fills in what was left open, once files and flags have set all they set.
+
+    Returns:
+      A locked copy, and what was derived.
+    """
+    found = []
+    resolved = ConfigDict(copy.deepcopy(config.to_dict()))
+    for rule in _RULES:
+        is_open = get(resolved, rule.key) == rule.open  # None where there is no key
+        if is_open and rule.applies(resolved):
+            value = rule.value(resolved)
+            resolved.update_from_flattened_dict({rule.key: value})
+            found.append(Derived(rule.key, rule.open, value, rule.words))
+    return Resolved(resolved.lock(), tuple(found))
+
+
+# Sections whose keys are the options of a task, or fields of a model's config.json.
+OPEN = (
+    "task.train",
+    "task.test",
+    "task.words",
+    "model.sizes",
+    "model.init",
+)
+
+
+def keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
+    """Keys with their sections, as `eval.k`; an open section is one key."""
+    for key, value in config.items():
+        name = prefix + key
+        if isinstance(value, ConfigDict) and name not in OPEN:
+            yield from keys(value, f"{name}.")
+        else:
+            yield name
+
+
+def get(config: ConfigDict, key: str) -> Any:
+    """The value of a key with its section, as `eval.k`; None if there is none."""
+    for part in key.split("."):
+        if not isinstance(config, ConfigDict) or part not in config:
+            return None
+        config = config[part]
+    return config
+
+
+def has(config: ConfigDict, key: str) -> bool:
+    """Whether the config has this key."""
+    section, _, name = key.rpartition(".")
+    found = get(config, section) if section else config
+    return isinstance(found, ConfigDict) and name in found
+
+
+def default_like(config: ConfigDict) -> ConfigDict:
+    """The defaults of a config's kind."""
+    return default() if "rollout" in config else default_sft()
+
+
+def upgraded(saved: dict, format: int) -> dict:
+    """A config from a run's config.json in today's keys and units.
+
+    Args:
+      saved: nested dicts, resolved.
+      format: see `run_records.FORMAT`.
+    """
+    if format >= 2 or "learner" not in saved:
+        return saved
+    updates, learner = 1, dict(saved["learner"])
+    if "rollout" in saved:
+        saved = saved | {"settings_of": saved["method"]}
+        per_pass = saved["rollout"]["batch_prompts"] / learner["minibatch_prompts"]
+        updates = per_pass * learner["passes"]
+    learner["schedule"] = "cosine" if learner["decay_steps"] else "constant"
+    for key in ("warmup_steps", "decay_steps"):
+        steps = learner[key] / updates
+        learner[key] = int(steps) if steps == int(steps) else steps
+    return saved | {"learner": learner}
 
 
 def from_saved(saved: dict) -> ConfigDict:
@@ -348,24 +528,42 @@ def parse_arg(arg: str | None, **defaults):
         key, _, text = part.partition("=")
         if key not in defaults:
             raise ValueError(
-                f"config argument {key!r} is unknown{nearest(key, defaults)}; this "
-                f"config takes {', '.join(defaults) or 'none'}."
+                f"config argument {key!r} is unknown"
+                f"{nearest(key, defaults)}; this config takes "
+                f"{', '.join(defaults) or 'none'}."
             )
-        values[key] = _convert(key, text, defaults[key])
+        said = f"config argument {key}={text!r}"
+        if isinstance(defaults[key], bool) and not text:
+            text = "true"
+        values[key] = like(said, text, defaults[key])
     return ConfigDict(values)
 
 
-def _convert(key: str, text: str, like):
+def like(said: str, text: str, like: Any):
+    """A text as a value of the type of `like`."""
     if isinstance(like, bool):
-        if text.lower() not in ("", "true", "false", "1", "0"):
-            raise ValueError(f"config argument {key}={text!r} must be true or false.")
-        return text.lower() in ("", "true", "1")
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise ValueError(f"{said} must be true or false.")
+        return text.lower() in ("true", "1")
+    if isinstance(like, tuple | list):
+        value = literal(text)
+        return type(like)(value if isinstance(value, tuple | list) else (text,))
+    if like is None:
+        return literal(text)
     try:
         return type(like)(text)
     except ValueError:
-        raise ValueError(
-            f"config argument {key}={text!r} must be of type {type(like).__name__}."
-        ) from None
+        raise ValueError(f"{said} must be of type {type(like).__name__}.") from None
+
+
+def literal(text: str):
+    """A Python literal, true and false in any case, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text
 
 
 def nearest(name: str, known) -> str:

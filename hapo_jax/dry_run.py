@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check
+from hapo_jax import builders, check, cli
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import objective as objective_lib
@@ -37,8 +37,11 @@ def dry_run(config: ConfigDict) -> None:
     Raises:
       ValueError: the config cannot be used.
     """
-    check.check(config, num_devices=jax.device_count())
+    resolved = check.check(config, num_devices=jax.device_count())
+    cli.announce(config, resolved)
+    config = resolved.config
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
+    check.check_advantages(config, objective)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     prompts = builders.make_prompts(config, policy, config.task.train)
     r = config.rollout
@@ -51,7 +54,7 @@ def dry_run(config: ConfigDict) -> None:
     )
     print(f"{'phase':<8} {'first s':>8} {'again s':>8} {'peak GiB':>9}  program")
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
-        optimizer = builders.make_optimizer(config.learner)
+        optimizer = builders.make_optimizer(config)
         started = time.perf_counter()
         abstract = policy.abstract_state(optimizer)
         state = state_lib.place(policy.load(), optimizer, abstract)

@@ -13,7 +13,9 @@ from hapo_jax import eval_folder, eval_scores
 
 # What may differ between two evaluations that are compared.
 _MAY_DIFFER = ("checkpoint",)
-_RATE_SCALE = 100  # rates in per cent
+# Of a figure: its unit, the scale into it, decimals.
+_RATE = ("%", 100, 1)
+_UNITS = {"length": ("tokens", 1, 1), "entropy": ("nats", 1, 3)}
 _HEADER = ("", "problems", "A", "B", "B - A", "B > A", "B < A")
 
 
@@ -51,14 +53,19 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
     return "\n".join([*head, text[0], rule, *text[1:], rule, note, *notes])
 
 
-def paired(a: np.ndarray, b: np.ndarray) -> tuple[float, float, float]:
+def paired(
+    a: np.ndarray, b: np.ndarray, most: float = 1.0, *, draws: int = 0
+) -> tuple[float, float, float]:
     """Mean of b - a over problems, and its interval.
 
     Args:
       a, b: [n] the figure of each problem, in one order.
+      most: what it cannot exceed; the difference lies within ± this.
+      draws: completions per problem of a rate, see `eval_scores.interval`.
     """
     difference = np.asarray(b, np.float64) - np.asarray(a, np.float64)
-    return float(difference.mean()), *eval_scores.mean_interval(difference)
+    ends = eval_scores.interval(difference, -most, most, draws=draws)
+    return float(difference.mean()), *ends
 
 
 def _set(
@@ -85,22 +92,28 @@ def _set(
         eval_scores.per_problem([records[i] for i in ids], sorted({1, k} - {1}))
         for records in (records_a, records_b)
     )
+    limit = settings_a.get("max_completion_tokens")
     return [
-        _line(f"{name} {key}", values, figures_b[key])
+        _line(name, key, values, figures_b[key], k, limit)
         for key, values in figures_a.items()
     ]
 
 
-def _line(label: str, a: np.ndarray, b: np.ndarray) -> tuple[str, ...]:
-    unit = label.rpartition(" ")[2]
-    scale, digits = {"length": (1, 1), "entropy": (1, 3)}.get(unit, (_RATE_SCALE, 1))
-    mean, low, high = (scale * x for x in paired(a, b))
+def _line(
+    name: str, key: str, a: np.ndarray, b: np.ndarray, k: int, limit: int | None
+) -> tuple[str, ...]:
+    """The line of one figure; without a bound on it the interval is left out."""
+    unit, scale, digits = _UNITS.get(key, _RATE)
+    difference = f"{scale * (b.mean() - a.mean()):+.{digits}f}"
+    if (most := eval_scores.ceiling(key, limit)) is not None:
+        _, low, high = paired(a, b, most, draws=eval_scores.draws(key, k))
+        difference += f" [{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
     return (
-        label + {"length": ", tokens", "entropy": ", nats"}.get(unit, ", %"),
+        f"{name} {key}, {unit}",
         str(len(a)),
         f"{scale * a.mean():.{digits}f}",
         f"{scale * b.mean():.{digits}f}",
-        f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]",
+        difference,
         str(int((b > a).sum())),
         str(int((b < a).sum())),
     )

@@ -148,7 +148,8 @@ def evaluate(
         found = dict(records(evaluator, params, numbers))
         ordered = [found[i] for i in numbers]
         kept += ordered
-        summary = eval_scores.summary(ordered)
+        longest = evaluator.generator.engine.max_completion_tokens
+        summary = eval_scores.summary(ordered, max_tokens=longest)
         figures = figures or summary
         if len(evaluators) > 1:
             figures |= eval_scores.named(summary, evaluator.name)

@@ -3,13 +3,17 @@
 Needs no JAX: `eval_sampling.py` makes the records; it and `evaluate.py` call this.
 """
 
+import math
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import optimize
 
 CONFIDENCE = 0.95
+_NORMAL = statistics.NormalDist()
+_ROUNDING = 1e-9  # of the range, by which a value may miss its bounds
 
 
 def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:
@@ -39,82 +43,103 @@ def pass_at_k(n: int, c: np.ndarray | int, k: int) -> np.ndarray:
     return 1.0 - np.prod(np.maximum(factors, 0.0), axis=-1)
 
 
-def rate_interval(values: np.ndarray) -> tuple[float, float]:
-    """Interval of a mean rate over problems: Wilson's, for values that need not be 0/1.
+def interval(
+    values: np.ndarray, low: float = 0.0, high: float = 1.0, *, draws: int = 0
+) -> tuple[float, float]:
+    """Interval of the mean over all problems like these, of which these are a sample.
 
-        n_eff = n mean (1 - mean) / variance,   at 0/1 values n (but for n / (n - 1))
+    It holds whatever the values' distribution between the bounds, also for few problems
+    and rare events. The upper end is Gaffke's bound, the quantile of
 
-    is the number of yes-or-no problems that would tell as much, and Wilson's interval
-    is taken for so many, with Student's quantile since the variance is estimated.
+        sum_i D_i x_i + D_0 high,   D uniform on the simplex
+
+    the problems, weighted at random, and one more that has not been seen and lies at
+    the bound; the lower end is its mirror image. For zeros and ones that is Clopper and
+    Pearson's interval. It never has width 0: 30 equal values do not rule out that one
+    problem in nine has another. That it covers the mean is proved for zeros and ones
+    and conjectured in general (Learned-Miller and Thomas, arXiv 1905.06208);
+    `benchmarks/intervals.py` simulates it.
 
     The completions of a problem are not independent, so problems are what is counted.
-    Sets are small (30 problems of AIME) and rates near 0: the percentile bootstrap
-    covers the truth in 76 to 97 % of cases there, BCa in 76 to 99 %, this in 93 to
-    98 %, and it has a width where every problem failed. Neither covers 93 % where a
-    problem or two carry the mean: with 30 problems, k = 32 and rates of
-    Beta(0.1, 1.9) this covers 91 %, the bootstrap 85; of Beta(0.06, 2.94), mean 0.02,
-    84 and 78. From 100 problems on it is 93 and 92.
 
     Args:
-      values: [n] one value in [0, 1] per problem, such as its pass@k.
+      values: [n] one value per problem, such as its pass@k.
+      low, high: what no value can lie beyond.
+      draws: completions per problem, if a value is the mean of so many zeros and ones,
+        or the difference of two such means; else 0. n problems of k completions tell
+        at most as much as n k problems of one, so the interval is no narrower than
+        theirs.
 
     Returns:
-      (low, high) at `CONFIDENCE`; (0, 1) for a single problem.
+      (low, high) at `CONFIDENCE`.
 
     Raises:
-      ValueError: no value, or one outside [0, 1].
+      ValueError: no value, or one beyond the bounds.
     """
-    values = _checked(values)
-    if values.min() < 0 or values.max() > 1 + 1e-9:
-        raise ValueError(f"values reach from {values.min()} to {values.max()}.")
-    n, mean = values.size, min(float(values.mean()), 1.0)
-    if n == 1:
-        return 0.0, 1.0
-    if 0 < mean < 1 and np.ptp(values) == 0:
-        return mean, mean  # no spread at all: n_eff is infinite
-    size = n
-    if 0 < mean < 1:
-        size = n * mean * (1 - mean) / values.var()
-    z = _quantile(n)
-    centre = mean + z * z / (2 * size)
-    half = z * np.sqrt(mean * (1 - mean) / size + z * z / (4 * size * size))
-    scale = 1 + z * z / size
-    # Rounding must not put a mean of 0 or 1 outside its own interval.
-    low, high = (centre - half) / scale, (centre + half) / scale
-    return float(min(max(low, 0.0), mean)), float(max(min(high, 1.0), mean))
-
-
-def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Student's interval of a mean over problems, of values without bounds.
-
-    For lengths, entropies and differences between two policies on the same problems.
-
-    Args:
-      values: [n] one value per problem.
-
-    Returns:
-      (low, high) at `CONFIDENCE`; (-inf, inf) for a single problem.
-
-    Raises:
-      ValueError: no value.
-    """
-    values = _checked(values)
-    n, mean = values.size, float(values.mean())
-    if n == 1:
-        return -np.inf, np.inf
-    half = _quantile(n) * values.std(ddof=1) / np.sqrt(n)
-    return float(mean - half), float(mean + half)
-
-
-def _quantile(n: int) -> float:
-    return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
-
-
-def _checked(values: np.ndarray) -> np.ndarray:
     values = np.asarray(values, np.float64)
     if values.ndim != 1 or not values.size:
         raise ValueError(f"values has shape {values.shape}, expected [n] with n > 0.")
-    return values
+    slack = _ROUNDING * (high - low)
+    if not (low - slack <= values.min() and values.max() <= high + slack):
+        raise ValueError(
+            f"values reach from {values.min()} to {values.max()}, beyond {low=}, "
+            f"{high=}."
+        )
+    samples = [(np.clip(values, low, high), np.ones(values.size))]
+    if draws:
+        ups, downs = np.maximum(values, 0).sum(), np.maximum(-values, 0).sum()
+        counts = np.round(draws * np.array([downs, values.size - ups - downs, ups]))
+        samples.append((np.array([-1.0, 0.0, 1.0])[counts > 0], counts[counts > 0]))
+    return (
+        low + min(_least_gap(points - low, counts) for points, counts in samples),
+        high - min(_least_gap(high - points, counts) for points, counts in samples),
+    )
+
+
+def _least_gap(gaps: np.ndarray, counts: np.ndarray) -> float:
+    """How close to a bound the mean may be, of values with these distances to it.
+
+    Args:
+      gaps: distances, ≥ 0.
+      counts: how many values have each, > 0.
+    """
+    gaps, where = np.unique(np.append(gaps, 0.0), return_inverse=True)
+    counts = np.bincount(where, np.append(counts, 1.0))  # one more is at the bound
+    if len(gaps) == 1:
+        return 0.0
+    mean, error = counts @ gaps / counts.sum(), (1 - CONFIDENCE) / 2
+    spread = math.sqrt(counts @ (gaps - mean) ** 2) / counts.sum()
+    return optimize.brentq(
+        lambda gap: _closer(gaps, counts, gap) - error,
+        1e-9 * mean,
+        mean - 0.01 * spread,  # at the mean itself the approximation is 0 / 0
+        xtol=1e-7 * spread,
+    )
+
+
+def _closer(gaps: np.ndarray, counts: np.ndarray, gap: float) -> float:
+    """Probability that the values, weighted at random, have a mean gap below this one.
+
+    Weights that are uniform on the simplex are exponential variables over their sum, so
+    it is that of sum_i G_i (gap - gap_i) > 0, with G_i of the gamma distribution of
+    shape counts_i; K is the sum's cumulant generating function. By Lugannani and Rice's
+    saddlepoint approximation, which is off by 0.5 % of an interval's width at most
+    where it can be compared with Clopper and Pearson's, and outwards.
+
+    Args:
+      gaps, counts: at least two different ones, 0 among them.
+      gap: below their mean.
+    """
+    steps = gap - gaps
+
+    def slope(s: float) -> float:  # K'(s)
+        return float(counts @ (steps / (1 - s * steps)))
+
+    most = (1 - 1e-13) / gap
+    s = optimize.brentq(slope, 0.0, most, xtol=1e-9 * most, rtol=1e-9)
+    w = math.sqrt(2 * float(counts @ np.log1p(-s * steps)))
+    v = s * math.sqrt(float(counts @ (steps / (1 - s * steps)) ** 2))
+    return _NORMAL.cdf(-w) + _NORMAL.pdf(w) * (1 / v - 1 / w)
 
 
 def per_problem(
@@ -150,34 +175,50 @@ def per_problem(
 
 
 def summary(
-    records: Sequence[Mapping[str, Any]], *, every_pass: bool = False
+    records: Sequence[Mapping[str, Any]],
+    *,
+    max_tokens: int | None = None,
+    every_pass: bool = False,
 ) -> dict[str, float]:
     """The figures of a set.
 
     Args:
       records: of an evaluation; at least one.
+      max_tokens: of a completion, which bounds the mean length; None if unknown.
       every_pass: pass@j for all j up to k, for files; else for powers of two and k,
         for curves and tables.
 
     Returns:
       `eval/avg@k`, `eval/maj@k`, `eval/pass@j`, `eval/greedy`, `eval/truncated`,
-      `eval/length` (tokens) and `eval/entropy` (nats, mean over tokens), each also with
-      `_low` and `_high`, its interval over problems; `eval/ungraded`: completions whose
-      verifier ran out of time or broke, which count as wrong.
+      `eval/length` (tokens) and `eval/entropy` (nats, mean over tokens), each that has
+      a `ceiling` also with `_low` and `_high`, its interval over problems;
+      `eval/ungraded`: completions whose verifier ran out of time or broke, which count
+      as wrong.
     """
     k = len(records[0]["scores"])
     passes = range(1, k + 1) if every_pass else _powers_of_two(k)
     found: dict[str, float] = {}
     for name, values in per_problem(records, passes).items():
-        bounded = name not in ("length", "entropy")
-        low, high = (rate_interval if bounded else mean_interval)(values)
-        found |= {
-            f"eval/{name}": float(values.mean()),
-            f"eval/{name}_low": low,
-            f"eval/{name}_high": high,
-        }
+        found[f"eval/{name}"] = float(values.mean())
+        if (high := ceiling(name, max_tokens)) is not None:
+            ends = interval(values, 0.0, high, draws=draws(name, k))
+            found[f"eval/{name}_low"], found[f"eval/{name}_high"] = ends
     found["eval/ungraded"] = float(sum(r["ungraded"] for r in records))
     return found
+
+
+def ceiling(name: str, max_tokens: int | None) -> float | None:
+    """What a figure of `per_problem` cannot exceed; None where nothing is known.
+
+    Then there is no interval either: a problem that has not been seen could move the
+    mean by any amount.
+    """
+    return {"length": max_tokens, "entropy": None}.get(name, 1.0)
+
+
+def draws(name: str, k: int) -> int:
+    """The `draws` of a figure's interval: k of a rate, none of a length."""
+    return 0 if name == "length" else k
 
 
 def named(figures: Mapping[str, float], name: str) -> dict[str, float]:

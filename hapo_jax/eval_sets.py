@@ -74,24 +74,47 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     ),
     "game24": dict(prompt_template="", size=0, seed=0, max_number=13, target=24),
 }
+# Prompts and limits of the official harnesses; docs/evaluation.md says where not.
 _ASK_MBPP = (
-    "{problem}\nYour function should pass tests like this one:\n{example}\n"
-    "Put the whole program in one block of Python."
+    "You are an expert Python programmer, and here is your task: {problem} Your code "
+    "should pass these tests:\n\n{tests}\nPut the whole program in one block of Python."
 )
 _ASK_HUMANEVAL = (
     "Complete this function. Put the whole function in one block of Python.\n\n"
     "```python\n{problem}```"
 )
+_ASK_LIVECODEBENCH = (
+    "You are an expert Python programmer. You will be given a question (problem "
+    "specification) and will generate a correct Python program that matches the "
+    "specification and passes all tests.\n\n### Question:\n{problem}\n\n### Format: "
+    "{format}\n\n### Answer: (use the provided format with backticks)\n\n"
+)
 SETS: Mapping[str, _Named] = {
     **{name: _Named("math", name) for name in math_sets.SETS},
     "humaneval": _Named(
-        "code", "humaneval.jsonl", dict(prompt_template=_ASK_HUMANEVAL, subject="")
+        "code",
+        "humaneval.jsonl",
+        dict(prompt_template=_ASK_HUMANEVAL, subject="", test_s=3.0, total_s=3.0),
     ),
     "mbpp": _Named(
         "code", "mbpp.jsonl", dict(prompt_template=_ASK_MBPP, subject="test")
     ),
-    "livecodebench": _Named("code", "livecodebench_279_public.jsonl"),
-    "code_contests": _Named("code", "code_contests.jsonl.gz"),
+    "livecodebench": _Named(
+        "code",
+        "livecodebench_279_public.jsonl",
+        dict(
+            prompt_template=_ASK_LIVECODEBENCH,
+            subject="",
+            test_s=6.0,
+            total_s=60.0,
+            memory_mib=4096,
+        ),
+    ),
+    "code_contests": _Named(
+        "code",
+        "code_contests.jsonl.gz",
+        dict(subject="", test_s=10.0, total_s=120.0),
+    ),
     "kk": _Named("logic", "kk_test.jsonl"),
     "game24": _Named("game24", "game24.jsonl"),
 }

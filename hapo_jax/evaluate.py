@@ -53,7 +53,10 @@ _DATA = flags.DEFINE_string(
     "data", "", "Folder of the sets' files; default: the Hugging Face hub."
 )
 _PRESET = flags.DEFINE_string(
-    "preset", None, f"Protocol: {' or '.join(config_lib.EVAL_PRESETS)}; --k outdoes it."
+    "preset",
+    None,
+    f"Protocol: {' or '.join(config_lib.EVAL_PRESETS)}; --k and --config.eval.KEY "
+    "outdo it.",
 )
 _K = flags.DEFINE_integer("k", None, "Completions per problem; default eval.k.")
 _OUT = flags.DEFINE_string(
@@ -107,7 +110,7 @@ def evaluate_checkpoint(
             config.model.path = str(source)
         elif not config.model.path:
             config.model.path = run_records.read_config(source)["model"]["path"]
-    check.check(config, num_devices=jax.device_count())
+    config = check.check(config, num_devices=jax.device_count()).config
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     with_problems = eval_sampling.read_sets(config, policy, sets)
     if is_run:
@@ -118,7 +121,7 @@ def evaluate_checkpoint(
     identity, params = _identity(train_params), policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
-    with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
+    with jax.set_mesh(policy.mesh), builders.make_pool(config, sets) as pool:
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = _settings(config, policy, eval_set, evaluator, identity)
@@ -158,16 +161,17 @@ def _evaluate_set(
     records = [found[name] for name in ids]
     leaked = eval_sets.overlapping_ids(eval_set)
     clean = [record for record in records if record["id"] not in leaked]
+    limits = {"max_tokens": settings.get("max_completion_tokens"), "every_pass": True}
     figures: dict[str, Any] = {
         "problems": len(records),
-        **eval_scores.summary(records, every_pass=True),
+        **eval_scores.summary(records, **limits),
     }
     rows = {f"{eval_set.name} ({len(records)})": figures}
     if clean and len(clean) < len(records):
         training = eval_set.flags.name.removesuffix("_flags.json")
         part = {
             "problems": len(clean),
-            **eval_scores.summary(clean, every_pass=True),
+            **eval_scores.summary(clean, **limits),
         }
         rows[f"{eval_set.name} not in {training} ({len(clean)})"] = part
         figures = figures | {f"not_in_{training}": part}
@@ -301,12 +305,14 @@ def _start(arguments: list[str]) -> None:
     cli.check_folder("checkpoint", _CHECKPOINT.value)
     cli.check_folder("out", _OUT.value)
     config = _config(_CHECKPOINT.value)
+    # The more particular outdoes the more general.
+    if _PRESET.value is not None:
+        config_lib.apply_preset(config, _PRESET.value)
+    cli.override(config)
+    if _K.value is not None:
+        config.eval.k = _K.value
+    check.check_alone(config)
     cli.set_up_jax(config)
-    with config.unlocked():
-        if _PRESET.value is not None:
-            config_lib.apply_preset(config, _PRESET.value)
-        if _K.value is not None:
-            config.eval.k = _K.value
     sets = eval_sets.parse(_SETS.value or config.eval.sets, config, data=_DATA.value)
     with cli.processes():
         evaluate_checkpoint(

@@ -63,7 +63,6 @@ def get_config(
     )
 
     c.rollout.batch_prompts = 512
-    c.rollout.round_prompts = 512
     c.rollout.max_rounds = 16
     c.rollout.group_size = 16
     c.rollout.max_prompt_tokens = 1024
@@ -76,7 +75,7 @@ def get_config(
 
     c.learner.minibatch_prompts = 32
     c.learner.learning_rate = 1e-6
-    c.learner.warmup_steps = 10
+    c.learner.warmup_steps = 10  # rollouts, each of 16 updates, as in the recipe
     c.learner.weight_decay = 0.1
     c.learner.remat = "full"
     # Over all devices. The unembedding is gathered, and its gradient read and written,

@@ -46,7 +46,7 @@ def plan(config: ConfigDict, topology_name: str, *, completion_tokens: int = 0) 
       memory.DoesNotFit: not even the fewest slots fit.
     """
     topology = chips.topology(topology_name)
-    check.check(config, num_devices=len(topology.devices))
+    config = check.check(config, num_devices=len(topology.devices)).config
     model = model_config(config)
     mean = completion_tokens or config.rollout.max_completion_tokens
     if not 0 < mean <= config.rollout.max_completion_tokens:

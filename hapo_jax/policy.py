@@ -108,6 +108,8 @@ def describe(config: ConfigDict, mesh: jax.sharding.Mesh) -> Policy:
     model_config = huggingface.load_config(path)
     tokenizer = tokenizer_lib.load(path, stop=config.model.stop_tokens)
     check.check_model(config, model_config, tokenizer.vocab_size)
+    unused = tokenizer.unused_ids(model_config.vocab_size)
+    model_config = dataclasses.replace(model_config, unused_ids=unused)
     return make(model_config, tokenizer, path, config.model.dtype, mesh)
 
 

@@ -28,6 +28,7 @@ import ml_collections
 import numpy as np
 import tensorboardX
 
+from hapo_jax import config as config_lib
 from hapo_jax import run_records
 
 _log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class RunFolder:
     def __init__(
         self,
         workdir: str,
-        config: ml_collections.ConfigDict,
+        resolved: config_lib.Resolved,
         *,
         resume_step: int | None,
         may_change: Collection[str],
@@ -64,7 +65,7 @@ class RunFolder:
 
         Args:
           workdir: the folder; made if absent.
-          config: the resolved config.
+          resolved: the config, and what of it was derived.
           resume_step: the restored step; what the folder has of later steps is removed.
             None for a run from its beginning: then of all steps.
           may_change: keys, or whole sections, that a resumed run may set anew because
@@ -83,10 +84,10 @@ class RunFolder:
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         changes = []
         if resume_step is not None:
-            changes = check_config(self.path, config, may_change=may_change)
+            changes = check_config(self.path, resolved, may_change=may_change)
             for change in changes:
                 _log.info("Resumed with %s: was %r, now %r.", *change)
-        _write_config(self.path, config, resume_step, changes, devices)
+        _write_config(self.path, resolved, resume_step, changes, devices)
         last = -1 if resume_step is None else resume_step
         _rewind(self.path, last)
         self._metrics = (self.path / run_records.METRICS).open("a", encoding="utf-8")
@@ -183,7 +184,7 @@ class RunFolder:
 
 def check_config(
     workdir: str | pathlib.Path,
-    config: ml_collections.ConfigDict,
+    resolved: config_lib.Resolved,
     *,
     may_change: Collection[str],
 ) -> list[Change]:
@@ -194,11 +195,12 @@ def check_config(
 
     Args:
       workdir: the run's folder; without a config.json everything agrees.
-      config: the resolved config.
+      resolved: the config, and what of it was derived.
       may_change: see `RunFolder`.
 
     Returns:
-      The differences, all of them within `may_change`.
+      The differences: all of them within `may_change`, or in settings that follow from
+      such, then as now.
 
     Raises:
       ValueError: a difference outside `may_change`.
@@ -206,8 +208,12 @@ def check_config(
     path = pathlib.Path(workdir) / run_records.CONFIG
     if not path.exists():
         return []
-    saved = _flatten(run_records.read_config(workdir))
-    given = _flatten(_plain(config))
+    given = _flatten(_plain(resolved.config))
+    # What an earlier version did not know has its default, which does what that did.
+    default = _flatten(_plain(config_lib.default_like(resolved.config)))
+    saved = {key: default[key] for key in given.keys() & default.keys()}
+    saved |= _flatten(run_records.read_config(workdir))
+    follow = {d.key for d in resolved.derived} & run_records.read_derived(workdir)
     changes = [
         Change(key, saved.get(key), given.get(key))
         for key in sorted(saved.keys() | given.keys())
@@ -216,7 +222,8 @@ def check_config(
     refused = [
         c
         for c in changes
-        if not any(c.key == k or c.key.startswith(f"{k}.") for k in may_change)
+        if c.key not in follow
+        and not any(c.key == k or c.key.startswith(f"{k}.") for k in may_change)
     ]
     if refused:
         listing = "\n".join(
@@ -246,7 +253,7 @@ def _rewind(path: pathlib.Path, last: int) -> None:
 
 def _write_config(
     path: pathlib.Path,
-    config: ml_collections.ConfigDict,
+    resolved: config_lib.Resolved,
     resume_step: int | None,
     changes: Sequence[Change],
     devices: str,
@@ -269,7 +276,13 @@ def _write_config(
             "changes": {c.key: [c.saved, c.given] for c in changes},
         }
     )
-    text = json.dumps({"config": _plain(config), "starts": starts}, indent=2) + "\n"
+    run = {
+        "format": run_records.FORMAT,
+        "config": _plain(resolved.config),
+        "derived": {d.key: [d.given, d.rule] for d in resolved.derived},
+        "starts": starts,
+    }
+    text = json.dumps(run, indent=2) + "\n"
     run_records.replace(path / run_records.CONFIG, text.encode())
 
 

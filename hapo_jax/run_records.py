@@ -15,7 +15,11 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
+from hapo_jax import config as config_lib
+
 CONFIG = "config.json"
+# Of config.json. 1: warmup_steps and decay_steps counted optimizer updates.
+FORMAT = 2
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts"
 EVAL = "eval"
@@ -57,13 +61,26 @@ SCHEMA = pa.schema(
 def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
     """The run's resolved config as nested dicts, tuples as lists.
 
+    One of an earlier format is given in today's keys and units.
+
     Raises:
       ValueError: the folder holds no run.
     """
+    run = _read_run(workdir)
+    return config_lib.upgraded(run["config"], run.get("format", 1))
+
+
+def read_derived(workdir: str | pathlib.Path) -> set[str]:
+    """The keys of the run's config that were left open and follow from others."""
+    return set(_read_run(workdir).get("derived", ()))
+
+
+def _read_run(workdir: str | pathlib.Path) -> dict[str, Any]:
+    """What config.json holds."""
     path = pathlib.Path(workdir) / CONFIG
     if not path.exists():
         raise ValueError(f"{path} does not exist; give the folder of a run.")
-    return json.loads(path.read_text(encoding="utf-8"))["config"]
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:

@@ -7,6 +7,7 @@ Hugging Face folder in <workdir>/hf for `model.path` of an RL config. Without
 `model.path` it makes a new, small model with one token per word of the task.
 """
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -20,7 +21,7 @@ from ml_collections import ConfigDict
 from hapo_jax import builders, check, cli, interrupt, run_folder, tasks
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
-from hapo_jax.learner import head, train_step
+from hapo_jax.learner import head, metrics, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.checkpoint import Checkpoints
@@ -50,15 +51,17 @@ def sft(config: ConfigDict, workdir: str) -> None:
       ValueError: the config, the model or the demonstrations cannot be used.
     """
     folder = pathlib.Path(workdir)
-    check.check_sft(config, num_devices=jax.device_count())
-    run_folder.check_config(folder, config, may_change=MAY_CHANGE)
+    resolved = check.check_sft(config, num_devices=jax.device_count())
+    run_folder.check_config(folder, resolved, may_change=MAY_CHANGE)
+    cli.announce(config, resolved)
+    config = resolved.config
     policy, params = _start(config, folder)
     task, options = tasks.get(config.task.name), config.learner
     train, test = (
         tokenise(task.demonstrations(**split.to_dict()), config, policy)
         for split in (config.task.train, config.task.test)
     )
-    optimizer = builders.make_optimizer(options)
+    optimizer = builders.make_optimizer(config)
     abstract = policy.abstract_state(optimizer)
     learner = builders.make_learner(
         options,
@@ -84,7 +87,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
         )
         with run_folder.RunFolder(
             workdir,
-            config,
+            resolved,
             resume_step=restored and first,
             may_change=MAY_CHANGE,
             devices=cli.devices(),
@@ -108,20 +111,24 @@ def sft(config: ConfigDict, workdir: str) -> None:
                 old = head.Scores(chosen.base_logprobs, chosen.entropy)  # not read
                 learnt, _ = learn_lib.prepare(learner, chosen, state.stats, old)
                 minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
-                state, metrics = learner.update(state, minibatch)
+                state, tally = learner.update(state, minibatch)
                 last = step == config.num_steps or stop.requested
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
-                    metrics = {k: float(metrics[k]) for k in _METRICS}
-                    every = config.eval.every_steps
-                    if step == config.num_steps or (every and step % every == 0):
-                        metrics["eval/loss"] = held_out_loss(
+                    found = metrics.of_updates([jax.device_get(tally)])
+                    run.log(step, {k: found[k] for k in _METRICS if k in found})
+                    steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
+                every = config.eval.every_steps
+                evaluates = every and step % every == 0 and not stop.requested
+                evaluates = evaluates or step == config.num_steps
+                if last or evaluates or step % config.checkpoint.every_steps == 0:
+                    checkpoints.save(step, state)
+                if evaluates:
+                    with cli.side_job(f"the evaluation at step {step}"):
+                        loss = held_out_loss(
                             learner, state.params, test, options.batch_rows
                         )
-                    run.log(step, metrics)
-                    steps.set_postfix(loss=f"{metrics['loss/policy']:.4f}")
-                if last or step % config.checkpoint.every_steps == 0:
-                    checkpoints.save(step, state)
+                        run.log(step, {"eval/loss": loss})
                 if stop.requested:
                     break
         checkpoints.wait()
@@ -139,7 +146,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
     print(f"wrote {folder / 'hf'}")
 
 
-_METRICS = ("loss/policy", "grad/norm", "grad/skipped")
+_METRICS = ("loss/policy", "grad/norm", "grad/skipped", "learner/learning_rate")
 
 
 def tokenise(
@@ -156,6 +163,8 @@ def tokenise(
     tokenizer = policy.tokenizer
     P, T = config.max_prompt_tokens, config.max_completion_tokens
     n = len(demonstrations)
+    if not n:
+        raise ValueError("there are no demonstrations; see task.train and task.test.")
     prompt_tokens = np.full((n, P), tokenizer.pad_id, np.int32)
     completion_tokens = np.full((n, T), tokenizer.pad_id, np.int32)
     prompt_lengths, lengths = np.zeros(n, np.int32), np.zeros(n, np.int32)
@@ -203,10 +212,12 @@ def tokenise(
 def held_out_loss(
     learner: train_step.Learner, params, test: RolloutBatch, batch_rows: int
 ) -> float:
-    """Mean negative log-prob per token, nats, over the full batches of `test`."""
+    """Mean negative log-prob per token of `test`, nats; every token weighs alike."""
     total = count = 0.0
-    for start in range(0, len(test.rewards) - batch_rows + 1, batch_rows):
+    for start in range(0, len(test.rewards), batch_rows):
         batch = batch_lib.rows(test, slice(start, start + batch_rows))
+        # Empty rows fill the last batch up: one program scores all.
+        batch = batch_lib.pad_rows(batch, batch_rows)
         (scores,) = learn_lib.score(learner, [params], batch)
         total -= scores.logprobs[batch.completion_mask].sum()
         count += batch.completion_mask.sum()

@@ -68,10 +68,13 @@ def train(config: ConfigDict, workdir: str) -> None:
     """
     # Check: everything that can be refused is refused here.
     folder = pathlib.Path(workdir)
-    check.check(config, num_devices=jax.device_count())
+    resolved = check.check(config, num_devices=jax.device_count())
     distributed.check_shared(folder)
-    run_folder.check_config(folder, config, may_change=MAY_CHANGE)
+    run_folder.check_config(folder, resolved, may_change=MAY_CHANGE)
+    cli.announce(config, resolved)
+    config = resolved.config
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
+    check.check_advantages(config, objective)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     prompts = builders.make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
@@ -82,7 +85,7 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     # Build.
     r, options = config.rollout, config.learner
-    optimizer = builders.make_optimizer(options)
+    optimizer = builders.make_optimizer(config)
     abstract = policy.abstract_state(optimizer)
     learner = builders.make_learner(
         options,
@@ -103,7 +106,7 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(policy.mesh))
-        pool = stack.enter_context(builders.make_pool(config))
+        pool = stack.enter_context(builders.make_pool(config, [s for s, _ in held_out]))
         generator = builders.make_generator(
             config,
             policy,
@@ -139,7 +142,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         run = stack.enter_context(
             run_folder.RunFolder(
                 workdir,
-                config,
+                resolved,
                 resume_step=restored and first,
                 may_change=MAY_CHANGE,
                 writes=distributed.is_first(),
@@ -229,6 +232,9 @@ def train(config: ConfigDict, workdir: str) -> None:
         if distributed.is_first():
             cli.say_stopped(asked_to_stop, step, workdir)
         return
+    if distributed.is_first():
+        with cli.side_job("the summary"):
+            _summarise(folder, config)
     if config.checkpoint.export_hf:
         huggingface.save_params(
             folder / "hf",
@@ -238,8 +244,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             tokenizer=policy.tokenizer,
             source=config.model.path,
         )
-    if distributed.is_first():
-        _summarise(folder, config)
+        if distributed.is_first():
+            print(f"model:  {folder / 'hf'}")
 
 
 def _generate(
@@ -293,8 +299,6 @@ def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
         rows[f"after {evaluated[-1]} steps"] = figures[evaluated[-1]]
         print(report.table(rows))
     print(f"curves: {report.plot_curves(folder)}")
-    if config.checkpoint.export_hf:
-        print(f"model:  {folder / 'hf'}")
 
 
 def run() -> None:

@@ -5,8 +5,9 @@ import pathlib
 
 import pytest
 
-from hapo_jax import check, sft, train
+from hapo_jax import arguments, check, sft, train
 from hapo_jax import config as config_lib
+from hapo_jax.algo import objective
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -64,6 +65,19 @@ def refuse(program, config, workdir, changes):
         ({"rollout.slots": 33}, ["rollout.slots=33", "multiple of 8"]),
         ({"rollout.memory_fraction": 1e-9}, ["slots fit", "GiB"]),
         ({"rollout.group_size": 1}, ["rollout.group_size=1", "at least 2"]),
+        # The token-level average takes the place of the base advantage.
+        (
+            {"rollout.group_size": 1, "algo.advantage": "reinforce_pp"},
+            ["token_group.strength=1.0", "advantage 0"],
+        ),
+        (
+            {
+                "rollout.group_size": 1,
+                "algo.advantage": "reinforce_pp_baseline",
+                "algo.token_group.strength": 0.0,
+            },
+            ["reinforce_pp_baseline", "advantage 0"],
+        ),
         ({"rollout.max_rounds": 1, "rollout.round_prompts": 8}, ["never fill"]),
         ({"rollout.top_p": 0.0}, ["rollout.top_p=0.0"]),
         ({"rollout.min_p": 1.0}, ["rollout.min_p=1.0"]),
@@ -86,8 +100,28 @@ def refuse(program, config, workdir, changes):
         ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
         ({"mesh.data": -1, "mesh.fsdp": -1}, ["at most one may be -1"]),
         ({"mesh.data": 1, "mesh.tensor": 8}, ["kv_heads=2", "mesh.tensor=8"]),
-        ({"num_steps": 0}, ["num_steps=0", "positive"]),
-        ({"grading.workers": -1}, ["grading.workers=-1", "negative"]),
+        ({"num_steps": 0}, ["num_steps=0", "[1, "]),
+        ({"grading.workers": -1}, ["grading.workers=-1", "[0, "]),
+        ({"method": "dapo"}, ["method='dapo'", "those of 'hapo'", ":method=dapo"]),
+        ({"method": "dappo"}, ["method='dappo'", "did you mean 'dapo'"]),
+        ({"rollout.top_p": 0.8}, ["rollout.top_p=0.8", "importance", "off_policy"]),
+        ({"rollout.top_k": 5, "rollout.min_p": 0.1}, ["top_k=5, rollout.min_p=0.1"]),
+        (
+            {"rollout.top_k": 10**6, "rollout.off_policy": "accept"},
+            ["rollout.top_k=1000000", "vocabulary of"],
+        ),
+        (
+            {"rollout.batch_prompts": 10**6, "rollout.group_size": 32},
+            ["below 2**31"],
+        ),
+        (
+            {"learner.schedule": "cosine", "learner.decay_steps": 70},
+            ["= 75 end before num_steps=150", "final_share"],
+        ),
+        (
+            {"learner.schedule": "constant", "learner.decay_steps": 70},
+            ["learner.decay_steps=70", "learner.schedule='constant'"],
+        ),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )
@@ -110,9 +144,9 @@ def test_all_conflicts_come_at_once(tmp_path):
         ({"model.path": "x"}, ["model.path='x'", "exactly one"]),
         ({"learner.micro_rows": 7}, ["learner.micro_rows=7"]),
         ({"max_completion_tokens": 5, "mesh.data": -1}, ["max_completion_tokens=5"]),
-        ({"mesh.data": 0}, ["'data': 0", "must be positive"]),
+        ({"mesh.data": 0}, ["mesh.data=0", "-1 or a whole number in [1, "]),
         ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
-        ({"log.every_steps": 0}, ["log.every_steps=0", "positive"]),
+        ({"log.every_steps": 0}, ["log.every_steps=0", "[1, "]),
         ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
@@ -138,9 +172,6 @@ def test_every_method_makes_a_config(name, method):
     config = load(name, f"method={method},seed=3")
     assert config.method == method and config.seed == 3
     assert config.is_locked
-    if method == "dr_grpo":
-        scale = config.algo.aggregation_scale_tokens
-        assert scale == config.rollout.max_completion_tokens
 
 
 @pytest.mark.parametrize(
@@ -154,3 +185,85 @@ def test_every_method_makes_a_config(name, method):
 def test_config_arguments_are_checked(arg, words):
     with pytest.raises(ValueError, match=words):
         load("countdown", arg)
+
+
+@pytest.mark.parametrize(
+    ("advantage", "singleton", "strength"),
+    [
+        ("reinforce_pp", "zero", 0.0),
+        ("grpo", "verl", 0.0),
+        ("rloo", "verl", 0.0),
+        ("opo", "verl", 0.0),
+        ("reinforce_pp_baseline", "verl", 0.0),
+        ("grpo", "verl", 1.0),
+        ("reinforce_pp", "zero", 0.5),
+    ],
+)
+def test_groups_of_one_are_accepted_where_they_learn(advantage, singleton, strength):
+    config = load("countdown")
+    config.rollout.group_size = 1
+    config.algo.advantage, config.algo.singleton = advantage, singleton
+    config.algo.token_group.strength = strength
+    resolved, _ = check.check(config, num_devices=8)
+    made = objective.make_objective(**config_lib.flat(resolved.algo))
+    check.check_advantages(resolved, made)
+
+
+def test_what_is_left_open_follows_the_flags():
+    """The argument comes first, flags afterwards, and what follows them last."""
+    config = load("countdown", "method=dr_grpo")
+    arguments.override(config, "rollout.max_completion_tokens", "200")
+    arguments.override(config, "rollout.batch_prompts", "16")
+    arguments.override(config, "num_steps", "300")
+    resolved, derived = check.check(config, num_devices=8)
+    assert resolved.algo.aggregation_scale_tokens == 200
+    assert resolved.rollout.round_prompts == 16
+    assert resolved.learner.decay_steps == 295
+    assert {d.key for d in derived} == {
+        "algo.aggregation_scale_tokens",
+        "rollout.round_prompts",
+        "learner.decay_steps",
+    }
+    # What was set is not derived.
+    arguments.override(config, "algo.aggregation_scale_tokens", "7")
+    resolved, derived = check.check(config, num_devices=8)
+    assert resolved.algo.aggregation_scale_tokens == 7 and len(derived) == 2
+
+
+@pytest.mark.parametrize(("longest", "buffer"), [(1024, 256), (256, 64)])
+def test_the_penalty_of_gsm8k_stays_a_quarter(longest, buffer):
+    config = load("gsm8k", "data=x")
+    config.rollout.max_completion_tokens = longest
+    assert config_lib.resolve(config).config.reward.overlong_buffer_tokens == buffer
+
+
+def test_departures_from_a_method_are_named():
+    config = load("countdown", "method=dapo")
+    assert not config_lib.departures(config)
+    config.algo.clip.low = 0.1
+    assert config_lib.departures(config) == {"algo.clip.low": (0.1, 0.2)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_steps": 5}, ["num_steps=5", "never reaches"]),
+        (
+            {
+                "algo.importance.mode": "sequence",
+                "rollout.max_completion_tokens": 4096,
+            },
+            ["4096 tokens is 0.15", "token"],  # 0.145 by simulation
+        ),
+        ({"algo.importance.mode": "sequence"}, []),  # 96 tokens: 0.98
+        ({"algo.importance.mode": "token", "rollout.top_p": 0.5}, []),
+        ({}, []),
+    ],
+)
+def test_what_is_seldom_meant_is_said(changes, words):
+    config = load("countdown")
+    config.update_from_flattened_dict(changes)
+    resolved, _ = check.check(config, num_devices=8)
+    said = list(check.cautions(resolved))
+    assert len(said) == bool(words)
+    assert all(word in said[0] for word in words)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from hapo_jax import builders, eval_sets, tasks
 from hapo_jax import config as config_lib
-from hapo_jax import eval_sets, tasks
 from tests import real_data
 
 
@@ -44,6 +44,24 @@ def test_names_folders_and_files():
     # HumanEval is a prompt of its own, whatever a config of MBPP asks.
     (own,) = eval_sets.parse("D/humaneval", config("code", prompt_template="MBPP"))
     assert own.options["prompt_template"].startswith("Complete")
+    # Limits are those of the official harness, whatever training allows.
+    limits = dict(test_s=1.0, total_s=2.0, memory_mib=99)
+    found = eval_sets.parse(
+        "humaneval,livecodebench", config("code", **limits), data="F"
+    )
+    assert [s.options["test_s"] for s in found] == [3.0, 6.0]
+
+
+def test_the_pool_waits_as_long_as_programs_may_run():
+    c = config("code", total_s=20.0)
+    sets = eval_sets.parse("livecodebench,math500", c, data="F")
+    with c.unlocked():
+        c.grading.workers = 1
+    with builders.make_pool(c, sets) as pool:
+        waits = {task: pool._timeouts_s[task] for task in ("code", "math")}
+    assert waits["code"] > 60 and waits["math"] == c.grading.timeout_s
+    with builders.make_pool(c) as pool:
+        assert 20 < pool._timeouts_s["code"] < 60
 
 
 def test_a_new_task_reads_files_as_its_config_says(monkeypatch):

@@ -205,7 +205,8 @@ def finished(folder, records, sets=("aime24",), **settings):
     """A folder of results that was never computed."""
     for name in sets:
         ids = [r["id"] for r in records]
-        eval_folder.resume(folder, name, {"checkpoint": "0", "k": 2, **settings}, ids)
+        known = {"checkpoint": "0", "k": 2, "max_completion_tokens": 96}
+        eval_folder.resume(folder, name, {**known, **settings}, ids)
         eval_folder.finish(folder, name, records, {})
     return folder
 
@@ -218,10 +219,29 @@ def test_compare_pairs_problems_by_id(tmp_path):
     b = finished(tmp_path / "b", after[::-1], checkpoint="1")
     text = eval_compare.compare(a, b)
     (line,) = [line for line in text.splitlines() if line.startswith("aime24 avg@2")]
-    # Every problem gained one of two: a difference without spread.
-    assert line.split()[3:] == "6 25.0 75.0 +50.0 [+50.0, +50.0] 6 0".split()
+    # Every problem gained one of two: a difference without spread, yet six problems
+    # cannot tell it from one that others would lack, or have the other way round.
+    assert line.split()[3:] == "6 25.0 75.0 +50.0 [-19.2, +78.9] 6 0".split()
     assert "only in one: amc23" in text
-    assert "aime24 length, tokens" in text and "+2.0 [+2.0, +2.0]" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("aime24 len")]
+    assert line.split()[3:] == "6 5.0 7.0 +2.0 [-43.2, +45.4] 6 0".split()
+    (line,) = [line for line in text.splitlines() if line.startswith("aime24 entr")]
+    assert line.split()[3:] == "6 1.000 1.000 +0.000 0 0".split()  # nothing bounds it
+
+
+def test_no_comparison_has_an_interval_of_width_0(tmp_path):
+    names = [f"p{i}" for i in range(30)]
+    same = [record(n, [float(i % 3 == 0)] * 2) for i, n in enumerate(names)]
+    turned = [record(n, [float(i % 3 > 0)] * 2) for i, n in enumerate(names)]
+    a = finished(tmp_path / "a", same)
+    for b, shown in (
+        (finished(tmp_path / "b", same), "33.3 33.3 +0.0 [-11.6, +11.6] 0 0"),
+        (finished(tmp_path / "c", turned), "33.3 66.7 +33.3 [-5.6, +65.4] 20 10"),
+    ):
+        lines = eval_compare.compare(a, b).splitlines()
+        for figure in ("avg@2", "maj@2", "pass@2"):
+            (line,) = [line for line in lines if f" {figure}," in line]
+            assert line.split()[4:] == shown.split()
 
 
 def test_paired_intervals_are_narrower_than_unpaired_ones():

@@ -45,7 +45,7 @@ NOT_BUILT = {
     *("gae", "gmpo", "gpg_advantage", "gpg_loss", "grpo_passk", "gspo"),
     *("gtpo_grpo_s_shaped_reward", "htpo", "kl_cov", "kl_cov_original", "remax"),
     *("rollout_rejection_mask", "sapo", "sent_v1", "sent_v2_int64mask"),
-    *("sent_v2_intended", "stapo", "value_loss"),
+    *("sent_v2_intended", "stapo", "stare", "value_loss"),
 }
 
 
@@ -210,7 +210,9 @@ def _overlong(case):
 
 def _make(method, **changes):
     """The objective of a method of the configs, with some settings changed."""
-    config = config_lib.apply_method(config_lib.default(), method)
+    config, _ = config_lib.resolve(
+        config_lib.apply_method(config_lib.default(), method)
+    )
     return objective.make_objective(**{**config_lib.flat(config.algo), **changes})
 
 
@@ -249,13 +251,19 @@ def _aggregation(case):
     return {"aggregation": name, "aggregation_scale_tokens": case.mask.shape[1]}
 
 
-def _clip_metrics(sums, count):
-    clipped = sums["clip/frac_low"] + sums["clip/frac_high"]
+def _clip_metrics(sums, tokens):
+    """The references' metrics; they count all tokens, ours those with signal."""
+    count = tokens.mask.sum()
+    old_kl = kl.estimate(tokens.old_logprobs, tokens.logprobs, estimator="k1")
     return {
-        "pg_clipfrac": clipped / count,
-        "ppo_kl": sums["kl/old_policy"] / count,
-        "pg_clipfrac_lower": sums["clip/frac_dual"] / count,
+        "pg_clipfrac": _num_clipped(sums) / count,
+        "ppo_kl": masked.mean(old_kl, tokens.mask),
+        "pg_clipfrac_lower": sums["clip/frac_dual"][0] / count,
     }
+
+
+def _num_clipped(sums):
+    return sums["clip/frac_low"][0] + sums["clip/frac_high"][0]
 
 
 def _hapo_public(case, **settings):
@@ -278,9 +286,10 @@ def _hapo_policy_loss(case):
     # This fork divides by the padded length alone, not by the rows as well.
     aggregation["aggregation_scale_tokens"] /= case.mask.shape[0]
     made = _hapo_public(case, **aggregation)
-    value, grad, sums = _value_and_grad(made, _tokens(case), entropy.initial_stats())
-    metrics = _clip_metrics(sums, case.mask.sum())
-    metrics["pg_clipfrac_count"] = sums["clip/frac_low"] + sums["clip/frac_high"]
+    tokens = _tokens(case)
+    value, grad, sums = _value_and_grad(made, tokens, entropy.initial_stats())
+    metrics = _clip_metrics(sums, tokens)
+    metrics["pg_clipfrac_count"] = _num_clipped(sums)
     return {"loss": value, "grad_log_prob": grad, **metrics}
 
 
@@ -355,7 +364,7 @@ def _ppo_dual_clip(case):
     made = _make("dapo", clip_dual=3.0, **settings, **_aggregation(case))
     tokens = _tokens(case, **fields)
     value, grad, sums = _value_and_grad(made, tokens, entropy.initial_stats())
-    metrics = _clip_metrics(sums, case.mask.sum())
+    metrics = _clip_metrics(sums, tokens)
     return {"loss": value, "grad_log_prob": grad, **metrics}
 
 

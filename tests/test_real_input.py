@@ -146,10 +146,8 @@ def make_config(checkpoint, data, method="hapo", **changes):
     return c.lock()
 
 
-@pytest.fixture(scope="module")
-def warm(checkpoint, data, tmp_path_factory):
-    """The folder of a policy that has half learnt the solutions."""
-    workdir = tmp_path_factory.mktemp("warm")
+def make_sft_config(checkpoint, data, **changes):
+    """Eight updates, each on all four solutions."""
     c = config_lib.default_sft()
     c.num_steps = 8
     c.task.name = "math"
@@ -162,7 +160,15 @@ def warm(checkpoint, data, tmp_path_factory):
     c.learner.update(batch_rows=4, learning_rate=3e-2, warmup_steps=0)
     c.eval.every_steps = 4
     c.log.every_steps = 1
-    sft.sft(c.lock(), str(workdir))
+    c.update_from_flattened_dict(changes)
+    return c.lock()
+
+
+@pytest.fixture(scope="module")
+def warm(checkpoint, data, tmp_path_factory):
+    """The folder of a policy that has half learnt the solutions."""
+    workdir = tmp_path_factory.mktemp("warm")
+    sft.sft(make_sft_config(checkpoint, data), str(workdir))
     return workdir
 
 
@@ -209,6 +215,46 @@ def test_demonstrations_are_learnt(warm):
     assert losses[-1] < losses[0]
 
 
+def test_held_out_demonstrations_count_whatever_their_number(
+    checkpoint, data, tmp_path
+):
+    """Four of them, scored in batches of 8 and of 4; and each cadence is its own."""
+    found = {}
+    for rows in (8, 4):
+        changes = {
+            "num_steps": 7,
+            "learner.batch_rows": rows,
+            "learner.learning_rate": 1e-9,  # the same policy after any number of steps
+            "eval.every_steps": 3,
+            "log.every_steps": 5,
+            "checkpoint.every_steps": 4,
+            "checkpoint.keep_latest": 9,
+        }
+        workdir = tmp_path / str(rows)
+        sft.sft(make_sft_config(checkpoint, data, **changes), str(workdir))
+        metrics = {m["step"]: m for m in run_records.read_metrics(workdir)}
+        evaluated = {step for step, m in metrics.items() if "eval/loss" in m}
+        logged = {step for step, m in metrics.items() if "loss/policy" in m}
+        assert evaluated == {3, 6, 7} and logged == {5, 7}
+        saved = {int(p.name) for p in (workdir / "checkpoints").iterdir()}
+        assert saved == {3, 4, 6, 7}
+        found[rows] = metrics[7]["eval/loss"]
+    assert found[8] == pytest.approx(found[4], rel=1e-5)
+
+
+def test_a_failing_evaluation_costs_no_supervised_run(
+    checkpoint, data, tmp_path, monkeypatch, caplog
+):
+    def broken(*_):
+        raise RuntimeError("no memory is left")
+
+    monkeypatch.setattr(sft, "held_out_loss", broken)
+    sft.sft(make_sft_config(checkpoint, data, num_steps=4), str(tmp_path))
+    assert (tmp_path / "hf" / "model.safetensors").is_file()
+    assert "The evaluation at step 4 failed" in caplog.text
+    assert "no memory is left" in caplog.text
+
+
 def test_a_checkpoint_trains_on_a_problem_file(trained, warm):
     first, second = steps_of(trained)
     assert first["rollout/completions"] == len(GOLD) * 8
@@ -237,6 +283,13 @@ def test_broken_rows_and_flagged_problems_can_be_left_out(checkpoint, data, tmp_
     flags = str(tmp_path / "flags.json")
     kept = builders.make_prompts(config, policy, config.task.train, exclude_ids=flags)
     assert [p.id for p in kept.problems] == [f"p{i}" for i in range(1, len(GOLD))]
+
+
+def test_ids_beyond_the_tokenizer_are_never_drawn(trained):
+    """The embedding has room for 16, and a random policy would draw them."""
+    for step in run_records.rollout_steps(trained):
+        for row in run_records.read_rollouts(trained, step):
+            assert row["tokens"].max() < len(SPECIAL) + len(WORDS)
 
 
 def test_a_stop_token_ends_a_completion(trained, checkpoint):
@@ -321,8 +374,9 @@ def test_without_a_useful_group_the_run_goes_on(
     train.train(make_config(checkpoint, data, **changes), str(tmp_path / "run"))
     metrics = steps_of(tmp_path / "run")
     assert [m["rollout/accuracy"] for m in metrics] == [0, 0]
-    assert [m["grad/norm"] for m in metrics] == [0, 0]
     for m in metrics:
+        assert m["learner/updates"] == 0 and "grad/norm" not in m
+        assert "perf/mfu" not in m and np.isfinite(m["perf/memory_gib"])
         assert (m["batch/tokens"] == 0) == dynamic_sampling
     for a, b in zip(weights(checkpoint), weights(tmp_path / "run" / "hf"), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -13,6 +13,7 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboardX.proto import event_pb2
 
+from hapo_jax import config as config_lib
 from hapo_jax import run_folder, run_records
 
 
@@ -28,10 +29,10 @@ def make_config(**changes):
     return config
 
 
-def open_folder(path, *, resume_step=None, config=None, **options):
+def open_folder(path, *, resume_step=None, config=None, derived=(), **options):
     return run_folder.RunFolder(
         path,
-        make_config() if config is None else config,
+        config_lib.Resolved(config or make_config(), tuple(derived)),
         resume_step=resume_step,
         may_change=("num_steps", "mesh"),
         **options,
@@ -234,6 +235,45 @@ def test_resuming_with_another_config_is_refused_by_key(tmp_path):
     # Nothing of a run from its beginning is kept, so nothing can disagree with it.
     with open_folder(tmp_path, resume_step=None, config=other):
         pass
+
+
+def test_a_derived_setting_may_follow_what_may_change(tmp_path):
+    """A schedule that lasts as long as the run survives a longer run; one that was
+    given in steps is refused, as any other setting."""
+
+    def settings(num_steps, decay):
+        config = make_config(num_steps=num_steps, decay_steps=decay)
+        return config, config_lib.Derived("decay_steps", 0, decay, "num_steps")
+
+    config, derived = settings(10, 8)
+    with open_folder(tmp_path, config=config, derived=[derived]):
+        pass
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert saved["config"]["decay_steps"] == 8
+    assert saved["derived"] == {"decay_steps": [0, "num_steps"]}
+    config, derived = settings(20, 18)
+    with pytest.raises(ValueError, match="decay_steps: was 8, now 18"):
+        open_folder(tmp_path, resume_step=3, config=config)
+    with open_folder(tmp_path, resume_step=3, config=config, derived=[derived]):
+        pass
+
+
+def test_a_run_of_an_earlier_version_is_read_in_todays_units():
+    """Its warm-up and decay counted updates, of which a step here has 4."""
+    old = config_lib.apply_method(config_lib.default(), "dapo").to_dict()
+    old["rollout"] |= {"batch_prompts": 32, "round_prompts": 32}
+    old["learner"] |= {"minibatch_prompts": 16, "passes": 2}
+    old["learner"] |= {"warmup_steps": 20, "decay_steps": 580}
+    for section, key in (("learner", "schedule"), ("learner", "final_share")):
+        del old[section][key]
+    del old["settings_of"]
+    found = config_lib.upgraded(old, 1)
+    assert found["settings_of"] == "dapo"
+    assert found["learner"]["schedule"] == "cosine"
+    assert found["learner"]["warmup_steps"] == 5
+    assert found["learner"]["decay_steps"] == 145
+    old["learner"] |= {"warmup_steps": 10}  # no whole number of steps: named as it is
+    assert config_lib.upgraded(old, 1)["learner"]["warmup_steps"] == 2.5
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -136,6 +137,30 @@ def test_a_killed_run_resumes_bit_for_bit(environment, uninterrupted, tmp_path):
     carried = [m["rollout/groups_carried"] for m in numbers(tmp_path) if m["step"]]
     assert max(carried) > 0
     assert numbers(tmp_path)[-1]["temperature/min"] < 1
+
+
+def documented_metrics():
+    """Patterns of the names in docs/metrics.md."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    cells = [row.split("|")[1] for row in rows]
+    names = [name for cell in cells for name in re.findall("`([^`]+)`", cell)]
+    assert len(names) > 60
+    assert all(row.count("|") == 5 and row.split("|")[4].strip() for row in rows)
+    return [re.sub("@[KJ]", r"@\\d+", name) for name in names]
+
+
+@pytest.mark.slow
+def test_every_metric_is_documented_with_its_denominator(uninterrupted):
+    known = [rf"{name}(_low|_high)?" for name in documented_metrics()]
+    names = {name for line in run_records.read_metrics(uninterrupted) for name in line}
+    names -= {"step"}
+    missing = {n for n in names if not any(re.fullmatch(k, n) for k in known)}
+    assert not missing
+    # And none is documented that nobody writes; this run has no KL term, no penalty.
+    unseen = {k for k in known if not any(re.fullmatch(k, n) for n in names)}
+    absent = {k.split("/")[0] for k in unseen} - {"importance", "reward", "kl", "eval"}
+    assert not absent, unseen
 
 
 @pytest.mark.slow

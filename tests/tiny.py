@@ -54,6 +54,7 @@ def prompts(lengths, columns: int, seed: int = 0):
 def objective(method: str = "hapo", **changes) -> objective_lib.Objective:
     """The objective of a method; `changes` are keywords of `make_objective`."""
     config = config_lib.apply_method(config_lib.default(), method)
+    config, _ = config_lib.resolve(config)
     settings = config_lib.flat(config.algo)
     return objective_lib.make_objective(**settings | changes)
 

@@ -146,7 +146,7 @@ def make_learner(
     config: ConfigDict, policy: Policy, params: nnx.State
 ) -> tuple[train_step.Learner, TrainState]:
     """The learner of a config, and its state around `params`, which it consumes."""
-    optimizer = builders.make_optimizer(config.learner)
+    optimizer = builders.make_optimizer(config)
     r, rows = config.rollout, config.learner.minibatch_prompts
     learner = builders.make_learner(
         config.learner,

@@ -5,6 +5,8 @@ adaptive temperature another distribution. Weights, computed once per step and t
 as constants, multiply the token loss after clipping; denominators do not change.
 """
 
+import math
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -64,6 +66,29 @@ def weights(
     if normalize:
         bounded = bounded / _mean_weight(bounded, mask, level)
     return jax.lax.stop_gradient(bounded)
+
+
+def mean_sequence_weight(tokens: int, *, spread: float, cap: float) -> float:
+    """Mean weight of level "sequence" where sampler and learner differ by noise alone.
+
+        log w ~ N(-n s²/2, n s²),   E[min(w, cap)],   w of mean 1
+
+    It falls with the length: nearly all completions have a weight near 0, and the few
+    large ones are cut.
+
+    Args:
+      tokens: n, of a completion.
+      spread: s, standard deviation of a token's log-ratio, nats, > 0.
+      cap: largest weight.
+    """
+    variance = tokens * spread**2
+    scale, bound = math.sqrt(variance), math.log(cap)
+
+    def below(x: float) -> float:
+        return 0.5 * math.erfc(-x / math.sqrt(2))
+
+    kept = below((bound - variance / 2) / scale)
+    return kept + cap * below(-(bound + variance / 2) / scale)
 
 
 def _mean_weight(bounded: Array, mask: Array, level: str) -> Array:

@@ -66,10 +66,13 @@ class Known(NamedTuple):
     Attributes:
       score: entropy score, or None where none is used or it is the current policy's.
       importance: weight on the surrogate, or None for 1.
+      signal: bool, tokens of completions with an advantage. Metrics are over these, so
+        that they do not depend on whether the others are passed through the policy.
     """
 
     score: Array | None
     importance: Array | None
+    signal: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +185,8 @@ def known(
     if objective.score is not None and objective.entropy_source == "old":
         score = _score(objective, tokens.old_entropy, tokens.mask, stats)
     importance = objective.importance(tokens) if objective.importance else None
-    return jax.lax.stop_gradient(Known(score, importance))
+    signal = tokens.mask & (tokens.advantages != 0).any(axis=1, keepdims=True)
+    return jax.lax.stop_gradient(Known(score, importance, signal))
 
 
 def loss(
@@ -199,8 +203,8 @@ def loss(
       numerator: float32 scalar; the only part with a gradient.
       denominator: float32 scalar; divide the summed numerators by the summed
         denominators once, by 1 where that sum is 0.
-      sums: `area/name` to a float32 scalar, summed over the tokens of `tokens.mask`;
-        divide by their number. All parts are 0 for an empty mask.
+      sums: `area/name` to [2] float32, a sum over tokens and their number, whose
+        quotient is the metric; see `Known.signal`. All parts are 0 for an empty mask.
     """
     tokens = _prepare(objective, tokens)
     given = known(objective, tokens, stats)
@@ -311,7 +315,11 @@ def _score(
 def _sums(
     objective: Objective, tokens: Tokens, given: Known, terms: TokenTerms
 ) -> dict[str, Array]:
-    """Sums over tokens of what a dashboard shows; see `loss`."""
+    """Sums over tokens of what a dashboard shows, and how many these are; see `loss`.
+
+    All but the KL to the reference are over tokens with signal: the policy is pulled
+    towards the reference at every token.
+    """
     old, behavior = tokens.old_logprobs, tokens.behavior_logprobs
     per_token = {
         "clip/frac_low": terms.clipped_low,
@@ -326,7 +334,6 @@ def _sums(
         "kl/behavior_policy_k3": kl.estimate(behavior, old, estimator="k3"),
         "advantages/mean": terms.advantages,
         "advantages/abs": jnp.abs(terms.advantages),
-        "advantages/frac_nonzero": tokens.advantages != 0,
         "advantages/frac_reshaped": terms.advantages != tokens.advantages,
         "loss/token": terms.loss,
         "loss/frac_counted": terms.mask,
@@ -336,14 +343,18 @@ def _sums(
         per_token["entropy_score/frac_positive"] = terms.score > 0
     if given.importance is not None:
         per_token["importance/weight"] = given.importance
+    signal = given.signal & tokens.mask
+    sums = {name: _sum(value, signal) for name, value in per_token.items()}
     if objective.needs_reference:
-        per_token["kl/reference_k3"] = kl.estimate(
-            tokens.logprobs, tokens.reference_logprobs, estimator="k3"
-        )
-    return {
-        name: masked.sum(value.astype(jnp.float32), tokens.mask)
-        for name, value in per_token.items()
-    }
+        k3 = kl.estimate(tokens.logprobs, tokens.reference_logprobs, estimator="k3")
+        sums["kl/reference_k3"] = _sum(k3, tokens.mask)
+    return sums
+
+
+def _sum(value: Array, mask: Array) -> Array:
+    """[2] float32: the sum over the mask, and its size."""
+    total = masked.sum(value.astype(jnp.float32), mask)
+    return jnp.stack([total, masked.count(mask)])
 
 
 def make_objective(

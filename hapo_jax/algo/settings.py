@@ -4,6 +4,7 @@ Every rule is one row: when it fails, the message names the config key, the valu
 rule and the remedy. Nothing is compiled before all of them have passed.
 """
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -40,14 +41,69 @@ _CHOICES = {
     "importance_mode": IMPORTANCE_MODES,
 }
 
-_NOT_NEGATIVE = (
-    "temperature_strength",
-    "clip_strength",
-    "kl_strength",
-    "importance_floor",
-    "advantage_fallback",
-)
-_SHARES = ("token_group_strength", "redistribution_strength", "entropy_quantile")
+
+@dataclasses.dataclass(frozen=True)
+class Range:
+    """Numbers that a setting may have; NaN and infinities are never among them.
+
+    Attributes:
+      low, high: the ends, which belong to it unless `above` or `below` says otherwise.
+      above, below: the low or the high end does not belong to it.
+      whole: whole numbers alone.
+      also: one more number that is allowed, such as 0 for "off".
+    """
+
+    low: float
+    high: float
+    above: bool = False
+    below: bool = False
+    whole: bool = False
+    also: float | None = None
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value is one of these numbers."""
+        kind = int if self.whole else int | float
+        if isinstance(value, bool) or not isinstance(value, kind):
+            return False
+        if value == self.also:
+            return True
+        from_low = value > self.low if self.above else value >= self.low
+        to_high = value < self.high if self.below else value <= self.high
+        return from_low and to_high  # False for NaN
+
+    def __str__(self) -> str:
+        """In words, behind "must be", such as "0 or a number in (1, 10]"."""
+        off = "" if self.also is None else f"{self.also:g} or "
+        kind = "a whole number" if self.whole else "a number"
+        left, right = "[("[self.above], "])"[self.below]
+        return f"{off}{kind} in {left}{_plain(self.low)}, {_plain(self.high)}{right}"
+
+
+def _plain(number: float) -> str:
+    """Without an exponent where that is as short."""
+    return str(number) if isinstance(number, int) else f"{number:g}"
+
+
+# Of the arguments of `make_objective`.
+RANGES = {
+    "token_group_strength": Range(0, 1),
+    "entropy_quantile": Range(0, 1),
+    "entropy_floor": Range(0, 1, above=True),  # nats; log(vocabulary) is about 12
+    "temperature_strength": Range(0, 10),
+    "temperature_min_factor": Range(0, 1, above=True),
+    "temperature_max_factor": Range(1, 1e6),
+    "redistribution_strength": Range(0, 1),
+    "clip_low": Range(0, 1, above=True),
+    "clip_high": Range(0, 1_000, above=True),
+    "clip_strength": Range(0, 10),
+    "clip_dual": Range(1, 1e6, above=True, also=0),
+    "clip_log_ratio": Range(0, 80),  # nats; exp overflows at 88
+    "aggregation_scale_tokens": Range(0, 1e9),
+    "kl_strength": Range(0, 1_000),
+    "importance_cap": Range(1, 1e6),
+    "importance_floor": Range(0, 1, below=True),
+    "advantage_fallback": Range(0, 1e6),
+}
 
 
 def check(settings: Mapping[str, Any]) -> None:
@@ -58,13 +114,8 @@ def check(settings: Mapping[str, Any]) -> None:
     """
     for name, choices in _CHOICES.items():
         require(settings, name, settings[name] in choices, f"be one of {choices}")
-    for name, value in settings.items():
-        number = isinstance(value, int | float) and math.isfinite(value)
-        require(settings, name, name in _CHOICES or number, "be a finite number")
-    for name in _NOT_NEGATIVE:
-        require(settings, name, settings[name] >= 0, "be at least 0", "use 0 for off")
-    for name in _SHARES:
-        require(settings, name, 0 <= settings[name] <= 1, "be in [0, 1]")
+    for name, numbers in RANGES.items():
+        require(settings, name, numbers.holds(settings[name]), f"be {numbers}")
     _check_entropy(settings)
     _check_clip(settings)
     _check_rest(settings)
@@ -89,36 +140,14 @@ def config_key(name: str) -> str:
 
 
 def _check_entropy(settings: Mapping[str, Any]) -> None:
-    """Statistics and temperature."""
-    floor, quantile = settings["entropy_floor"], settings["entropy_quantile"]
-    require(
-        settings,
-        "entropy_floor",
-        floor > 0,
-        "be above 0 nats",
-        "the score takes its logarithm, 1e-8 is usual",
-    )
+    """Statistics."""
+    quantile = settings["entropy_quantile"]
     require(
         settings,
         "entropy_quantile",
         round(quantile, 4) == quantile,
         "have at most four decimals",
         "round it",
-    )
-    low, high = settings["temperature_min_factor"], settings["temperature_max_factor"]
-    require(
-        settings,
-        "temperature_min_factor",
-        0 < low <= 1,
-        "be in (0, 1]",
-        "it multiplies the base temperature",
-    )
-    require(
-        settings,
-        "temperature_max_factor",
-        high >= 1,
-        "be at least 1",
-        "it multiplies the base temperature",
     )
 
 
@@ -130,17 +159,9 @@ def _check_clip(settings: Mapping[str, Any]) -> None:
     require(
         settings,
         "clip_low",
-        0 < low * widest <= 1,
-        "be above 0 and, times (1 + algo.clip.strength), at most 1",
+        low * widest <= 1,
+        "be, times (1 + algo.clip.strength), at most 1",
         "the lower bound of a ratio must stay at 0 or above, so lower either",
-    )
-    require(settings, "clip_high", high > 0, "be above 0", "0.2 to 0.28 is usual")
-    require(
-        settings,
-        "clip_dual",
-        dual == 0 or dual > 1,
-        "be above 1, or 0 for none",
-        "3 to 10 is usual",
     )
     largest = max(1 + high * widest, dual)
     require(
@@ -169,12 +190,4 @@ def _check_rest(settings: Mapping[str, Any]) -> None:
         settings["kl_strength"] == 0 or settings["kl_estimator"] != "k1",
         "not be k1 in a loss, where its expected gradient is 0",
         "use k1+, k2 or k3, or set algo.kl.strength to 0",
-    )
-    floor, cap = settings["importance_floor"], settings["importance_cap"]
-    require(
-        settings,
-        "importance_cap",
-        settings["importance_mode"] == "none" or floor < 1 <= cap,
-        f"be at least 1, and algo.importance.floor={floor!r} below 1",
-        "a weight of 1 means that sampler and learner agree and must be allowed",
     )

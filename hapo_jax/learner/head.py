@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import sharding
+from hapo_jax.model import sharding, transformer
 
 Array = jax.Array
 
@@ -52,6 +52,7 @@ def scores(
     *,
     base_temperature: float,
     width: int,
+    unused_ids: tuple[tuple[int, int], ...] = (),
     with_entropy: bool = True,
 ) -> Scores:
     """Log-probs and entropies of tokens, without gradients.
@@ -63,6 +64,7 @@ def scores(
       counts: [S] int32, how many of the N there are.
       base_temperature: log-probs are of softmax(logits / base_temperature).
       width: columns of a chunk.
+      unused_ids: of probability 0, see `ModelConfig`.
       with_entropy: also give entropies.
 
     Returns:
@@ -76,6 +78,7 @@ def scores(
             weight,
             _columns(targets, k, width),
             base_temperature,
+            unused_ids,
             with_entropy,
         )
         return jax.tree.map(lambda x, y: _put(x, y, k, width), out, part)
@@ -94,6 +97,7 @@ def gradients(
     *,
     base_temperature: float,
     width: int,
+    unused_ids: tuple[tuple[int, int], ...] = (),
     with_entropy: bool,
 ):
     """Gradients of a sum over tokens in states and unembedding.
@@ -102,8 +106,8 @@ def gradients(
       slopes: (Scores of a chunk [S, width], constants of it) -> (sums, slope): a tree
         of scalars to add up over chunks, and the derivative of the loss in the
         log-probs, [S, width] float32, 0 behind `counts`.
-      hidden, weight, targets, counts, base_temperature, width, with_entropy: as in
-        `scores`.
+      hidden, weight, targets, counts, base_temperature, width, unused_ids,
+        with_entropy: as in `scores`.
       constants: a tree of arrays [S, N], handed to `slopes` chunk by chunk.
 
     Returns:
@@ -117,7 +121,7 @@ def gradients(
         sums, d_hidden, d_weight = carry
         states, tokens = _columns(hidden, k, width), _columns(targets, k, width)
         part, logits, log_total = _chunk(
-            states, weight, tokens, base_temperature, with_entropy
+            states, weight, tokens, base_temperature, unused_ids, with_entropy
         )
         new, slope = slopes(
             part, jax.tree.map(lambda x: _columns(x, k, width), constants)
@@ -156,12 +160,13 @@ def gradients(
     return sums, d_hidden, sharding.sum_shards(d_weight)
 
 
-def _chunk(hidden, weight, tokens, base_temperature, with_entropy):
+def _chunk(hidden, weight, tokens, base_temperature, unused_ids, with_entropy):
     """Scores of a chunk, its tempered logits [S, width, V] and their log-sum-exp."""
     logits = jnp.einsum(
         "SND,VD->SNV", hidden, weight, preferred_element_type=jnp.float32
     )
     logits = sharding.constrain_vocab(logits, axis=2)
+    logits = transformer.mask_unused(logits, unused_ids)
     entropy = entropy_lib.of_logits(logits) if with_entropy else None
     if base_temperature != 1.0:
         logits = logits / base_temperature

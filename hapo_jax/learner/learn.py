@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from hapo_jax.learner import head, packing, train_step
+from hapo_jax.learner import head, metrics, packing, train_step
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
 from hapo_jax.rollout.batch import RolloutBatch
@@ -50,31 +50,29 @@ def learn(
       reference_params: of the reference policy, if the objective has a KL term.
 
     Returns:
-      The new state, what the updates saw, and metrics, averaged over the updates.
+      The new state, what the updates saw, and the step's metrics.
     """
     scores = given_scores(learner, state.params, reference_params, batch)
     learnt, stats = prepare(learner, batch, state.stats, *scores)
     state = state._replace(stats=stats)
 
-    history, plans = [], []
+    tallies, plans = [], []
     for _ in range(passes):
         for first in range(0, len(batch.rewards), learner.minibatch_rows):
             minibatch, plan = make_minibatch(learner, learnt, first)
-            state, metrics = learner.update(state, minibatch)
-            history.append(metrics)
+            state, tally = learner.update(state, minibatch)
+            tallies.append(tally)
             plans.append(plan)
-    history = jax.device_get(history)
-    mean = {key: float(np.mean([h[key] for h in history])) for key in history[0]}
-    mean["grad/skipped"] = float(sum(h["grad/skipped"] for h in history))
-    mean |= _describe(learnt)
+    found = metrics.of_updates(jax.device_get(tallies))
+    found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
-        mean |= _mismatch(learnt)
+        found |= metrics.of_mismatch(batch, learnt.rows)
     skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in plans)
-    mean["batch/skipped_sequences"] = float(skipped) / passes
+    found["batch/skipped_sequences"] = float(skipped) / passes
     scorings = learner.recompute_old_logprobs + (reference_params is not None)
     scorings = (plan_all(learner, batch),) * scorings
     learnt = learnt._replace(scorings=scorings, updates=tuple(plans))
-    return state, learnt, mean
+    return state, learnt, found
 
 
 def given_scores(
@@ -209,36 +207,3 @@ def _pack(learner: train_step.Learner, plan: packing.Plan, batch: RolloutBatch):
         num_micros=layout.num_micros(len(batch.rewards), longest),
         pad_targets_to=learner.width,
     )
-
-
-def _describe(learnt: Learnt) -> dict[str, float]:
-    """Metrics of the training batch; entropies and log-probs in nats."""
-    batch, rows, prepared, *_ = learnt
-    mask, stats = batch.completion_mask, prepared.stats
-    if not mask.any():
-        return {"batch/tokens": 0.0}
-    entropy, advantages = rows.old_entropy[mask], prepared.advantages[mask]
-    return {
-        "batch/tokens": float(mask.sum()),
-        "batch/entropy": float(entropy.mean()),
-        "batch/entropy_p80": float(np.quantile(entropy, 0.8)),
-        "advantages/max": float(advantages.max()),
-        "advantages/min": float(advantages.min()),
-        "stats/log_entropy_quantile": float(stats.quantile),
-        "stats/log_entropy_std": float(stats.std),
-        "stats/max_score": float(stats.max_score),
-        "stats/min_score": float(stats.min_score),
-    }
-
-
-def _mismatch(learnt: Learnt) -> dict[str, float]:
-    """How far sampler and learner, the same policy, are apart, in nats: nothing but
-    rounding, and groups that were carried over from earlier steps."""
-    mask = learnt.batch.completion_mask
-    gap = np.abs(learnt.batch.base_logprobs[mask] - learnt.rows.old_logprobs[mask])
-    if not len(gap):
-        return {}
-    return {
-        "mismatch/logprob_abs_mean": float(gap.mean()),
-        "mismatch/logprob_abs_max": float(gap.max()),
-    }

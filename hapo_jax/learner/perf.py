@@ -36,12 +36,14 @@ def rates(
     )
     tokens = sum(plan.computed_tokens for plan in learnt.updates)
     columns = sum(plan.computed_columns for plan in learnt.updates)
-    return {
-        "perf/mfu": needed / (seconds * peak_flops),
-        "perf/tokens_per_s": tokens / seconds,
-        "perf/padding_share": 1 - tokens / max(columns, 1),
-        "perf/memory_gib": peak_gib(),
-    }
+    found = {"perf/memory_gib": peak_gib()}
+    if columns:  # of nothing there is no rate
+        found |= {
+            "perf/mfu": needed / (seconds * peak_flops),
+            "perf/tokens_per_s": tokens / seconds,
+            "perf/padding_share": 1 - tokens / columns,
+        }
+    return found
 
 
 def peak_gib() -> float:

@@ -71,6 +71,7 @@ def score(
             micro.counts,
             base_temperature=base_temperature,
             width=width,
+            unused_ids=model.config.unused_ids,
         )
         return jax.tree.map(
             lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, k, 0), out, part

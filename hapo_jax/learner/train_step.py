@@ -22,6 +22,7 @@ from flax import nnx
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import head, packing, scoring
+from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import sharding, target, transformer
 
@@ -87,13 +88,34 @@ class Minibatch(NamedTuple):
     num_tokens: Array
 
 
+class Tally(NamedTuple):
+    """What an update adds to the metrics of its step; scalars.
+
+    Attributes:
+      numerator, denominator: float32, of the loss.
+      sums: `area/name` to [2] float32, see `objective.loss`.
+      grad_norm: float32, of the whole gradient before clipping.
+      finite: bool, loss and gradient were; otherwise the update was skipped.
+      trained_tokens: int32, completion tokens that went through the policy.
+      learning_rate: float32, of this update.
+    """
+
+    numerator: Array
+    denominator: Array
+    sums: dict[str, Array]
+    grad_norm: Array
+    finite: Array
+    trained_tokens: Array
+    learning_rate: Array
+
+
 class Learner(NamedTuple):
     """The jitted functions, with shardings and donation as `make_learner` set them.
 
     Attributes:
       score: (params, Packed) -> head.Scores, [M, S, N].
       prepare: (Rows, EntropyStats) -> Prepared.
-      update: (TrainState, Minibatch) -> (TrainState, metrics), with the state's
+      update: (TrainState, Minibatch) -> (TrainState, Tally), with the state's
         statistics; the state is donated.
       inspect: (Tokens, EntropyStats) -> TokenTerms, [B, T].
       layout: how rows are cut.
@@ -108,7 +130,7 @@ class Learner(NamedTuple):
 
     score: Callable[..., head.Scores]
     prepare: Callable[..., Prepared]
-    update: Callable[..., tuple[TrainState, dict[str, Array]]]
+    update: Callable[..., tuple[TrainState, Tally]]
     inspect: Callable[..., objective_lib.TokenTerms]
     layout: packing.Layout
     width: int
@@ -130,7 +152,7 @@ class Learner(NamedTuple):
 def make_learner(
     graphdef: nnx.GraphDef,
     objective: objective_lib.Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: optimizer_lib.Optimizer,
     mesh: jax.sharding.Mesh,
     state_shardings: TrainState,
     *,
@@ -146,7 +168,7 @@ def make_learner(
     Args:
       graphdef: of the policy.
       objective: the method, see `algo/objective.py`.
-      optimizer: of optax.
+      optimizer: with its learning rate.
       mesh: rows are split over its data and fsdp axes.
       state_shardings: of every leaf of the TrainState.
       base_temperature: at which old and current log-probs are taken.
@@ -262,6 +284,7 @@ def _update(
     # Cast once, and not in every micro-batch.
     params = transformer.compute_params(state.params, dtype)
     through_head = _token_wise if objective.token_wise else _row_wise
+    options["unused_ids"] = nnx.merge(graphdef, params).config.unused_ids
     through_head = functools.partial(through_head, objective, state.stats, **options)
 
     def gradients(k):
@@ -412,6 +435,7 @@ def _apply(
     # A mini-batch of empty rows has nothing to say: not even weight decay applies.
     applies = finite & (num_tokens > 0)
 
+    learning_rate = jnp.float32(optimizer.learning_rate(state.opt_state))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     params, opt_state = jax.tree.map(
@@ -419,14 +443,13 @@ def _apply(
         (params, opt_state),
         (state.params, state.opt_state),
     )
-    bad = (~finite).astype(jnp.int32)
     state = TrainState(
         params,
         opt_state,
         state.stats,
         jnp.where(finite, 0, state.skipped + 1),
-        state.skipped_total + bad,
+        state.skipped_total + ~finite,
     )
-    per_token = {k: v / jnp.maximum(trained_tokens, 1) for k, v in sums.items()}
-    metrics = {"loss/policy": loss, "grad/norm": grad_norm, "grad/skipped": bad}
-    return state, metrics | per_token
+    return state, Tally(
+        numerator, denominator, sums, grad_norm, finite, trained_tokens, learning_rate
+    )

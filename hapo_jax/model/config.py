@@ -35,7 +35,12 @@ class RopeScaling:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Sizes and switches of a dense decoder. Lengths in tokens."""
+    """Sizes and switches of a dense decoder. Lengths in tokens.
+
+    `unused_ids` are ranges (first, behind the last) of ids that embeddings have room
+    for and the tokenizer does not have. The policy gives them probability 0: nobody
+    could read them, so they must be neither drawn nor reinforced.
+    """
 
     model_type: str
     vocab_size: int  # V
@@ -53,6 +58,7 @@ class ModelConfig:
     qk_norm: bool = False
     tie_embeddings: bool = False
     init_std: float = 0.02
+    unused_ids: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:

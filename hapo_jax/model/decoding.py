@@ -24,9 +24,6 @@ from hapo_jax.model.config import ModelConfig
 
 Array = jax.Array
 
-# Below every score, and finite: its difference to itself is 0.
-_NEVER = -1e30
-
 
 class Layer(NamedTuple):
     """One layer's weights in the compute dtype, norms in float32.
@@ -149,13 +146,14 @@ def shardings(config: ModelConfig, mesh: jax.sharding.Mesh) -> Weights:
     )
 
 
-def logits(weights: Weights, hidden: Array) -> Array:
+def logits(config: ModelConfig, weights: Weights, hidden: Array) -> Array:
     """[B, D] → untempered logits [B, V] in float32."""
     head = weights.embedding if weights.head is None else weights.head
     columns = jnp.matmul(head, hidden.T, preferred_element_type=jnp.float32)
     # Turned round as a step of its own: otherwise XLA on a CPU multiplies the other
     # way round, or draws from columns.
-    return jax.lax.optimization_barrier(jax.lax.optimization_barrier(columns).T)
+    rows = jax.lax.optimization_barrier(jax.lax.optimization_barrier(columns).T)
+    return transformer.mask_unused(rows, config.unused_ids)
 
 
 def step(
@@ -292,7 +290,7 @@ def _attend(q: Array, keys: Array, values: Array, visible: Array):
     """
     dot = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores = dot("XKQC,XKCS->XKQS", q, keys.astype(q.dtype))
-    scores = jnp.where(visible[:, None, None], scores, _NEVER)
+    scores = jnp.where(visible[:, None, None], scores, transformer.NEVER)
     peak = scores.max(-1, keepdims=True)
     part = jnp.exp(scores - peak)
     total = part.sum(-1, keepdims=True)

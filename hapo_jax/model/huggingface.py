@@ -8,6 +8,7 @@ shapes in the files, `config.py` the fields of `config.json`.
 
 import collections
 import contextlib
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -305,7 +306,8 @@ def _hf_config(
                 "eos_token_id": tokenizer.stop_ids[0],
                 "pad_token_id": tokenizer.pad_id,
             }
-    written = ModelConfig.from_hf(hf)
+    # Which ids are unused says the tokenizer, and not config.json.
+    written = dataclasses.replace(ModelConfig.from_hf(hf), unused_ids=config.unused_ids)
     if written != config:
         wrong = [k for k, v in vars(config).items() if getattr(written, k) != v]
         origin = source or f"model_type={config.model_type!r}"

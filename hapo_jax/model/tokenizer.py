@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 import transformers
 
 # Ends of a turn in the chat formats of Qwen and Llama 3. Base checkpoints carry the
@@ -54,8 +55,17 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Ids that the tokenizer knows; a model's V may be larger, never smaller."""
-        return len(self.backend)
+        """One more than the largest id; a model's V may be larger, never smaller."""
+        return 1 + max(self.backend.get_vocab().values())
+
+    def unused_ids(self, vocab_size: int) -> tuple[tuple[int, int], ...]:
+        """Ranges (first, behind the last) of ids below `vocab_size` without a token."""
+        known = np.zeros(vocab_size + 2, bool)
+        ids = np.fromiter(self.backend.get_vocab().values(), np.int64)
+        known[ids[ids < vocab_size] + 1] = True
+        known[[0, -1]] = True  # fences
+        ends = np.flatnonzero(np.diff(known))
+        return tuple((int(a), int(b)) for a, b in ends.reshape(-1, 2))
 
     def encode(self, text: str) -> list[int]:
         """Ids of `text` alone: no token is put before or after it."""
@@ -224,7 +234,8 @@ def _eos_ids(backend, file: pathlib.Path) -> list[int]:
     # the tokenizer's own end token.
     own = backend.eos_token_id
     ordinary = [i for i in ids if i not in backend.added_tokens_decoder]
-    unknown = [i for i in ids if not 0 <= i < len(backend)]
+    known = set(backend.get_vocab().values())
+    unknown = [i for i in ids if i not in known]
     if unknown or (ordinary and own is not None and own not in ids):
         tokens = {i: backend.convert_ids_to_tokens(i) for i in ordinary if i >= 0}
         raise ValueError(
@@ -237,9 +248,11 @@ def _eos_ids(backend, file: pathlib.Path) -> list[int]:
 
 def _single_id(backend, text: str) -> int:
     ids = backend.encode(text, add_special_tokens=False)
-    if len(ids) != 1:
+    unknown = ids == [backend.unk_token_id] and text != backend.unk_token
+    if len(ids) != 1 or unknown:
+        what = "unknown to the tokenizer" if unknown else f"{len(ids)} tokens {ids}"
         raise ValueError(
-            f"stop string {text!r} is {len(ids)} tokens {ids}; a stop must be a single "
-            "token of the vocabulary."
+            f"model.stop_tokens: {text!r} is {what}; a stop must be a single token of "
+            "the vocabulary."
         )
     return ids[0]

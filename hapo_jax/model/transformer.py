@@ -8,6 +8,7 @@ Einsum letters: B rows, T queries, S keys, D width, F feed-forward, H query head
 K key/value heads, R = H/K, C channels per head, V vocabulary.
 """
 
+import functools
 from typing import NamedTuple
 
 import chex
@@ -24,6 +25,8 @@ Array = jax.Array
 # What the backward pass of a layer computes again: nothing, all but the products with
 # weights, or everything.
 REMATS = ("none", "dots", "full")
+# Below every score and logit, and finite: times a probability of 0 it is 0.
+NEVER = -1e30
 
 
 class KVCache(NamedTuple):
@@ -265,12 +268,25 @@ class Transformer(nnx.Module):
     def logits(self, hidden: Array) -> Array:
         """[..., D] → untempered logits [..., V] in float32."""
         w = self.unembedding().astype(hidden.dtype)
-        return jnp.einsum(
+        logits = jnp.einsum(
             "...D,VD->...V", hidden, w, preferred_element_type=jnp.float32
         )
+        return mask_unused(logits, self.config.unused_ids)
 
     def _embed(self, tokens: Array) -> Array:
         return sharding.lookup(self.embedding.get_value().astype(self.dtype), tokens)
+
+
+def mask_unused(logits: Array, unused_ids: tuple[tuple[int, int], ...]) -> Array:
+    """Gives ids of these ranges probability 0; logits [..., V], see `ModelConfig`."""
+    if not unused_ids:
+        return logits
+    ids = jnp.arange(logits.shape[-1])
+    unused = functools.reduce(
+        jnp.logical_or, [(ids >= first) & (ids < end) for first, end in unused_ids]
+    )
+    unused = jax.lax.broadcast_to_rank(unused, logits.ndim)
+    return jnp.where(unused, NEVER, logits)
 
 
 def rope_angles(config: ModelConfig, positions: Array) -> tuple[Array, Array]:

@@ -84,7 +84,7 @@ def programs(
     def policy(mesh):
         return policy_lib.make(model, None, "", config.model.dtype, mesh)
 
-    state = policy(mesh).abstract_state(builders.make_optimizer(config.learner))
+    state = policy(mesh).abstract_state(builders.make_optimizer(config))
     hosts = len(devices) // len(host_devices)
     sampling = _sampling(config, policy(local), objective, hosts, completion_tokens)
     copies = per_device(policy(local).abstract_params, policy(local).sample_shardings)
@@ -243,7 +243,7 @@ def _learning(config, policy, objective, state, completion_tokens: int):
     r, options, model = config.rollout, config.learner, policy.config
     longest = r.max_prompt_tokens + r.max_completion_tokens
     b, B = options.minibatch_prompts * r.group_size, r.batch_prompts * r.group_size
-    optimizer = builders.make_optimizer(options)
+    optimizer = builders.make_optimizer(config)
     learner = builders.make_learner(
         options,
         policy,

@@ -16,7 +16,7 @@ import math
 import selectors
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing import connection
 from typing import NamedTuple
 
@@ -69,6 +69,7 @@ class GradingPool:
         timeout_s: float,
         memory_gib: float,
         start_timeout_s: float,
+        task_timeouts_s: Mapping[str, float] | None = None,
     ):
         """Starts the processes, all at once, and returns when they are ready.
 
@@ -79,6 +80,7 @@ class GradingPool:
             need about a quarter of one.
           start_timeout_s: seconds that a process may take to start, and to import a
             task's grader, > 0.
+          task_timeouts_s: task → seconds for its items, in place of `timeout_s`.
 
         Raises:
           ValueError: an argument is out of its range.
@@ -90,12 +92,15 @@ class GradingPool:
             "timeout_s": timeout_s,
             "memory_gib": memory_gib,
             "start_timeout_s": start_timeout_s,
+            **{f"task_timeouts_s[{k}]": v for k, v in (task_timeouts_s or {}).items()},
         }
         for name, value in limits.items():
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name}={value} must be positive and finite.")
         self._num_workers = num_workers
-        self._timeout_s = timeout_s
+        self._timeouts_s = collections.defaultdict(
+            lambda: timeout_s, task_timeouts_s or {}
+        )
         self._memory_gib = memory_gib
         self._start_timeout_s = start_timeout_s
         self._lock = threading.Lock()  # guards the three fields below
@@ -254,7 +259,8 @@ class GradingPool:
             if "loaded" in message:
                 self._failed_starts = 0
             worker.state = "grading" if worker.chunk else "idle"
-            worker.deadline = time.monotonic() + self._timeout_s
+            if worker.chunk:
+                worker.deadline = time.monotonic() + self._timeouts_s[worker.chunk.task]
             if not self._ready.done() and all(
                 other.state != "starting" for other in self._workers
             ):
@@ -266,7 +272,7 @@ class GradingPool:
 
     def _settle(self, worker: graders.Grader, result: GradeResult) -> None:
         """Notes the result of the item that the process is at."""
-        worker.deadline = time.monotonic() + self._timeout_s
+        worker.deadline = time.monotonic() + self._timeouts_s[worker.chunk.task]
         if not self._queue.settle(worker.chunk, result):
             worker.chunk, worker.state = None, "idle"
 
@@ -285,7 +291,7 @@ class GradingPool:
         now = time.monotonic()
         for worker in [w for w in self._workers if w.overdue(now)]:
             if worker.state == "grading":
-                detail = f"took longer than {self._timeout_s} s"
+                detail = f"took longer than {self._timeouts_s[worker.chunk.task]} s"
                 self._settle(worker, GradeResult(0.0, None, "timed_out", detail))
                 self._drop(worker)
             else:

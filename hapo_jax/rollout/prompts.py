@@ -72,6 +72,10 @@ def tokenise(
             ids = ids[-max_prompt_tokens:]
         kept.append(problem)
         rows.append(ids)
+    if not problems:
+        raise ValueError(
+            "there are no problems; see the options of task.train and task.test."
+        )
     if not kept:
         raise ValueError(
             f"none of {len(problems)} prompts fits "

@@ -219,7 +219,7 @@ def decode(
 
     def position(s: Slots, uniforms: Array):
         token, record = sampler.draw(
-            decoding.logits(weights, s.hidden),
+            decoding.logits(config, weights, s.hidden),
             uniforms,
             stats,
             s.base_temperature,

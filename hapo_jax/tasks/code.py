@@ -15,8 +15,9 @@ The program is the last fenced block, or the whole completion without one: see
 completion that defines this function follows it, and one that does not goes on with its
 body.
 
-A program is right if it passes all tests. Where it runs, and why it cannot cheat, says
-`sandbox/__init__.py`.
+A program is right if it passes all tests. Rows of LiveCodeBench and CodeContests are
+run and compared as in their official harnesses, see `harnesses.py`. Where a program
+runs, and why it cannot cheat, says `sandbox/__init__.py`.
 """
 
 import functools
@@ -28,7 +29,7 @@ import re
 import time
 from typing import Any
 
-from hapo_jax.tasks import code_text
+from hapo_jax.tasks import code_text, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
@@ -45,6 +46,8 @@ _LEFT_OUT = "python_challenge"
 _FIELDS = ("subject", "starter_code", "entry_point", "tests")
 # Contests accept rounding in the last digits.
 _TOLERANCE = 1e-6
+# Of all that Python's float reads: no 1_0, no digits of other scripts.
+_PLAIN_NUMBER = re.compile(r"[0-9.eE+-]+")
 MAX_PROGRAM_CHARACTERS = 200_000
 
 
@@ -64,13 +67,14 @@ def problems(
     Args:
       split: "train" or "test"; a label, since the config names a file for each.
       path: a file ending in .jsonl, .jsonl.gz or .parquet.
-      prompt_template: text around `{problem}`, in which `{starter_code}` and
-        `{example}` (the first line of tests in Python) may stand too.
+      prompt_template: text around `{problem}`, in which may also stand
+        `{starter_code}`, `{format}` (that in LiveCodeBench's words), `{tests}` (tests
+        in Python) and `{example}` (their first line).
       subject: rows of this `subject` alone; empty for all. MBPP's are train,
         validation, test and prompt.
-      test_s: wall-clock seconds for each run of a program.
-      total_s: the same for all tests together; below `grading.timeout_s`, or the
-        pool ends the grader's process instead of the program's.
+      test_s: wall-clock seconds for each run of a program; of calls, which share one
+        run, for each.
+      total_s: the same for all tests together.
       memory_mib: address space of a program, Python's 40 included.
       on_error: "stop" at a broken row, or "skip" and count it.
 
@@ -146,7 +150,7 @@ def judge(
         if left <= 0:
             detail = f"all tests together took longer than {spec['total_s']} s"
             return program, trials.Trial(False, True, detail)
-        seconds = min(spec["test_s"], left)
+        seconds = min(spec["test_s"] * len(tests), left)
         limits = Limits(
             wall_s=seconds,
             cpu_s=math.ceil(seconds) + 1,  # the wall clock tells more
@@ -211,22 +215,28 @@ def _run(
 ) -> trials.Trial:
     """A program on one test, or on all calls."""
     test = tests[0]
+    harness = harnesses.HARNESSES[spec.get("harness", "")]
+    preamble = harnesses.IMPORTS if spec.get("imports") else ""
     if test["type"] == "stdin":
+        same = harness.same_output or same_output
         return trials.on_input(
             box,
             program,
             data=test["input"],
-            accept=lambda written: same_output(written, test["output"]),
+            accept=lambda written: same(written, test["output"]),
             limits=limits,
+            preamble=preamble,
         )
     if test["type"] == "call":
+        same = harness.same_value or same_value
         return trials.on_calls(
             box,
             program,
             name=spec["entry_point"],
             calls=[test["args"] for test in tests],
-            accept=lambda i, value: same_value(value, tests[i]["output"]),
+            accept=lambda i, value: same(value, tests[i]["output"]),
             limits=limits,
+            preamble=preamble,
         )
     return trials.on_tests(
         box,
@@ -236,6 +246,7 @@ def _run(
         setup=test.get("setup") or "",
         code=test["code"],
         limits=limits,
+        preamble=preamble,
     )
 
 
@@ -252,7 +263,7 @@ def _same_word(word: str, wanted: str) -> bool:
     if word == wanted:
         return True
     try:
-        if not set(wanted) & set(".eE"):
+        if not set(wanted) & set(".eE") or not _PLAIN_NUMBER.fullmatch(word):
             return False
         return math.isclose(
             float(word), float(wanted), rel_tol=_TOLERANCE, abs_tol=_TOLERANCE
@@ -262,13 +273,15 @@ def _same_word(word: str, wanted: str) -> bool:
 
 
 def _prompt(row: dict, spec: dict, template: str) -> str:
-    lines = (spec["tests"][0].get("code") or "").strip().splitlines()
+    tests = "\n".join(t["code"].strip() for t in spec["tests"] if t.get("code"))
     starter = row.get("starter_code") or ""
     return fill(
         template,
         problem=row["problem"],
         starter_code=starter,
-        example=lines[0] if lines else "",
+        format=harnesses.ask(starter),
+        tests=tests,
+        example=tests.partition("\n")[0],
     )
 
 
@@ -300,8 +313,13 @@ def _spec(row: dict, where: str) -> dict[str, Any]:
     begins = name and re.search(
         rf"^def\s+{re.escape(name)}\b", row["problem"], re.MULTILINE
     )
+    harness = harnesses.name(row["source"])
+    # Starter code of other sets names the same types without importing them.
+    imports = harnesses.HARNESSES[harness].imports or bool(row.get("starter_code"))
     return {
         "tests": tests,
         "entry_point": name,
         "prelude": row["problem"] if begins else "",
+        "harness": harness,
+        "imports": imports,
     }

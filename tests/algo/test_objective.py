@@ -17,7 +17,9 @@ STRENGTHS = (
 
 
 def _settings(method, **changes):
-    config = config_lib.apply_method(config_lib.default(), method)
+    config, _ = config_lib.resolve(
+        config_lib.apply_method(config_lib.default(), method)
+    )
     return {**config_lib.flat(config.algo), **changes}
 
 
@@ -388,7 +390,6 @@ def test_sums_by_hand():
         "kl/behavior_policy_k3": 0,
         "advantages/mean": 1,
         "advantages/abs": 3,
-        "advantages/frac_nonzero": 3,
         "advantages/frac_reshaped": 0,
         "loss/token": 0.8 - 1.0 - 1.28,
         "loss/frac_counted": 3,
@@ -396,8 +397,29 @@ def test_sums_by_hand():
     assert sums.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(
-            sums[name], value, rtol=1e-6, atol=1e-6, err_msg=name
+            sums[name], [value, 3], rtol=1e-6, atol=1e-6, err_msg=name
         )
+
+
+def test_metrics_leave_out_completions_without_an_advantage():
+    """A second row whose advantages are 0 changes no sum and no count but the KL's."""
+    made = _make("grpo")  # has a KL term, so that such rows are trained on
+    mask = jnp.array([[True, True, False], [True, True, True]])
+    ratio = jnp.array([[2.0, 0.5, 1.0], [3.0, 3.0, 3.0]])
+    tokens = objective.Tokens(
+        logprobs=jnp.log(ratio),
+        entropy=None,
+        old_logprobs=jnp.zeros((2, 3)),
+        old_entropy=jnp.ones((2, 3)),
+        behavior_logprobs=jnp.zeros((2, 3)),
+        reference_logprobs=jnp.zeros((2, 3)),
+        advantages=jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]),
+        mask=mask,
+    )
+    *_, sums = objective.loss(made, tokens, entropy.initial_stats())
+    for name, (_, count) in sums.items():
+        assert count == (5 if name == "kl/reference_k3" else 2), name
+    np.testing.assert_allclose(sums["ratio/mean"], [2.5, 2], rtol=1e-6)
 
 
 # --- room for other methods -----------------------------------------------------------

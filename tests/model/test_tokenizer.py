@@ -153,9 +153,9 @@ def test_default_eos_of_another_vocabulary_is_refused(tmp_path):
 
 def test_bad_stops(tmp_path):
     folder = write(tmp_path, special=SPECIAL[:3])
-    with pytest.raises(ValueError, match="stop string 'is this' is 2 tokens"):
+    with pytest.raises(ValueError, match="stop_tokens: 'is this' is 2 tokens"):
         tokenizer_lib.load(folder, stop=["is this"])
-    with pytest.raises(ValueError, match="stop string '' is 0 tokens"):
+    with pytest.raises(ValueError, match="stop_tokens: '' is 0 tokens"):
         tokenizer_lib.load(folder, stop=[""])
 
 

@@ -39,7 +39,7 @@ def sample(
         hidden, cache, alive = carry
         uniform = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, t)))
         token, record = sampler.draw(
-            decoding.logits(weights, hidden),
+            decoding.logits(model.config, weights, hidden),
             uniform(keys),
             stats,
             base_temperature,

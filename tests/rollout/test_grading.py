@@ -167,6 +167,19 @@ def test_only_the_guilty_item_is_lost(stub, completion, outcome, detail):
         }
 
 
+@pytest.mark.parametrize("longer", [{"stub": 60.0}, {"math": 60.0}])
+def test_a_task_may_have_a_limit_of_its_own(stub, longer):
+    with make_pool(timeout_s=0.3, task_timeouts_s=longer) as pool:
+        waiting = pool.submit("stub", [("sleep", "1"), ("a", "a")])
+        if "stub" in longer:
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=1.0)
+        else:
+            assert outcomes(waiting.result()) == ["timed_out", "graded"]
+    with pytest.raises(ValueError, match=r"task_timeouts_s\[code\]=0.0 must be pos"):
+        make_pool(task_timeouts_s={"code": 0.0})
+
+
 def test_each_item_has_the_whole_limit(stub):
     """A chunk may take longer than an item."""
     kinds = ["exit", "sleep", "sleep", "1"] * 2

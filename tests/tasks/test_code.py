@@ -1,6 +1,7 @@
 """Finding programs, reading the data sets' rows, and grading them."""
 
 import ast
+import collections
 import gzip
 import json
 import sys
@@ -101,6 +102,8 @@ def test_a_completion_goes_on_with_a_function_or_writes_it_anew(completion, prog
         ("nan", "1.0", False),
         ("1.2.3", "1.2.3", True),
         ("x1e5", "1e5", False),
+        ("1_0", "10.0", False),
+        ("٣", "3.0", False),
     ],
 )
 def test_outputs_are_compared_word_by_word(written, expected, same):
@@ -170,6 +173,78 @@ def test_grade_runs_the_program(tmp_path):
     assert code.grade("print(sum(map(int, input().split())))", script).score == 1.0
     assert code.grade("print(input())", script).score == 0.0
     assert code.grade("", script) == (0.0, None)
+
+
+def test_a_prompt_may_show_all_tests(tmp_path):
+    more = {"type": "python", "code": "assert add(1, 1) == 2"}
+    path = write(tmp_path, ROW | {"tests": [*ROW["tests"], more]})
+    options = OPTIONS | {"prompt_template": "{problem}\n{tests}\n{example}"}
+    (problem,) = code.problems("test", path=path, **options)
+    first = "assert add(x, 2) == 3"
+    asserts = f"{first}\nassert 1\nassert add(1, 1) == 2"
+    assert problem.prompt == f"Add two numbers.\n{asserts}\n{first}"
+
+
+STARTER = """class Solution:
+    def deep(self, rows: List[int], most: Optional[int]) -> int:
+        """
+
+
+def test_starter_code_runs_with_its_names_whatever_the_set(tmp_path):
+    calls = [{"type": "call", "args": [[1, 2], 30_000], "output": 30_000}]
+    row = {"id": "a", "problem": "p", "entry_point": "deep", "tests": calls}
+    contest = row | {"starter_code": STARTER}
+    plain = row | {"starter_code": "", "id": "b"}
+    path = write(tmp_path, contest, plain, contest | {"id": "c", "source": "lcb"})
+    options = OPTIONS | {"prompt_template": "{problem} {format} {starter_code}"}
+    first, second, third = code.problems("test", path=path, **options)
+    assert first.prompt.count(STARTER) == 2 and "stdin" in second.prompt
+    body = STARTER + "return 1 + self.deep(rows, most - 1) if most else 0"
+    assert code.grade(body, first.answer).score == 1.0
+    assert code.grade(body, third.answer).score == 1.0
+    assert code.grade(body, second.answer).score == 0.0  # no List there
+    future = f"from __future__ import annotations\n{body}"
+    assert code.grade(future, first.answer).score == 1.0
+
+
+def test_programs_of_livecodebench_run_as_in_its_harness(tmp_path):
+    tests = [{"type": "stdin", "input": "", "output": "3010\n1 4\n"}]
+    row = {"id": "a", "problem": "p", "tests": tests, "source": "livecodebench_v6"}
+    other = row | {"id": "b", "source": "mine"}
+    ours, general = code.problems("test", path=write(tmp_path, row, other), **OPTIONS)
+    program = "print(len(str(10 ** 3_009)))\nprint(gcd(3, 2), sqrt(16))"
+    assert code.grade(program, ours.answer).score == 1.0
+    assert code.grade(program, general.answer).score == 0.0
+    long = "print(len(str(10 ** 20_000)) - 16_991)\nprint(1, 4)"
+    assert code.grade(long, ours.answer).score == 1.0
+
+
+def test_outputs_of_code_contests_are_compared_as_in_its_tester(tmp_path):
+    tests = [{"type": "stdin", "input": "", "output": "YES\n0.333333\n"}]
+    row = {"id": "a", "problem": "p", "tests": tests, "source": "code_contests"}
+    other = row | {"id": "b", "source": "mine"}
+    ours, general = code.problems("test", path=write(tmp_path, row, other), **OPTIONS)
+    for program, score in (
+        ("print('Yes', 1 / 3)", 1.0),
+        ("print('Yes', 0.3334)", 0.0),
+        ("print('Yes')", 0.0),
+    ):
+        assert code.grade(program, ours.answer).score == score
+    assert code.grade("print('Yes', 1 / 3)", general.answer).score == 0.0
+
+
+def test_each_call_has_the_time_of_a_run(tmp_path):
+    calls = [{"type": "call", "args": [0.2, 0], "output": 0.2}] * 4
+    path = write(tmp_path, ROW | {"tests": calls})
+    sleep = "import time\ndef add(a, b):\n    time.sleep(a)\n    return a"
+    for total_s, passes in ((20.0, True), (0.6, False)):
+        options = OPTIONS | {"test_s": 0.5, "total_s": total_s}
+        (problem,) = code.problems("test", path=path, **options)
+        if passes:
+            assert code.grade(sleep, problem.answer).score == 1.0
+        else:
+            with pytest.raises(TimeoutError):
+                code.grade(sleep, problem.answer)
 
 
 def test_what_takes_too_long_is_a_timeout(tmp_path):
@@ -294,6 +369,21 @@ def test_rows_of_contests_are_understood(name):
     assert len(problems) == {"code": 165, "live": 279}[name[:4]]
     kinds = {test["type"] for p in problems for test in json.loads(p.answer)["tests"]}
     assert kinds <= {"stdin", "call"}
+
+
+def test_starter_code_of_every_problem_can_be_loaded(box):
+    """A class whose methods do nothing is wrong, and no NameError."""
+    path = real_data.FOLDER / "livecodebench_279_public.jsonl"
+    problems = [problem for problem, _ in references(path.name)]
+    with open(path, encoding="utf-8") as file:
+        rows = {row["id"]: row for row in map(json.loads, file)}
+    details = collections.Counter()
+    for problem in problems:
+        _, trial = code.judge(
+            box, f"{rows[problem.id]['starter_code'] or ''}pass", problem.answer
+        )
+        details[trial.detail] += 1
+    assert details == {"call 0: wrong value": 104, "wrong output": 175}
 
 
 def test_expected_outputs_of_contests_agree_with_themselves(box):

@@ -29,8 +29,11 @@ def read_payload() -> dict:
 
 
 def run() -> int:
-    """Runs `{"program": source}` as Python runs a script; returns its exit code."""
-    source = read_payload()["program"]
+    """Runs a program as Python runs a script; returns its exit code.
+
+    Its payload: `{"program": source}`, and perhaps a `preamble` that runs before it.
+    """
+    payload = read_payload()
     for name, number, mode in (
         ("stdin", 0, "r"),
         ("stdout", 1, "w"),
@@ -42,7 +45,7 @@ def run() -> int:
     sys.argv = ["program.py"]
     code = 0
     try:
-        _execute(source, "__main__")
+        _execute(payload, "__main__")
         threading._shutdown()  # as Python does: waits for threads
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -57,7 +60,7 @@ def run() -> int:
 
 
 def serve() -> int:
-    """Runs `{"program": source}` and then answers requests for its functions.
+    """Runs a program, see `run`, and then answers requests for its functions.
 
         -> {"loaded": true} | {"raised": [name of the exception, text]}
         <- {"name": text} | {"call": target, "args": [...], "kwargs": {...}}
@@ -67,12 +70,12 @@ def serve() -> int:
 
     Values travel as in `wire.py`; a target is one that came as `{"object": number}`.
     """
-    source = read_payload()["program"]
+    payload = read_payload()
     objects: list[Any] = []
     # Bound here, since the program may put what it likes into the modules.
     send, receive = wire.send, wire.receive
     try:
-        names = _execute(source, "solution")
+        names = _execute(payload, "solution")
     except BaseException as error:
         send(REQUESTS, _raised(error))
         return 1
@@ -95,12 +98,14 @@ def serve() -> int:
             send(REQUESTS, _raised(error))
 
 
-def _execute(source: str, name: str) -> dict:
+def _execute(payload: dict, name: str) -> dict:
     """Executes a program as module `name`; returns its names."""
     random.seed(0)  # the verdict about a program should not be a matter of luck
     module = types.ModuleType(name)
     sys.modules[name] = module
-    exec(compile(source, "program.py", "exec"), module.__dict__)
+    # Apart, so that `from __future__` may be the program's first statement.
+    for part, file in (("preamble", "preamble.py"), ("program", "program.py")):
+        exec(compile(payload.get(part, ""), file, "exec"), module.__dict__)
     return module.__dict__
 
 

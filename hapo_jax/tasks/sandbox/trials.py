@@ -39,6 +39,7 @@ def on_input(
     data: str,
     accept: Callable[[str], bool],
     limits: Limits,
+    preamble: str = "",
 ) -> Trial:
     """Runs a script.
 
@@ -48,6 +49,7 @@ def on_input(
       data: its standard input.
       accept: decides about its standard output.
       limits: of its process.
+      preamble: source that runs before it, in its names.
     """
     deadline = time.monotonic() + limits.wall_s
     reading, writing = os.pipe()
@@ -55,7 +57,7 @@ def on_input(
         os.fdopen(reading, "rb", buffering=0) as output,
         os.fdopen(writing, "wb", buffering=0) as end,
         host.sealed(data.encode("utf-8", "replace")) as standard_input,
-        host.sealed(_payload(program=program)) as payload,
+        host.sealed(_payload(program=program, preamble=preamble)) as payload,
     ):
         files = [standard_input, end.fileno(), payload]
         process = box.start("program", files, limits)
@@ -88,6 +90,7 @@ def on_calls(
     calls: Sequence[Sequence[Any]],
     accept: Callable[[int, Any], bool],
     limits: Limits,
+    preamble: str = "",
 ) -> Trial:
     """Calls a function of a program.
 
@@ -98,10 +101,11 @@ def on_calls(
       calls: arguments, plain values.
       accept: decides about the number of a call and the plain value it returned.
       limits: of the process, for all calls together.
+      preamble: source that runs before the program, in its names.
     """
     deadline = time.monotonic() + limits.wall_s
     with contextlib.ExitStack() as stack:
-        peer = _serve(stack, box, program, limits)
+        peer = _serve(stack, box, program, limits, preamble)
         os.set_blocking(peer, False)  # a program that does not read must not hold us
 
         def ask(request: dict) -> Any:
@@ -134,6 +138,7 @@ def on_tests(
     setup: str,
     code: str,
     limits: Limits,
+    preamble: str = "",
 ) -> Trial:
     """Runs tests written in Python, in a process of their own (see `judge.py`).
 
@@ -144,11 +149,12 @@ def on_tests(
       prelude: source that stands before the function in its prompt, or "".
       setup, code: source of the tests.
       limits: of each process; the wall clock is theirs together.
+      preamble: source that runs before the program, in its names.
     """
     deadline = time.monotonic() + limits.wall_s
     tests = _payload(prelude=prelude, setup=setup, code=code, entry_point=name)
     with contextlib.ExitStack() as stack:
-        peer = _serve(stack, box, program, limits)
+        peer = _serve(stack, box, program, limits, preamble)
         reading, writing = os.pipe()
         stack.callback(os.close, reading)
         try:
@@ -167,12 +173,17 @@ def on_tests(
 
 
 def _serve(
-    stack: contextlib.ExitStack, box: host.Sandbox, program: str, limits: Limits
+    stack: contextlib.ExitStack,
+    box: host.Sandbox,
+    program: str,
+    limits: Limits,
+    preamble: str,
 ) -> int:
     """Starts the process of a program's functions; returns where it listens."""
     ours, theirs = socket.socketpair()
     stack.callback(ours.close)
-    with theirs, host.sealed(_payload(program=program)) as payload:
+    source = _payload(program=program, preamble=preamble)
+    with theirs, host.sealed(source) as payload:
         process = box.start("functions", [payload, theirs.fileno()], limits)
     stack.callback(box.end, process)
     return ours.fileno()

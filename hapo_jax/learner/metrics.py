@@ -1,0 +1,83 @@
+"""From what the updates of a step saw to its metrics; docs/metrics.md lists them all.
+
+A metric is a quotient of sums over the step, so that every token weighs alike however
+the step was cut into updates. What was not trained is not counted: an update that was
+skipped, or a mini-batch without a completion that has an advantage. Where nothing is
+left to divide by, the metric is absent, and not 0.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hapo_jax.learner.train_step import Prepared, Rows, Tally
+from hapo_jax.rollout.batch import RolloutBatch
+
+# A token counts as off by much where the policy that drew it and the one whose
+# gradient is taken differ by more than this in its probability.
+_OFF = 0.1
+
+
+def of_updates(tallies: Sequence[Tally]) -> dict[str, float]:
+    """Metrics of the updates of a step, at least one; NumPy scalars."""
+    applied = [t for t in tallies if t.finite]
+    trained = [t for t in applied if t.trained_tokens]
+    metrics = {
+        "learner/learning_rate": float((trained or tallies)[-1].learning_rate),
+        "learner/updates": float(len(trained)),
+        "learner/updates_idle": float(len(applied) - len(trained)),
+        "grad/skipped": float(len(tallies) - len(applied)),
+    }
+    if not trained:
+        return metrics
+    numerator = sum(float(t.numerator) for t in trained)
+    denominator = sum(float(t.denominator) for t in trained)
+    # Without a denominator the loss is a sum, of which there is one per update.
+    metrics["loss/policy"] = numerator / (denominator or len(trained))
+    metrics["grad/norm"] = float(np.mean([t.grad_norm for t in trained]))
+    for name in trained[0].sums:
+        total, count = np.sum([t.sums[name] for t in trained], axis=0, dtype=float)
+        if count:
+            metrics[name] = float(total / count)
+    return metrics
+
+
+def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, float]:
+    """Metrics over all completion tokens of the batch; entropies in nats."""
+    mask, stats = batch.completion_mask, prepared.stats
+    metrics = {"batch/tokens": float(mask.sum())}
+    if not mask.any():
+        return metrics
+    entropy, advantages = rows.old_entropy[mask], prepared.advantages[mask]
+    # How much likelier the old policy finds a token than the distribution that it was
+    # drawn from: adaptive temperature, truncation, and groups of earlier steps.
+    ratio = np.exp(np.clip(rows.old_logprobs - batch.behavior_logprobs, -20, 20)[mask])
+    off = np.abs(ratio - 1)
+    return metrics | {
+        "batch/entropy": float(entropy.mean()),
+        "batch/entropy_p80": float(np.quantile(entropy, 0.8)),
+        "advantages/frac_nonzero": float((advantages != 0).mean()),
+        "advantages/max": float(advantages.max()),
+        "advantages/min": float(advantages.min()),
+        "behavior/ratio_mean": float(ratio.mean()),
+        "behavior/frac_off_10pct": float((off > _OFF).mean()),
+        "behavior/off_p95": float(np.quantile(off, 0.95)),
+        "stats/log_entropy_quantile": float(stats.quantile),
+        "stats/log_entropy_std": float(stats.std),
+        "stats/max_score": float(stats.max_score),
+        "stats/min_score": float(stats.min_score),
+    }
+
+
+def of_mismatch(batch: RolloutBatch, rows: Rows) -> dict[str, float]:
+    """How far sampler and learner are apart where they are the same policy, in nats:
+    nothing but rounding, and groups that were carried over from earlier steps."""
+    mask = batch.completion_mask
+    gap = np.abs(batch.base_logprobs[mask] - rows.old_logprobs[mask])
+    if not len(gap):
+        return {}
+    return {
+        "mismatch/logprob_abs_mean": float(gap.mean()),
+        "mismatch/logprob_abs_max": float(gap.max()),
+        "mismatch/frac_off_10pct": float((np.expm1(gap) > _OFF).mean()),
+    }

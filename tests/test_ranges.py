@@ -1,0 +1,131 @@
+"""Every setting has a declared choice, range or type, and values beyond are refused."""
+
+import math
+
+import pytest
+
+from hapo_jax import check, ranges, tasks
+from hapo_jax import config as config_lib
+from hapo_jax.algo import objective, settings
+from tests.test_check import load
+
+HUGE = {int: 10**23, float: 1e300}
+SFT = config_lib.default_sft()
+RL = config_lib.default()
+
+
+def experiment(key):
+    """A config that can run and has the key."""
+    config = load("countdown" if config_lib.has(RL, key) else "countdown_sft")
+    return config.unlock() or config
+
+
+def refused(key, value):
+    """Whether the check refuses a value, by the name of its key."""
+    config = experiment(key)
+    section, _, name = key.rpartition(".")
+    holder = config_lib.get(config, section) if section else config
+    del holder[name]  # or ml_collections would compare types
+    holder[name] = value
+    try:
+        check.check_alone(config)
+    except ValueError as error:
+        assert f"{key}=" in str(error), error
+        return True
+    return False
+
+
+def test_every_setting_is_declared():
+    for default in (RL, SFT):
+        for key in config_lib.keys(default):
+            value = config_lib.get(default, key)
+            if key.startswith("algo."):
+                continue
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            assert number == (key in ranges.RANGES), key
+    known = {*config_lib.keys(RL), *config_lib.keys(SFT)}
+    assert known >= ranges.RANGES.keys() | ranges.CHOICES.keys()
+    made = config_lib.flat(RL.algo)
+    for name, value in made.items():
+        assert isinstance(value, int | float) == (name in settings.RANGES), name
+
+
+@pytest.mark.parametrize("key", ranges.RANGES)
+def test_a_number_beyond_its_range_is_refused(key):
+    numbers = ranges.RANGES[key]
+    kind = int if numbers.whole else float
+    for value in (math.nan, math.inf, -math.inf, HUGE[kind], "1", None, True):
+        assert refused(key, value), value
+    for value in (kind(0), kind(-1)):
+        assert refused(key, value) != numbers.holds(value), value
+    assert not refused(key, numbers.high if not numbers.below else numbers.low)
+
+
+# What 0 means for each of these stands in config.py.
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**32),
+        ("num_steps", 0),
+        ("rollout.base_temperature", 1e-30),
+        ("learner.b1", 1.0),
+        ("learner.b2", 2.0),
+        ("learner.eps", 0.0),
+        ("learner.learning_rate", 0.0),
+        ("learner.learning_rate", 1e6),
+        ("learner.max_grad_norm", 0.0),
+        ("grading.timeout_s", 1e-9),
+        ("grading.memory_gib", 0.01),
+        ("grading.memory_gib", 1e30),
+        ("model.stop_tokens", "a"),
+        ("model.path", None),
+        ("learner.packing", 1),
+        ("task.train", 3),
+    ],
+)
+def test_values_that_break_a_run_later_are_refused(key, value):
+    assert refused(key, value)
+
+
+@pytest.mark.parametrize("name", settings.RANGES)
+def test_a_number_of_algo_beyond_its_range_is_refused(name):
+    given = config_lib.flat(config_lib.apply_method(config_lib.default(), "hapo").algo)
+    key = settings.config_key(name)
+    for value in (math.nan, math.inf, -math.inf, 1e30, -1.0, "1", None, True):
+        with pytest.raises(ValueError, match=key):
+            objective.make_objective(**given | {name: value})
+    if not settings.RANGES[name].holds(0.0):
+        with pytest.raises(ValueError, match=key):
+            objective.make_objective(**given | {name: 0.0})
+
+
+@pytest.mark.parametrize("name", ["countdown", "gsm8k", "logic", "mbpp"])
+def test_options_of_tasks_are_checked_by_type_and_range(name):
+    config = load(name)
+    with config.unlocked():
+        for key, value in config.task.train.to_dict().items():
+            bad = (5, None) if isinstance(value, str) else ("x", math.nan, 10**23, None)
+            for wrong in bad:
+                del config.task.train[key]
+                config.task.train[key] = wrong
+                with pytest.raises(ValueError, match=f"task.train.{key}="):
+                    check.check_alone(config)
+            del config.task.train[key]
+            config.task.train[key] = value
+        config.task.train.sizes = 5
+        with pytest.raises(ValueError, match="task.train.sizes is no option"):
+            check.check_alone(config)
+        del config.task.train.sizes
+        del config.task.train.split
+        with pytest.raises(ValueError, match="task.train.split is missing"):
+            check.check_alone(config)
+
+
+def test_every_number_among_the_options_of_tasks_has_a_range():
+    for task in tasks.TASKS:
+        for reads in ("problems", "demonstrations"):
+            function = getattr(tasks.get(task), reads, None)
+            for name, parameter in check.options_of(function).items():
+                if parameter.annotation in (int, float):
+                    assert name in ranges.OPTIONS, (task, name)

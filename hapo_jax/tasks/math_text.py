@@ -77,10 +77,10 @@ _PIECE = re.compile(
     r"|(?P<other>[\s\S])"
 )
 _NO_BEGINNING = frozenset("!%&')*/:<=>]^_|}~°¢×÷·≤≥≠≈∈∪²³")
-_JOINTS = frozenset(("and", "or"))
-# Letters next to these belong to a formula: 2xy, x_1, AB = 9.
-_GLUED = re.compile(r"[\d)}^_]$"), re.compile(r"[\d^_]")
-_NEAR = re.compile(r"[-+*/=<>]\s*$"), re.compile(r"\s*[-+*/=<>^]")
+# Letters behind or before these belong to a formula: 2xy, x_1, AB = 9.
+_SIGN_BEFORE = re.compile(r"[-+*/=<>]\s*$|[\d)}^_]$")
+_SIGN_BEHIND = re.compile(r"\s*[-+*/=<>^]|[\d_]")
+_ARTICLE = re.compile(r"\s[A-Za-z]")
 _MOST_LETTERS = 4  # of such a run
 _FUNCTIONS = {*lexer.FUNCTIONS, "pi", "sqrt", "infinity", "inf"}
 _NAME = re.compile(r"[A-Za-z]{2,}$")  # before a digit: AZYUK2
@@ -234,11 +234,8 @@ def _unmarked(completion: str) -> str | None:
         line = _line(tail, said[-1].end(), _SENTENCE)
         if line and not line.endswith(":") and speaks(line):
             held = _said(line)
-            if (
-                held != line
-                or _words(line) < _PROSE_WORDS
-                or tail.endswith((line, line + "."))
-            ):
+            is_last = tail.endswith((line, f"{line}."))
+            if held != line or _words(line) < _PROSE_WORDS or is_last:
                 return held
     if len(tail) <= _BARE_CHARACTERS and "\n" not in tail and _words(tail) <= 1:
         return _LABEL.sub("", tail) if _MATHEMATICS.search(tail) else None
@@ -310,29 +307,24 @@ def _kind(text: str, piece: re.Match) -> str:
         return piece.lastgroup
     if word in ("and", "or"):
         return "joint"
-    before, behind = (
-        text[max(0, piece.start() - 3) : piece.start()],
-        text[piece.end() :][:3],
-    )
-    near = any(p.search(before) or q.match(behind) for p, q in [_NEAR])
-    if len(word) == 1:
-        article = word in "aAI" and re.match(r"\s[A-Za-z]", behind)
-        unit = re.search(r"\d\s+$", before) and not near  # `5 m`
-        return "word" if article or unit else "part"
-    glued = _GLUED[0].search(before) or _GLUED[1].match(behind)
     if word in _FUNCTIONS:
         return "part"
+    before = text[max(0, piece.start() - 3) : piece.start()]
+    touched = _SIGN_BEFORE.search(before) or _SIGN_BEHIND.match(text, piece.end())
+    if len(word) == 1:
+        article = word in "aAI" and _ARTICLE.match(text, piece.end())
+        unit = before.rstrip()[-1:].isdigit() and before.endswith(" ")  # `5 m`
+        return "word" if article or (unit and not touched) else "part"
     short = len(word) <= _MOST_LETTERS and word.lower() not in lexer.ENGLISH
-    return "part" if (glued or near) and (short or set(word[1::2]) <= {"-"}) else "word"
+    difference = set(word[1::2]) == {"-"}  # a-b
+    return "part" if touched and (short or difference) else "word"
 
 
-def _balanced(formula_text: str) -> str | None:
-    """A formula without what belongs to the sentence; None if a brace is missing."""
-    text = formula_text.strip(" \t,;:*").rstrip("+-*/=<>^_~&")
-    depth = low = 0
-    for match in _PARENTHESIS.finditer(text):
-        depth += 1 if match[0][-1] in "([{" else -1
-        low = min(low, depth)
+def _balanced(text: str) -> str | None:
+    """A formula without what belongs to its sentence; None if a bracket is missing."""
+    text = text.strip(" \t,;:*").rstrip("+-*/=<>^_~&")
+    signs = [match[0][-1] for match in _PARENTHESIS.finditer(text)]
+    depth = sum(1 if sign in "([{" else -1 for sign in signs)
     while text and depth < 0 and text[-1] in ")]":  # (so it is 5)
         text, depth = text[:-1].rstrip(), depth + 1
     while text and depth > 0 and text[0] in "([":

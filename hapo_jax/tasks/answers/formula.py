@@ -54,7 +54,7 @@ _PHRASES = {
     "all reals": ("numbers", "R"),
     "empty set": ("set", ()),
 }
-_CALLED = frozenset("fghFGH")  # f(x + 1) is no product, n(n + 1) is one
+_CALLED = frozenset("fg")  # f(x + 1) is no product, n(n + 1) is one
 _UNIT_LETTERS = frozenset("mgshLlNJWVAKCF")  # where upright and behind a number
 _CURRENCIES = ("$", "€", "£", "¥", "₹", "¢")
 SETS = ("interval", "set", "such", "union", "minus", "numbers")
@@ -352,8 +352,6 @@ class _Reader:
 
     def script(self) -> Tree:
         """An exponent: in braces, or a single token."""
-        if self.sees("{"):
-            return self.primary()
         if self.take("-"):
             return ("neg", _scalar(self.primary()))
         if self.kind() == LETTER:
@@ -406,7 +404,7 @@ class _Reader:
         whole = tree[1]
         if whole.denominator > 1 or tree[2] != "exact":
             return tree
-        start = self.at
+        start, tokens = self.at, self.tokens[:]
         if self.sees("\\frac"):  # 1\frac{1}{4}
             part = self.primary()
         elif self.kind() == NUMBER and self.text(1) == "/" and self.kind(2) == NUMBER:
@@ -418,7 +416,7 @@ class _Reader:
             top, under = part[1][1], part[2][1]
             if 0 < top < under and top.denominator == under.denominator == 1:
                 return ("add", tree, part)
-        self.at = start
+        self.at, self.tokens = start, tokens
         return tree
 
     def derivative(self) -> Tree | None:

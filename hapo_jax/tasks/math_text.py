@@ -31,7 +31,8 @@ _ANSWER_IS = re.compile(r"\banswer (?:is|was)\b[\s:*_]*(?=[^\s:*_])", re.IGNOREC
 # A line, or a sentence, and the brackets that may go on over several.
 _BRACKETS = r"\\begin\b|\\end\b|\\\\|\\[\[\](){}]|\$\$|[{}]"
 _LINE = re.compile(rf"(?P<end>\n)|{_BRACKETS}")
-_SENTENCE = re.compile(rf"(?P<end>\n|(?<!\\)[.!?](?=\s|$))|{_BRACKETS}")
+_STOP = r"(?<!\\)(?<!\bi\.e)(?<!\be\.g)[.!?](?=\s|$)"
+_SENTENCE = re.compile(rf"(?P<end>\n|{_STOP})|{_BRACKETS}")
 _DEPTH = {r"\begin": 1, r"\end": -1, r"\[": 1, r"\]": -1, r"\(": 1, r"\)": -1}
 _DEPTH |= {"{": 1, "}": -1}
 _BOX = re.compile(r"\\(?:boxed|fbox)(?:\{| +\w)")
@@ -58,9 +59,13 @@ _OPEN = re.compile(
 )
 _BARE_CHARACTERS = 100  # the longest text that is read as one formula
 _PROSE_WORDS = 3  # from so many on it is a sentence: `The largest $n$ is 34`
-_ASIDE = re.compile(r"(?<=\S) \((?=[^()]*[A-Za-z]{2})[^()\d$\\]{1,200}\)\.?$")
+# What may follow an answer without being part of it.
+_ASIDE = re.compile(
+    r"(?<=\S)(?: \((?=[^()]*[A-Za-z]{2})[^()\d$\\]{1,200}\)\.?$"
+    r"|,? (?:i\.e\.|which|because|since|as|that is)[ ,].*)"
+)
 _LABEL = re.compile(r"^[A-Za-z]+[:.]\s+")  # A: 7
-_SENTENCE_END = re.compile(r"(?<!\\)[.!?](?=\s|$)|\n")
+_SENTENCE_END = re.compile(rf"{_STOP}|\n")
 _IS = re.compile(r"\b(?:is|are|equals|was|were|be)\b")
 # The pieces of a text among which formulas are looked for.
 _PIECE = re.compile(
@@ -217,12 +222,13 @@ def _said(line: str) -> str:
 
 
 def _without_aside(line: str) -> str:
-    """`3/4 (in lowest terms)` without the brackets, unless they take it back."""
+    """3/4 of `3/4 (in lowest terms)` or `3/4, as wanted`, unless that takes it back."""
     aside = _ASIDE.search(line)
     if not aside or formula.read(line[:MAX_CHARACTERS]):
         return line
-    words = aside[0].lower().strip(" ().").split()
-    return line[: aside.start()] if units.DENYING.isdisjoint(words) else line
+    rest = line[: aside.start()]
+    words = re.findall("[a-z]+", aside[0].lower())
+    return rest if formula.read(rest) and units.DENYING.isdisjoint(words) else line
 
 
 def _unmarked(completion: str) -> str | None:

@@ -38,6 +38,13 @@ FAR = "x" * (math_text.TAIL_CHARACTERS + 1)
         ),
         ("Answer:\n\\[\n\\frac{1}{2}\n\\]\nbye", "\\[\n\\frac{1}{2}\n\\]"),
         ("Answer: \\begin{pmatrix}\n1", None),  # cut off
+        # What explains an answer is no part of it; what takes it back is.
+        ("Answer: $\\frac{3}{4}$ (in lowest terms)", "$\\frac{3}{4}$"),
+        ("Answer: 42, as wanted.", "42"),
+        ("Answer: 42 because 40 + 2 = 42", "42"),
+        ("Answer: 42 (not really)", "42 (not really)"),
+        ("Answer: 42, or 41", "42, or 41"),
+        ("Answer: 2 (ab)", "2 (ab)"),
         # Thoughts are not the answer, unless there is nothing else.
         ("<think>Answer: 41</think>\nAnswer: 42", "42"),
         ("<think>\\boxed{41}</think> so \\boxed{42}", "42"),
@@ -98,6 +105,7 @@ def test_find(completion, found):
         ("The answer is \\text{Evelyn}. She runs.", "\\text{Evelyn}"),
         ("The answer is 11,\\! 100.", "11,\\! 100"),
         ("The answer is 41 or 42", "41 or 42"),
+        ("The answer is $\\frac{3}{4}$, i.e. 0.75.", "$\\frac{3}{4}$"),
         ("The answer is not 42", "not 42"),
         ("The answer is as follows:\nwe have $42$.", "$42$"),
         ("The answer is positive, so we get $x = 3$.", "$x = 3$"),

@@ -25,7 +25,7 @@ _MAX_ARGUMENT = 10**30  # of a sine, which is reduced exactly
 _MAX_FACTORIAL = 1_500
 _MAX_BITS = 14_000  # of exact powers
 _MAX_LETTERS = 30
-_TRIALS = 6
+_TRIALS, _WHOLE_TRIALS = 6, 12  # of whole numbers, k > n leaves many undefined
 _ENOUGH = 3  # places at which both sides must have a value
 # A decimal stands for what rounds to it: to six places, in which all numbers below
 # _SMALL would be nearly zero; those are compared relatively.
@@ -161,10 +161,9 @@ def _near(
 
 def decimal_places(value: fractions.Fraction) -> int:
     """How many a decimal has; 0 for what is none, or has more than 20."""
-    places = range(1, 21)
-    return next((n for n in places if (value * 10**n).denominator == 1), 0) * (
-        value.denominator > 1
-    )
+    if value.denominator == 1:
+        return 0
+    return next((n for n in range(1, 21) if (value * 10**n).denominator == 1), 0)
 
 
 def _is_rounded(value: fractions.Fraction, decimal: fractions.Fraction) -> bool:
@@ -203,7 +202,7 @@ def _agree(
         return False
     whole = any(_is_of_integers(node) for tree in (gold, pred) for node in nodes(tree))
     real, others = 0, []
-    for trial in range(_TRIALS):
+    for trial in range(_WHOLE_TRIALS if whole else _TRIALS):
         try:
             values = _both(gold, pred, _place(names, trial, whole), reading)
         except Undefined:
@@ -238,9 +237,8 @@ def _close(left: Any, right: Any, digits: int) -> bool:
     if mp.isinf(left) or mp.isinf(right):
         return left == right
     with mp.workdps(digits):
-        return abs(left - right) <= max(abs(left), abs(right)) * mp.mpf(10) ** (
-            _SPARE - digits
-        )
+        rest = mp.mpf(10) ** (_SPARE - digits) * max(abs(left), abs(right))
+        return abs(left - right) <= rest
 
 
 def _power(value: Any) -> float:
@@ -320,14 +318,14 @@ def _value(node: Tree, place: Mapping[str, Any], reading: Reading) -> Any:
             sign, variable, *parts = parts
             place = {**place, variable[1]: mp.mpf(7) / 3}
             return _opaque(sign, [_value(part, place, reading) for part in parts])
-        case "call" | "log":
-            name, part = (kind, parts[1]) if kind == "log" else parts
-            value = _value(part, place, reading)
-            if kind == "log" and parts[0] is not None:
-                return _ln(value) / _nonzero(_ln(_value(parts[0], place, reading)))
-            if kind == "log":
-                return _ln(value) / (mp.ln(10) if reading.common else 1)
+        case "call":
+            name, value = parts[0], _value(parts[1], place, reading)
             return _ln(value) if name == "ln" else _function(name, value)
+        case "log":
+            base, value = parts[0], _value(parts[1], place, reading)
+            if base is None:
+                return _ln(value) / (mp.ln(10) if reading.common else 1)
+            return _ln(value) / _nonzero(_ln(_value(base, place, reading)))
         case "deg":
             value = _value(parts[0], place, reading)
             return value * mp.pi / 180 if reading.degrees else value
@@ -398,9 +396,7 @@ def _whole(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function where its arguments are whole numbers that are not too large."""
 
     def guarded(*values: Any) -> Any:
-        if not all(
-            mp.isint(value) and 0 <= value <= _MAX_FACTORIAL for value in values
-        ):
+        if any(not mp.isint(v) or not 0 <= v <= _MAX_FACTORIAL for v in values):
             raise Undefined
         return function(*values)
 

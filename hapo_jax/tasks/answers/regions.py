@@ -55,13 +55,10 @@ def read(tree: Tree) -> Region | None:
         return _joined([read(part) for part in parts])
     if kind == "minus":
         whole, taken = map(read, parts)
-        return (
-            whole
-            and taken
-            and _without(
-                whole, [p[1] for p in taken.parts if p[0] == "point"], len(taken.parts)
-            )
-        )
+        points = [part for part in taken.parts if part[0] == "point"] if taken else []
+        if not whole or not points or len(points) < len(taken.parts):
+            return None
+        return _without(whole, [point[1] for point in points])
     if kind == "such":
         inner = read(parts[0])
         return inner and Region(None, inner.parts)
@@ -112,8 +109,8 @@ def _joined(regions: list[Region | None]) -> Region | None:
     return Region(next(iter(variables), None), parts) if len(variables) < 2 else None
 
 
-def _without(region: Region, points: list[Tree], taken: int) -> Region | None:
-    """A region without points, of which there are `taken`."""
+def _without(region: Region, points: list[Tree]) -> Region | None:
+    """A region without points that lie inside of it."""
     parts = list(region.parts)
     try:
         for point in points:
@@ -130,7 +127,7 @@ def _without(region: Region, points: list[Tree], taken: int) -> Region | None:
                 return None
     except numeric.Undefined:
         return None
-    return Region(region.variable, tuple(parts)) if len(points) == taken else None
+    return Region(region.variable, tuple(parts))
 
 
 def _real(tree: Tree) -> float:
@@ -147,7 +144,7 @@ def _of_relation(operators: tuple[str, ...], sides: tuple[Tree, ...]) -> Region 
         return inner and Region(sides[0], inner.parts)
     if operators == ("\\ne",) and is_named(sides[0]):
         points = formula.variants(sides[1])
-        return _without(Region(sides[0], (_LINE,)), points, len(points))
+        return _without(Region(sides[0], (_LINE,)), points)
     ascending = ascend(operators, sides)
     return ascending and _between(*ascending)
 
@@ -186,11 +183,9 @@ def _between(operators: tuple[str, ...], sides: tuple[Tree, ...]) -> Region | No
         return None
     closed, closes = (operator == "\\le" for operator in operators)
     part = ("interval", low, high, closed, closes)
-    return (
-        _of_size(variable[1], part)
-        if variable[0] == "abs"
-        else Region(variable, (part,))
-    )
+    if variable[0] == "abs":
+        return _of_size(variable[1], part)
+    return Region(variable, (part,))
 
 
 def _of_size(variable: Tree, part: Tree) -> Region:
@@ -209,14 +204,12 @@ def _of_list(items: tuple[Tree, ...], joint: str) -> Region | None:
         variables = {item[2][0] for item in items}
         if len(variables) > 1 or not is_named(items[0][2][0]):
             return None
-        return _without(Region(variables.pop(), (_LINE,)), points, len(points))
+        return _without(Region(variables.pop(), (_LINE,)), points)
     if not all(item[0] == "rel" for item in items):
         return None
     regions = [read(item) for item in items]
-    if joint != "or":  # `x \in \mathbb{R}` adds nothing
-        regions = [r for r in regions if r is None or r.parts != (_LINE,)] or regions[
-            :1
-        ]
+    if joint != "or" and None not in regions:  # `x \in \mathbb{R}` adds nothing
+        regions = [r for r in regions if r.parts != (_LINE,)] or regions[:1]
     joined = _joined(regions)
     if joint == "or" or not joined or len(joined.parts) != 2 or len(regions) != 2:
         return joined

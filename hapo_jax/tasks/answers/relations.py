@@ -9,11 +9,10 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hapo_jax.tasks.answers import numeric, regions
-from hapo_jax.tasks.answers.formula import SETS, Tree
+from hapo_jax.tasks.answers import formula, numeric, regions
+from hapo_jax.tasks.answers.formula import Tree
 
-_COMPOSED = (*SETS, "tuple", "matrix", "list", "ratio", "based", "quantity", "name")
-
+_COMPOSED = (*formula.COMPOSED, "matrix")
 Scalars = Callable[[Tree, Tree], bool]
 
 
@@ -43,12 +42,10 @@ def read(tree: Tree, scalars: Scalars, of_many: bool = False) -> Stated | None:
     if tree[0] != "rel" or not set(tree[1]) <= {"=", "\\approx"}:
         return None
     operators, sides = tree[1:]
-    exacts = 1 + (
-        operators.index("\\approx") if "\\approx" in operators else len(operators)
-    )
-    if "=" in operators[exacts - 1 :]:
+    equal = [*operators, "\\approx"].index("\\approx")
+    if "=" in operators[equal:]:
         return None
-    chain, rounded = list(sides[:exacts]), sides[exacts:]
+    chain, rounded = list(sides[: equal + 1]), sides[equal + 1 :]
     name = None
     if _names(chain[0], sides[1:], of_many):
         name = chain.pop(0)

@@ -8,32 +8,62 @@ import dataclasses
 import re
 
 # One measure a row, by all its names.
-_MEASURES = (
-    *("inch inches in", "foot feet ft", "yard yards yd", "mile miles mi"),
-    *(
-        "meter meters metre metres m",
-        "centimeter centimeters centimetre centimetres cm",
-    ),
-    *("millimeter millimeters millimetre millimetres mm", "nanometer nanometers nm"),
-    *("kilometer kilometers kilometre kilometres km", "micrometer micrometers micron"),
-    *("gram grams g", "kilogram kilograms kg", "milligram milligrams mg"),
-    *("pound pounds lb lbs £", "ounce ounces oz", "ton tons tonne tonnes"),
-    *("second seconds sec secs s", "minute minutes min mins", "hour hours hr hrs h"),
-    *("day days", "week weeks", "month months", "year years yr yrs"),
-    *("gallon gallons gal", "quart quarts", "pint pints", "cup cups"),
-    *("liter liters litre litres L l", "milliliter milliliters mL ml"),
-    *("acre acres", "hectare hectares", "radian radians rad", "mph", "kph"),
-    *("dollar dollars $ USD usd", "cent cents ¢", "euro euros €", "yen ¥", "rupee ₹"),
-    *("newton newtons N", "joule joules J", "kilojoule kilojoules kJ", "watt watts W"),
-    *(
-        "volt volts V",
-        "ampere amperes amp amps A",
-        "kelvin kelvins K",
-        "mole moles mol",
-    ),
-    *("celsius C", "fahrenheit F", "hertz Hz", "am", "pm", "eV", "pascal pascals Pa"),
-    "unit units",
-)
+_MEASURES = """
+    inch inches in
+    foot feet ft
+    yard yards yd
+    mile miles mi
+    meter meters metre metres m
+    millimeter millimeters millimetre millimetres mm
+    centimeter centimeters centimetre centimetres cm
+    kilometer kilometers kilometre kilometres km
+    nanometer nanometers nm
+    gram grams g
+    kilogram kilograms kg
+    milligram milligrams mg
+    pound pounds lb lbs £
+    ounce ounces oz
+    ton tons tonne tonnes
+    second seconds sec secs s
+    minute minutes min mins
+    hour hours hr hrs h
+    day days
+    week weeks
+    month months
+    year years yr yrs
+    gallon gallons gal
+    quart quarts
+    pint pints
+    cup cups
+    liter liters litre litres L l
+    milliliter milliliters mL ml
+    acre acres
+    hectare hectares
+    radian radians rad
+    mph
+    kph
+    dollar dollars $ USD usd
+    cent cents ¢
+    euro euros €
+    yen ¥
+    rupee rupees ₹
+    newton newtons N
+    joule joules J
+    kilojoule kilojoules kJ
+    watt watts W
+    volt volts V
+    ampere amperes amp amps A
+    kelvin kelvins K
+    mole moles mol
+    celsius C
+    fahrenheit F
+    hertz Hz
+    pascal pascals Pa
+    eV
+    am
+    pm
+    unit units
+""".strip().splitlines()
 _BASE = {name: row.split()[0] for row in _MEASURES for name in row.split()}
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 SCALES = {
@@ -52,19 +82,16 @@ CHANGING = frozenset(
     "thousandth thousandths dozens hundreds thousands millions billions trillions plus "
     "minus times over mod base point factorial inverse squared cubed below".split()
 )
-# ... and these begin a sentence, not a unit.
+# ... these take it back, and the rest begins a sentence, not a unit.
 DENYING = frozenset(
     "not no never neither nor isn wrong false incorrect if but unless except otherwise "
     "maybe perhaps either without negative".split()
 )
-NO_UNITS = (
-    CHANGING
-    | DENYING
-    | frozenset(
-        "and or by to through above is are was were when where for than less more with "
-        "any sin cos tan log ln exp sqrt pi at most least".split()
-    )
+_PROSE = frozenset(
+    "and or by to through above is are was were when where for than less more with any "
+    "sin cos tan log ln exp sqrt pi at most least".split()
 )
+NO_UNITS = CHANGING | DENYING | _PROSE
 DEGREES = frozenset(("degree", "degrees", "deg"))
 _NEUTRAL = frozenset(
     "of the a an in total exactly only all each long tall wide per".split()

@@ -8,7 +8,6 @@ An answer that `formula` cannot read whole equals only its own text. What counts
 in full, with examples, in docs/math_grading.md.
 """
 
-import fractions
 import functools
 import itertools
 import math
@@ -25,12 +24,12 @@ from hapo_jax.tasks.answers import (
     relations,
     units,
 )
-from hapo_jax.tasks.answers.formula import SETS, Tree
-from hapo_jax.tasks.answers.numeric import nodes
+from hapo_jax.tasks.answers.formula import SETS, Tree, nodes
 
 _POINT, _COMMA = re.compile(r"-?\d+\.\d+"), re.compile(r"-?\d+,\d+")
-_CHOICE = re.compile(r"\(?([A-Za-z])\)")
+_CHOICE = re.compile(r"^\(?([A-Za-z])\)?$")
 _COMPARED_WHOLE = frozenset(("based", "time", "name", "tuple"))
+Tokens = tuple[lexer.Token, ...]
 
 
 class _Rule(NamedTuple):
@@ -78,9 +77,25 @@ def same_written(gold: str, pred: str) -> bool:
 def _same_answer(gold: str, pred: str, rule: _Rule, tolerance: float = 0.0) -> bool:
     if gold == pred and gold.isdecimal():  # the usual case, settled at once
         return True
+    left, right = (lexer.trimmed(lexer.read(text)) for text in (gold, pred))
+    if not lexer.speaks(left) or not lexer.speaks(right):
+        return False
+    comma = _COMMA.fullmatch(pred.strip(" $."))
+    if comma and _POINT.fullmatch(lexer.key(left)):  # 2,74 for 2.74
+        right = lexer.read(comma[0].replace(",", "."))
+    if _same_tokens(left, right, rule, tolerance):
+        return True
+    choice = lexer.chosen(right)  # `(C) 42` is C, and 42
+    if choice and _CHOICE.fullmatch(lexer.key(left)):
+        return _CHOICE.fullmatch(lexer.key(left))[1] == choice[0]
+    return choice is not None and _same_tokens(left, choice[1], rule, tolerance)
+
+
+def _same_tokens(gold: Tokens, pred: Tokens, rule: _Rule, tolerance: float) -> bool:
+    """Whether answers are one in text or in meaning."""
     if _same_text(gold, pred):
         return True
-    left, right = formula.read(gold), formula.read(pred)
+    left, right = formula.of_tokens(gold), formula.of_tokens(pred)
     if left is None or right is None:
         return False
     if tolerance and not {"list", "tuple", "set", "interval"} & {left[0], right[0]}:
@@ -90,25 +105,15 @@ def _same_answer(gold: str, pred: str, rule: _Rule, tolerance: float = 0.0) -> b
     return _same(*_with_one_notation(left, right), rule)
 
 
-def _same_text(gold: str, pred: str) -> bool:
+def _same_text(gold: Tokens, pred: Tokens) -> bool:
     """Whether answers are one text. The case of words does not count, nor (B) for B."""
-    tokens = [lexer.trimmed(lexer.read(text)) for text in (gold, pred)]
-    if not all(map(lexer.speaks, tokens)):
-        return False
-    left, right = (_CHOICE.sub(r"\1", lexer.key(side)) for side in tokens)
-    if left == right:
-        return True
-    comma = _COMMA.fullmatch(pred.strip(" $."))
-    if comma and _POINT.fullmatch(left):  # 2,74 for 2.74
-        return fractions.Fraction(left) == fractions.Fraction(
-            comma[0].replace(",", ".")
-        )
+    left, right = (_CHOICE.sub(r"\1", lexer.key(side)) for side in (gold, pred))
     folds = all(
         token.kind not in (lexer.LETTER, lexer.FUNCTION)
         and not (token.kind == lexer.WORD and token.text.isupper())
-        for token in tokens[0]
+        for token in gold
     )
-    return folds and left.lower() == right.lower()
+    return left == right or (folds and left.lower() == right.lower())
 
 
 def _with_one_notation(gold: Tree, pred: Tree) -> tuple[Tree, Tree]:

@@ -53,6 +53,7 @@ _PHRASES = {
     "all real numbers": ("numbers", "R"),
     "all reals": ("numbers", "R"),
     "empty set": ("set", ()),
+    "infinity": ("inf",),
 }
 _CALLED = frozenset("fg")  # f(x + 1) is no product, n(n + 1) is one
 _UNIT_LETTERS = frozenset("mgshLlNJWVAKCF")  # where upright and behind a number
@@ -68,10 +69,14 @@ class Unread(Exception):
     """A text is no formula, or is not understood whole."""
 
 
-@functools.lru_cache(maxsize=1_024)  # a group's completions share their gold answer
 def read(text: str) -> Tree | None:
     """The tree of an answer; None if it is not understood whole."""
-    tokens = lexer.trimmed(lexer.read(text))
+    return of_tokens(lexer.trimmed(lexer.read(text)))
+
+
+@functools.lru_cache(maxsize=1_024)  # a group's completions share their gold answer
+def of_tokens(tokens: tuple[Token, ...]) -> Tree | None:
+    """The same of an answer's tokens."""
     letters = "".join(token.text for token in tokens if token.kind == LETTER)
     if not 0 < len(tokens) <= _MAX_TOKENS:
         return None
@@ -287,7 +292,7 @@ class _Reader:
             if self.take("*") or self.takes_cross():
                 tree = ("mul", _scalar(tree), _scalar(self.unary()))
             elif self.take("/"):
-                tree = ("div", _scalar(tree), _scalar(self.unary()))
+                tree = ("div", _scalar(tree), _scalar(self.divisor()))
             elif self.begins_factor(tree):
                 factor = self.power()
                 if tree[0] == "sym" and factor[0] == "interval":  # t(0, 4]
@@ -295,6 +300,16 @@ class _Reader:
                 tree = ("mul", _scalar(tree), _scalar(factor))
             else:
                 return tree
+
+    def divisor(self) -> Tree:
+        """What follows a `/`: of letters all, as in t/RC; else one factor."""
+        tree = self.unary()
+        while self.kind() == LETTER and _is_of_a_letter(tree):
+            factor = self.power()
+            if not _is_of_a_letter(factor):
+                raise Unread  # a/b i
+            tree = ("mul", tree, factor)
+        return tree
 
     def takes_cross(self) -> bool:
         """Takes the x of `6 x 7`."""
@@ -375,7 +390,9 @@ class _Reader:
                 argument = ("mul", _scalar(argument), _scalar(self.power()))
         if exponent == ("neg", _number("1")):  # sin^{-1}
             name, exponent = lexer.FUNCTIONS.get(f"arc{name}") or _refuse(), None
-        if name == "exp":
+        if name in ("abs", "floor", "ceil"):
+            tree = (name, argument)
+        elif name == "exp":
             tree = ("pow", ("const", "e"), argument)
         elif name in ("log", "lg"):
             tree = ("log", base if name == "log" else _number("10"), argument)
@@ -584,8 +601,6 @@ class _Reader:
 
     def root(self) -> Tree:
         degree = self.closed("]") if self.take("[") else _number("2")
-        if self.sees("{") and self.text(1) == "}":  # \sqrt{}{3}
-            self.at += 2
         if self.kind() == NUMBER:  # √12
             radicand = _number(self.next())
         elif self.sees("("):
@@ -666,6 +681,13 @@ def _signed(sign: str, tree: Tree) -> Tree:
 def _scalar(tree: Tree) -> Tree:
     """The tree, unless one cannot calculate with it."""
     return _refuse() if tree[0] in COMPOSED else tree
+
+
+def _is_of_a_letter(tree: Tree) -> bool:
+    """Whether it is a letter, a power of one, or a product of such."""
+    if tree[0] == "mul":
+        return _is_of_a_letter(tree[1]) and _is_of_a_letter(tree[2])
+    return tree[0] == "sym" or (tree[0] == "pow" and tree[1][0] == "sym")
 
 
 def _quantity(tree: Tree, words: tuple[str, ...]) -> Tree:

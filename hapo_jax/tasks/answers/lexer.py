@@ -80,6 +80,8 @@ _NAMES = {
     "\\empty": "emptyset varnothing ∅",
     "\\{": "lbrace",
     "\\}": "rbrace",
+    "(": "lparen",
+    ")": "rparen",
     "[": "lbrack",
     "]": "rbrack",
     "\\langle": "langle ⟨",
@@ -183,6 +185,10 @@ _LINES = re.compile(
     r"\\(?:begin|end)\s*\{(?:aligned|align|gathered|split|cases)\*?\}(?!.*matrix)",
     re.DOTALL,
 )
+_JOINING = frozenset(", ; : . = < > | & \\\\ \\quad \\le \\ge \\ne \\in \\cup".split())
+_CALLED = frozenset(("abs", "floor", "ceil"))
+_CHOICES = frozenset("ABCDEFGHIJ")
+_HEDGES = frozenset(("or", "and", "not", "nor", "is", "isn"))
 _SPEAKING = frozenset(("\\infty", "\\empty", *(f"\\mathbb{{{n}}}" for n in "RZNQC")))
 _BRACE = re.compile(r"\\.|[{}]")
 _LONE_SCRIPT = re.compile(r"([_^])\{(\w)\}")
@@ -193,6 +199,7 @@ _LONGEST_OPENING = 6  # tokens: `So, the final answer is`
 _PUNCTUATION = frozenset((MARK, sign) for sign in (".", ",", ";", ":", "?"))
 # 1,234,567. A comma or a space alone does not join what may be a pair, (12,345).
 _JOINT = re.compile(r"(?<=\d)(?:\{,\}|,\s?\\!\s?|\\[,!]\s?)(?=\d{3}(?!\d))")
+_SIGN_IN_BRACES = re.compile(r"\{\s*([-+=,:])\s*\}")  # {-}3
 _GROUPED = re.compile(r"(?<![\d.,])[1-9]\d{0,2}(?:(?:,|\\ | )\d{3})+(?!,?\d)")
 _RATE = re.compile(
     r"\s*(k?m|cm|mm|mi|ft|k?g|k?J|mol|L|gal)/(s|h|hr|min|sec|c?m|K|k?g|L|mol)"
@@ -207,14 +214,15 @@ _ITEM = re.compile(
         f"(?P<{name}>{pattern})"
         for name, pattern in {
             "space": r"(?:\s|[~$]|\\[,;:! ]|\\[()\[\]]|\\(?:left|right)\s*\."
-            r"|\\(?:text)?color\s*\{\w+\}|\\[hv]space\*?\s*\{[^{}]*\}"
+            r"|\{\s*\}|\\(?:text)?color\s*\{\w+\}|\\[hv]space\*?\s*\{[^{}]*\}"
             r"|\\phantom\s*(?:[-−]|\{\s*[-−+]?\s*\}))+",
             "escape": rf"\\(?=\\(?:{'|'.join(sorted(_COMMANDS))})(?![a-zA-Z]))",
             "row": r"\\\\(?:\s*\[[^\]\\]{0,20}\])?|\\cr(?![a-zA-Z])",
             "matrix": r"\\(?:begin|end)\s*\{(?:[pbB]?matrix|smallmatrix|array)\*?\}"
             r"(?:\s*\{[clr| ]*\})?",
             "numbers": r"\\mathbb\s*(?:\{\s*[RZNQC]\s*\}|[RZNQC](?![a-zA-Z]))",
-            "degree": r"(?:\^\s*)?\\circ(?![a-zA-Z])|\^\s*\{\s*\\circ\s*\}",
+            "degree": r"(?:\^\s*)?\\circ(?![a-zA-Z])|\^\s*\{\s*\\circ\s*\}"
+            r"|\^\s*\{\s*\\(?:text|mathrm)\s*\{\s*o\s*\}\s*\}",
             "primes": r"\^\s*\\prime(?![a-zA-Z])|\^\s*\{(?:\s*\\prime)+\s*\}",
             "upright": rf"\\(?:{'|'.join(_UPRIGHT)})\*?\s*\{{",
             "recurring": r"\d*\.\d*\\(?:overline|bar|dot)\s*\{?\s*\d+\s*\}?"
@@ -239,11 +247,25 @@ def read(text: str) -> tuple[Token, ...]:
         text = text.replace("\\\\", "\\")  # as in JSON that was escaped twice
     if _LINES.search(text) and not ("cases" in text and "&" in text):
         text = _LINES.sub(" ", text).replace("&", " ")
-    text = _JOINT.sub("", text)
+    text = _SIGN_IN_BRACES.sub(r"\1", _JOINT.sub("", text))
     text = _SQUARES.sub(r"\\text{ \1}", text)
     text = _SUPERS.sub(lambda m: f"^{{{''.join(_SUPER[c] for c in m[0])}}}", text)
     text = _SUBS.sub(lambda m: f"_{{{''.join(_SUB[c] for c in m[0])}}}", text)
-    return tuple(_Scanner(text.translate(_TABLE), upright=False).tokens())
+    return _with_joints(_Scanner(text.translate(_TABLE), upright=False).tokens())
+
+
+def _with_joints(tokens: list[Token]) -> tuple[Token, ...]:
+    """The tokens, with `\\quad` as a line's end where it stands between answers."""
+    found = []
+    for before, token, behind in zip((None, *tokens), tokens, (*tokens[1:], None)):
+        if token.text != "\\quad":
+            found.append(token)
+        elif not any(
+            side is None or side.kind == WORD or side.text in _JOINING
+            for side in (before, behind)
+        ):
+            found.append(token._replace(text="\\\\"))
+    return tuple(found)
 
 
 class _Scanner:
@@ -324,8 +346,10 @@ class _Scanner:
         if name.startswith(("quad", "qquad")):
             short = "qquad" if name.startswith("qq") else "quad"
         self.place = self.start + 1 + len(short)
-        if short in _LOOKS or short in _UPRIGHT:
-            self.gap = self.gap or "quad" in short
+        if "quad" in short:
+            self._add(MARK, "\\quad")
+        elif short in _LOOKS or short in _UPRIGHT:
+            pass
         elif short in FUNCTIONS:
             self._add(FUNCTION, FUNCTIONS[short])
         elif short in _LETTERS:
@@ -351,6 +375,8 @@ class _Scanner:
             self._add(FUNCTION, FUNCTIONS[run])
         elif self.upright:
             self._add(WORD, run)
+        elif run in _CALLED and self.text.startswith("(", self.place):
+            self._add(FUNCTION, run)
         elif run == "in" and self.gap and _IN.match(self.text, self.place):
             self._add(MARK, "\\in")
         elif run in _SPELT_OUT:
@@ -431,6 +457,19 @@ def _without_punctuation(tokens: tuple[Token, ...]) -> tuple[Token, ...]:
     while first < last and tokens[last - 1][:2] in _PUNCTUATION:
         last -= 1
     return tokens[first:last]
+
+
+def chosen(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]] | None:
+    """The letter and what follows of `(C) 42` or `C. 42`: a choice with its content."""
+    opened = bool(tokens) and tokens[0].text == "("
+    letter, sign, *rest = (*tokens[opened:], None, None)
+    rest = tuple(rest[:-2])
+    ends = (")",) if opened else (")", ".", ":")
+    if not rest or letter.text not in _CHOICES or sign.text not in ends:
+        return None
+    if not rest[0].gap or any(t.text in _CHOICES or t.text in _HEDGES for t in rest):
+        return None
+    return letter.text, rest
 
 
 def speaks(tokens: tuple[Token, ...]) -> bool:

@@ -69,7 +69,7 @@ def _names(name: Tree, values: tuple[Tree, ...] | list[Tree], of_many: bool) -> 
     shared = inside & set().union(*map(numeric.letters, values))
     if regions.is_named(name) or name in (("const", "e"), ("const", "i")):
         return shared <= {argument(name)}
-    many = len(inside) > 1 or any(node[0] == "apply" for node in numeric.nodes(name))
+    many = len(inside) > 1 or any(node[0] == "apply" for node in formula.nodes(name))
     return of_many and many and not set().union(*map(numeric.letters, values))
 
 

@@ -38,6 +38,9 @@ roots, powers, functions
   1-\frac1e | 1-\frac{1}{\mathrm{e}}
   1-\frac1e | 1-e^{-1}
   12^{1/7} | \sqrt[7]{12}
+  e^{-\frac{t}{RC}} | e^{-t/RC}
+  \frac{3\pi}{4} | 3/4\pi
+  \lfloor x \rfloor | floor(x)
   np.arcsin(10/13) | \sin^{-1}(10/13)
   \frac{n(n+1)}{2} | {n+1 \choose 2}
   \sqrt{4 \pi G \rho_{0} r_{0}^{2}} | 2 r_0 \sqrt{\pi G \rho_0}
@@ -103,6 +106,8 @@ lists and points
   (1,2) | (1, 2)
   (1,2) | 1, 2
   (1,2) | x=1, y=2
+  (1,2) | x=1 \quad y=2
+  (1,2),(3,4) | (1,2) \quad (3,4)
   (1,2) | \begin{cases} x = 1 \\ y = 2 \end{cases}
   (1,2) | \langle 1,2\rangle
   (p,q)=(3,2) | p = 3, q = 2
@@ -137,6 +142,9 @@ words and choices
   \text{(B)} | B
   B | B)
   \text{B,E} | E \text{ and } B
+  C | \textbf{(C)}\ 42
+  42 | \textbf{(C)}\ 42
+  42 | A: 42
   \text{not possible} | \text{not possible}
   \text{October 30} | October 30
   4\!:\!51\!:\!06 \text{ p.m.} | 4:51:06 PM
@@ -195,6 +203,10 @@ letters and words
   \text{Evelyn} | Ada
   B | b
   B | ABCD
+  B | (B) or (C)
+  B | (A) 42 (B) 43
+  42 | (C) 41
+  42 | (A) 42 (B) 43
   \text{A,B,C,D} | A,B,C
   E_{1},E_{2} | E, E
   \lambda_{\text {red}} | \lambda

@@ -185,7 +185,8 @@ class _Reader:
         return word or (known if comma else _refuse())
 
     def element(self) -> Tree:
-        self.take("\\approx", "=")
+        if self.depth == 0:
+            self.take("\\approx", "=")
         operators, sides = [], [self.side()]
         while True:
             named = sides[-1][0] == "name"
@@ -234,8 +235,8 @@ class _Reader:
         tree = self.sets()
         if (":" not in self.closes and self.sees(":")) or self.sees_to():
             tree = self.ratio(tree)
-        if self.kind() == WORD and self.text() == "base" and tree[0] == "num":
-            self.next()
+        based = self.text() == "base" and self.kind(1) == NUMBER
+        if based and tree[0] == "num" and self.next():
             return ("based", str(tree[1]), self.next())
         words = [unit] if unit else []
         while self.kind() == WORD and not self.is_joint_or_is():
@@ -611,15 +612,19 @@ class _Reader:
 
     def matrix(self) -> Tree:
         outer, self.closes = self.closes, ()
-        rows: list[list[Tree]] = [[]]
-        while not self.take("\\end"):
-            if self.take("\\\\"):
-                rows.append([])
-            elif not self.take("&"):
+        rows: list[list[Tree]] = []
+        while True:
+            while self.take("\\\\"):
+                pass  # an empty row
+            if self.take("\\end"):
+                break
+            rows.append([_scalar(self.sum())])
+            while self.take("&"):
                 rows[-1].append(_scalar(self.sum()))
+            if not self.sees("\\\\", "\\end"):
+                raise Unread
         self.closes = outer
-        rows = [row for row in rows if row]
-        if not rows or len(set(map(len, rows))) > 1:
+        if len(set(map(len, rows))) != 1:
             raise Unread
         return ("matrix", tuple(map(tuple, rows)))
 

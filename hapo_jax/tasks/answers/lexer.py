@@ -465,7 +465,7 @@ def chosen(tokens: tuple[Token, ...]) -> tuple[str, tuple[Token, ...]] | None:
     letter, sign, *rest = (*tokens[opened:], None, None)
     rest = tuple(rest[:-2])
     ends = (")",) if opened else (")", ".", ":")
-    if not rest or letter.text not in _CHOICES or sign.text not in ends:
+    if not speaks(rest) or letter.text not in _CHOICES or sign.text not in ends:
         return None
     if not rest[0].gap or any(t.text in _CHOICES or t.text in _HEDGES for t in rest):
         return None

@@ -78,6 +78,8 @@ def proportional(gold: Tree, pred: Tree, positive: bool) -> bool:
     factors: list[Any] = []
 
     def one_factor(left: Any, right: Any, digits: int) -> bool:
+        if mp.isinf(left) or mp.isinf(right):
+            return False
         if left == 0 or right == 0:
             return left == right
         factors.append(right / left)

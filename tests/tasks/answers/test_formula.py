@@ -91,6 +91,7 @@ def test_read(text, tree):
           "2 hundredths"),
         *("CD", "A B", "(1,2)(3,4)", "[1,2] + 1",
           "\\begin{pmatrix} 1 & 2 \\\\ 3 \\end{pmatrix}"),
+        *("\\begin{pmatrix} 1 2 \\\\ 3 & 4 \\end{pmatrix}", "\\sqrt{=2}", "(=1, 2)"),
         *("\\begin{vmatrix} 1 \\end{vmatrix}", "1," * 500, "(" * 100 + "1" + ")" * 100),
         *("-" * 400 + "1", "1" + "+1" * 300, "5'", "\\frac123", "2 5/", "&", "x\\\\"),
     ],

@@ -4,7 +4,7 @@ import collections
 import functools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from ml_collections import ConfigDict
@@ -57,11 +57,20 @@ def make_prompts(
         problems = data_checks.without(problems, ids)
     return prompts_lib.tokenise(
         problems,
-        functools.partial(
-            policy.tokenizer.encode_prompt, chat_template=config.task.chat_template
-        ),
+        prompt_encoder(config, policy),
         max_prompt_tokens=config.rollout.max_prompt_tokens,
         overlong=config.rollout.overlong_prompts,
+    )
+
+
+def prompt_encoder(
+    config: ConfigDict, policy: Policy
+) -> Callable[[str | Sequence[Mapping[str, str]]], list[int]]:
+    """A function: a prompt → its ids, in the form that `config.task` asks for."""
+    return functools.partial(
+        policy.tokenizer.encode_prompt,
+        chat_template=config.task.chat_template,
+        template_options=config.task.template_options.to_dict(),
     )
 
 

@@ -30,6 +30,9 @@ def default() -> ConfigDict:
     c.task.train = ConfigDict()  # options of the task's `problems` for training …
     c.task.test = ConfigDict()  # … and for evaluation
     c.task.chat_template = "auto"  # auto | chat | plain
+    # Variables of the chat template, such as enable_thinking (Qwen3). Prompts that name
+    # a day need it as date_string, "26 Jul 2024" or "2024-07-26".
+    c.task.template_options = ConfigDict()
 
     c.data = ConfigDict()
     c.data.on_error = "stop"  # stop | skip (and count) rows of a file that are broken
@@ -137,7 +140,7 @@ def default() -> ConfigDict:
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 20
     c.checkpoint.keep_latest = 2
-    c.checkpoint.keep_best = 1  # by avg@k of the evaluation
+    c.checkpoint.keep_best = 1  # by avg@k; of each protocol that the run evaluates by
     c.checkpoint.export_hf = True  # write <workdir>/hf at the end
 
     c.log = ConfigDict()
@@ -159,6 +162,7 @@ def default_sft() -> ConfigDict:
     c.task.test = ConfigDict()  # … and those of the held-out ones
     c.task.words = ConfigDict()  # options of the task's `words`, if model.path is empty
     c.task.chat_template = "auto"  # auto | chat | plain
+    c.task.template_options = ConfigDict()  # variables of the chat template
 
     c.model = full.model
     c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty
@@ -176,6 +180,8 @@ def default_sft() -> ConfigDict:
     c.eval.every_steps = 250  # 0: only at the end
 
     c.checkpoint = full.checkpoint
+    for key in ("keep_best", "export_hf"):  # the end is what counts, and is exported
+        del c.checkpoint[key]
     c.checkpoint.every_steps = 250
     c.log = ConfigDict()
     c.log.every_steps = 10
@@ -424,11 +430,13 @@ def resolve(config: ConfigDict) -> Resolved:
     return Resolved(resolved.lock(), tuple(found))
 
 
-# Sections whose keys are the options of a task, or fields of a model's config.json.
+# Sections whose keys are options of a task, variables of a template, or fields of a
+# model's config.json.
 OPEN = (
     "task.train",
     "task.test",
     "task.words",
+    "task.template_options",
     "model.sizes",
     "model.init",
 )

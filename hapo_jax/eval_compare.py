@@ -11,8 +11,10 @@ import numpy as np
 
 from hapo_jax import eval_folder, eval_scores
 
-# What may differ between two evaluations that are compared.
-_MAY_DIFFER = ("checkpoint",)
+# What may differ between two evaluations that are compared: the policy …
+_MAY_DIFFER = ("checkpoint", "model", "tokenizer", eval_folder.FILES)
+# … and with another tokenizer what is in its ids.
+_OF_TOKENIZER = ("prompts", "stop_ids")
 # Of a figure: its unit, the scale into it, decimals.
 _RATE = ("%", 100, 1)
 _UNITS = {"length": ("tokens", 1, 1), "entropy": ("nats", 1, 3)}
@@ -37,9 +39,13 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
             f"--compare: {a} holds {', '.join(names_a)} and {b} {', '.join(names_b)}; "
             "evaluate one set in both."
         )
-    lines = [_HEADER]
+    lines, notes = [_HEADER], []
     for name in shared:
-        lines += _set(name, *(eval_folder.read_set(f, name) for f in folders), folders)
+        found = [eval_folder.read_set(folder, name) for folder in folders]
+        unlike = _not_compared(*(settings for settings, _ in found))
+        lines += _set(name, *found, folders, unlike)
+        if unlike:
+            notes.append(f"{name}: {', '.join(unlike)} could not be compared")
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
@@ -47,7 +53,8 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
     ]
     left_out = sorted({*names_a, *names_b} - {*shared})
     note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems, paired"
-    notes = [f"only in one: {', '.join(left_out)}"] if left_out else []
+    if left_out:
+        notes.append(f"only in one: {', '.join(left_out)}")
     rule = "-" * len(text[0])
     head = [f"A: {folders[0]}", f"B: {folders[1]}", ""]
     return "\n".join([*head, text[0], rule, *text[1:], rule, note, *notes])
@@ -68,15 +75,29 @@ def paired(
     return float(difference.mean()), *ends
 
 
+def _not_compared(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
+    """What of the prompts only one of two evaluations knows, or knows in other ids.
+
+    Texts and gold answers are compared in any case.
+    """
+    # Versions that did not note the tokenizer did not note these either.
+    if a.get("tokenizer") == b.get("tokenizer"):
+        return []
+    return [key for key in _OF_TOKENIZER if key in a or key in b]
+
+
 def _set(
     name: str,
     a: tuple[dict[str, Any], dict[str, Any]],
     b: tuple[dict[str, Any], dict[str, Any]],
     folders: tuple[pathlib.Path, pathlib.Path],
+    unlike: list[str],
 ) -> list[tuple[str, ...]]:
-    """The lines of one set."""
+    """The lines of one set; `unlike` are settings that are not compared."""
     (settings_a, records_a), (settings_b, records_b) = a, b
-    differing = eval_folder.differences(settings_a, settings_b, ignore=_MAY_DIFFER)
+    differing = eval_folder.differences(
+        settings_a, settings_b, ignore=(*_MAY_DIFFER, *unlike)
+    )
     if records_a.keys() != records_b.keys():
         only = sorted(records_a.keys() ^ records_b.keys())
         differing.append(f"problems in one of them alone: {', '.join(only[:5])}")

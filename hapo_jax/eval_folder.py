@@ -11,13 +11,18 @@ those of an evaluation that never stopped, and entropy is but for its last bits.
 """
 
 import json
+import logging
 import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hapo_jax import run_records
 
+_log = logging.getLogger(__name__)
+
 RESULTS = "results.json"
+# In the settings: what was read → path → checksum, to say which file has changed.
+FILES = "files"
 
 
 def settings_path(folder: pathlib.Path, name: str) -> pathlib.Path:
@@ -49,7 +54,7 @@ def resume(
     Args:
       folder: of the results.
       name: of the set.
-      settings: plain JSON; what the numbers depend on.
+      settings: plain JSON; what the numbers depend on, and `FILES`.
       ids: of the problems that are to be evaluated.
 
     Raises:
@@ -59,13 +64,31 @@ def resume(
     settings = json.loads(json.dumps(settings))
     if path.exists():
         saved = json.loads(path.read_text(encoding="utf-8"))
-        if saved != settings:
-            listing = "\n".join(f"  {d}" for d in differences(saved, settings))
+        # Of an earlier version; what it did not note is taken for equal, and noted now.
+        unknown = sorted(settings.keys() - saved.keys())
+        found = differences(saved, settings, ignore=(FILES, *unknown))
+        if found:
+            listing = "\n".join(f"  {d}" for d in found)
+            files = run_records.changed_files(
+                *(s.get(FILES, {}) for s in (saved, settings))
+            )
             raise ValueError(
                 f"{folder} holds an evaluation of {name} with other settings "
-                f"(there, and now):\n{listing}\nGive another --out, or remove {path} "
-                f"and {records_path(folder, name).name}."
+                f"(there, and now):\n{listing}\n{files}\nGive another --out, or "
+                f"remove {path} and {records_path(folder, name).name}."
             )
+        if unknown:
+            _log.warning(
+                "%s was begun by a version that did not note %s: it cannot be told "
+                "whether they are the same. From now on it can.",
+                path,
+                ", ".join(unknown),
+            )
+    elif (folder / RESULTS).exists():
+        # Figures of records that were removed; an evaluation that stops leaves none.
+        results = read_results(folder)
+        results.pop(name, None)
+        _write_results(folder, results)
     wanted = set(ids)
     lines = run_records.read_lines(records_path(folder, name)) if path.exists() else []
     found = {line["id"]: line for line in lines if line["id"] in wanted}
@@ -102,7 +125,10 @@ def finish(
     """Writes the records of a complete set in order, and its figures."""
     run_records.write_lines(records_path(folder, name), records)
     results = read_results(folder) if (folder / RESULTS).exists() else {}
-    results[name] = figures
+    _write_results(folder, results | {name: figures})
+
+
+def _write_results(folder: pathlib.Path, results: Mapping[str, Any]) -> None:
     text = json.dumps(results, indent=2, sort_keys=True) + "\n"
     run_records.replace(folder / RESULTS, text.encode())
 

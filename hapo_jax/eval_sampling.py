@@ -10,7 +10,8 @@ import concurrent.futures
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,7 +28,7 @@ from hapo_jax.model import distributed
 from hapo_jax.rollout.engine import Completion, Request
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.grading import GradeResult, GradingPool
-from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.rollout.prompts import PromptSet, checksums
 from hapo_jax.rollout.sampler import Truncation
 
 # Random keys hold the training step; no step is this one.
@@ -47,6 +48,7 @@ class Evaluator(NamedTuple):
     k: completions that count for all but the greedy figure.
     compare: (first answer, second answer, gold answer) triples → whether they are
       equal, some time later; None where answers are compared as text.
+    protocol: plain JSON, what the set's figures depend on besides the policy.
     """
 
     name: str
@@ -55,11 +57,17 @@ class Evaluator(NamedTuple):
     temperatures: tuple[float, ...]
     k: int
     compare: Callable[[list[tuple[str, str, str]]], Grades] | None
+    protocol: Mapping[str, Any]
 
     @property
     def prompts(self) -> PromptSet:
         """The problems and their tokens, those behind `num_problems` too."""
         return self.generator.prompts
+
+    @property
+    def protocol_number(self) -> int:
+        """A checksum of the protocol, for records and metrics."""
+        return zlib.crc32(json.dumps(self.protocol, sort_keys=True).encode())
 
 
 def read_sets(
@@ -128,9 +136,40 @@ def make_evaluators(
             temperatures,
             options.k,
             _compare(pool, eval_set.task),
+            _protocol(config, policy, eval_set, prompts, num_problems),
         )
         for (eval_set, prompts), num_problems in zip(sets, sizes)
     ]
+
+
+def _protocol(
+    config: ConfigDict,
+    policy: policy_lib.Policy,
+    eval_set: EvalSet,
+    prompts: PromptSet,
+    num_problems: int,
+) -> dict[str, Any]:
+    """See `Evaluator.protocol`."""
+    problems = prompts.problems[:num_problems]
+    text = repr([(p.id, p.prompt, p.answer) for p in problems])
+    tokens = checksums(tokens=prompts.tokens[:num_problems])
+    return {
+        "problems": f"{len(problems)}, crc {zlib.crc32(text.encode()):08x}",
+        "prompts": tokens["crc tokens"],
+        "task": eval_set.task,
+        "seed": config.seed,
+        "k": config.eval.k,
+        "temperature": config.eval.temperature,
+        "top_p": config.eval.top_p,
+        "greedy": bool(config.eval.greedy),
+        "max_prompt_tokens": config.rollout.max_prompt_tokens,
+        "max_completion_tokens": config.rollout.max_completion_tokens,
+        "overlong_prompts": config.rollout.overlong_prompts,
+        "chat_template": config.task.chat_template,
+        "stop_tokens": list(config.model.stop_tokens),
+        "dtype": policy.dtype.name,
+        "grading_timeout_s": config.grading.timeout_s,
+    }
 
 
 def evaluate(
@@ -138,8 +177,8 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The records of all problems, set by set in their order, and the sets' figures.
 
-    Those of the first set are named as in `eval_scores.summary`, `eval/avg@k`; of
-    several sets each also has its own, `eval/<set>/avg@k`.
+    Those of the first set are named as in `eval_scores.summary`, `eval/avg@k`, with the
+    protocol's number; of several sets each also has its own, `eval/<set>/avg@k`.
     """
     kept: list[dict[str, Any]] = []
     figures: dict[str, float] = {}
@@ -150,6 +189,7 @@ def evaluate(
         kept += ordered
         longest = evaluator.generator.engine.max_completion_tokens
         summary = eval_scores.summary(ordered, max_tokens=longest)
+        summary[eval_scores.PROTOCOL] = evaluator.protocol_number
         figures = figures or summary
         if len(evaluators) > 1:
             figures |= eval_scores.named(summary, evaluator.name)
@@ -170,6 +210,7 @@ def records(
 
     Yields:
       (place, record). A line of a file in eval/ holds a record: `set`, `id`, `source`;
+      `protocol`, equal where scores can be compared;
       of the k completions `scores`, `answers` (as the verifier read them, or None),
       `votes` (equal for equal answers), `lengths` (tokens), `truncated`, `entropy`
       (nats per token) and `completions`; `majority_score`; `ungraded`, how many ran the
@@ -292,6 +333,7 @@ class _Problem:
             "set": self._evaluator.name,
             "id": self._problem.id,
             "source": self._problem.source,
+            "protocol": self._evaluator.protocol_number,
             "scores": scores,
             "answers": answers,
             "votes": votes,

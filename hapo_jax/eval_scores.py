@@ -12,6 +12,8 @@ import numpy as np
 from scipy import optimize
 
 CONFIDENCE = 0.95
+BEST = r"eval/avg@\d+"  # pattern of the figure that checkpoints are ranked by
+PROTOCOL = "eval/protocol"  # a number that is equal where figures can be compared
 _NORMAL = statistics.NormalDist()
 _ROUNDING = 1e-9  # of the range, by which a value may miss its bounds
 

@@ -11,7 +11,6 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 
 import collections
 import pathlib
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from hapo_jax import (
     eval_scores,
     eval_sets,
     report,
+    run_inputs,
     run_records,
 )
 from hapo_jax import config as config_lib
@@ -112,19 +112,29 @@ def evaluate_checkpoint(
             config.model.path = run_records.read_config(source)["model"]["path"]
     config = check.check(config, num_devices=jax.device_count()).config
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    inputs = run_inputs.of_policy(policy, weights=not is_run)
+    if is_run:
+        run_inputs.check_policy(source, config, inputs)
     with_problems = eval_sampling.read_sets(config, policy, sets)
+    run_inputs.add_sets(inputs, with_problems)
+    run_inputs.agree(inputs)
     if is_run:
         train_params, number = _restore(source, policy, step)
     else:
         train_params, number = policy.load(), 0
     folder = pathlib.Path(out or source / "eval" / f"{label}_step_{number}")
-    identity, params = _identity(train_params), policy.to_sampler()(train_params)
+    identity = fingerprint.of_weights(train_params)
+    params = policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
     with jax.set_mesh(policy.mesh), builders.make_pool(config, sets) as pool:
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
-            settings = _settings(config, policy, eval_set, evaluator, identity)
+            settings = {
+                "checkpoint": identity,
+                **evaluator.protocol,
+                **run_inputs.of_evaluation(inputs, eval_set),
+            }
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
     if not distributed.is_first():
         return folder
@@ -184,41 +194,6 @@ def _evaluate_set(
     return rows
 
 
-def _settings(
-    config: ConfigDict,
-    policy: policy_lib.Policy,
-    eval_set: EvalSet,
-    evaluator: Evaluator,
-    checkpoint: str,
-) -> dict[str, Any]:
-    """What the numbers of a set depend on, as plain JSON."""
-    problems = evaluator.prompts.problems[: evaluator.num_problems]
-    text = repr([(p.id, p.prompt, p.answer) for p in problems])
-    return {
-        "checkpoint": checkpoint,
-        "problems": f"{len(problems)}, crc {zlib.crc32(text.encode()):08x}",
-        "task": eval_set.task,
-        "seed": config.seed,
-        "k": evaluator.k,
-        "temperature": config.eval.temperature,
-        "top_p": config.eval.top_p,
-        "greedy": bool(config.eval.greedy),
-        "max_prompt_tokens": config.rollout.max_prompt_tokens,
-        "max_completion_tokens": config.rollout.max_completion_tokens,
-        "overlong_prompts": config.rollout.overlong_prompts,
-        "chat_template": config.task.chat_template,
-        "stop_tokens": list(config.model.stop_tokens),
-        "dtype": policy.dtype.name,
-        "grading_timeout_s": config.grading.timeout_s,
-    }
-
-
-def _identity(params) -> str:
-    """A number that says which weights these are, wherever they were read from."""
-    marks = [int(fingerprint.of_array(leaf)) for leaf in jax.tree.leaves(params)]
-    return f"{zlib.crc32(np.array(marks, np.uint32).tobytes()):08x}"
-
-
 def _check_source(source: pathlib.Path) -> bool:
     """Whether it is a run's folder rather than one of Hugging Face.
 
@@ -243,12 +218,10 @@ def _check_source(source: pathlib.Path) -> bool:
 def _restore(source: pathlib.Path, policy: policy_lib.Policy, step: str):
     """Parameters of a run's checkpoint, and its step."""
     abstract = {"params": policy.abstract_train_params()}
-    # The run's own k, whatever --k says; a supervised run has none, and no best step.
-    k = run_records.read_config(source)["eval"].get("k")
     with Checkpoints(
         str(source / "checkpoints"),
         keep_latest=1,
-        best_metric=f"eval/avg@{k}" if k else None,
+        best_metric=eval_scores.BEST,
         read_only=True,
     ) as checkpoints:
         if step == "latest":
@@ -267,11 +240,17 @@ def _step(checkpoints: Checkpoints, step: str) -> int:
         return int(step)
     if step != "best":
         raise ValueError(f"--step={step} must be a step, 'latest' or 'best'.")
-    best = checkpoints.best_step()
+    best, scores = checkpoints.best_step(), checkpoints.scores()
     if best is None:
         raise ValueError(
             "--step=best: the run has saved no step that it evaluated; use "
             "--step=latest, or one of its steps."
+        )
+    others = [s for s in scores if not scores[s].comparable(scores[best])]
+    if others and distributed.is_first():
+        print(
+            f"best: step {best}, by the protocol that the run has evaluated with last; "
+            f"steps {', '.join(map(str, others))} have scores of another."
         )
     return best
 

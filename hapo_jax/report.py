@@ -4,6 +4,7 @@ The figures themselves are those of `eval_scores.py`. Needs no JAX; `train.py`,
 `evaluate.py` and notebooks call this.
 """
 
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -120,6 +121,19 @@ def table(
     return "\n".join([*text[:2], rule, *text[2:], rule, note])
 
 
+def of_last_protocol(
+    figures: Mapping[int, Mapping[str, float]], steps: Sequence[int]
+) -> list[int]:
+    """The evaluated steps whose figures can be compared with those of the last.
+
+    Args:
+      figures: step → metrics, with `eval/protocol` unless an older version made them.
+      steps: those that were evaluated, ascending, at least one.
+    """
+    protocols = {step: figures[step].get(eval_scores.PROTOCOL) for step in steps}
+    return [step for step in steps if protocols[step] == protocols[steps[-1]]]
+
+
 def _name(key: str) -> str:
     return key.split("/", 1)[1]
 
@@ -195,18 +209,18 @@ def _largest_pass(known: set[str]) -> set[str]:
 
 
 def _draw(axis: Axes, panel: Panel, keys: list[str], rows: list[dict]) -> None:
-    """Draws one panel: raw values pale, their running mean on top, bounds shaded."""
+    """Draws one panel: raw values pale, their running mean on top, bounds shaded.
+
+    A line of an evaluation breaks off where another protocol begins.
+    """
     axis.set_title(panel.title, fontsize=10, loc="left")
     for key, color in zip(keys, COLORS):
-        _shade(axis, rows, *(panel.band or (f"{key}_low", f"{key}_high")), color)
-        steps, values = _series(rows, key)
+        band = panel.band or (f"{key}_low", f"{key}_high")
         label = _name(key) if len(keys) > 1 else None
-        if len(values) < _SMOOTH_MIN_STEPS:
-            axis.plot(steps, values, color=color, lw=1.6, marker=".", label=label)
-            continue
-        smooth = _running(np.median if panel.robust else np.mean, values)
-        axis.plot(steps, values, color=color, lw=0.7, alpha=0.35)
-        axis.plot(steps, smooth, color=color, lw=1.8, label=label)
+        for piece in _pieces(rows, key):
+            _shade(axis, piece, *band, color)
+            _line(axis, *_series(piece, key), color, label, robust=panel.robust)
+            label = None  # the legend names a metric once
     axis.set_ylim(*panel.limits)  # after the data, which sets the open ends
     if panel.robust:
         _cut_peak(axis, np.concatenate([_series(rows, key)[1] for key in keys]))
@@ -217,6 +231,25 @@ def _draw(axis: Axes, panel: Panel, keys: list[str], rows: list[dict]) -> None:
     axis.spines[["top", "right"]].set_visible(False)
     if len(keys) > 1:
         axis.legend(fontsize=8, frameon=False, loc="best")
+
+
+def _pieces(rows: list[dict], key: str) -> list[list[dict]]:
+    """The rows of a metric, cut where evaluations began to follow another protocol."""
+    if not key.startswith("eval/"):
+        return [rows]
+    known = [row for row in rows if key in row]
+    groups = itertools.groupby(known, key=lambda row: row.get(eval_scores.PROTOCOL))
+    return [list(piece) for _, piece in groups]
+
+
+def _line(axis: Axes, steps, values, color: str, label, *, robust: bool) -> None:
+    """Draws one line, with its running mean or median if it is long."""
+    if len(values) < _SMOOTH_MIN_STEPS:
+        axis.plot(steps, values, color=color, lw=1.6, marker=".", label=label)
+        return
+    smooth = _running(np.median if robust else np.mean, values)
+    axis.plot(steps, values, color=color, lw=0.7, alpha=0.35)
+    axis.plot(steps, smooth, color=color, lw=1.8, label=label)
 
 
 def _shade(axis: Axes, rows: list[dict], low: str, high: str, color: str) -> None:

@@ -2,6 +2,7 @@
 
   config.json      the resolved config, and for every start of the run: versions, git
                    commit, devices, and what of the config had changed
+  inputs.json      belongs to `run_inputs.py`
   metrics.jsonl    one line per step, flat `area/name` keys
   tensorboard/     the same numbers, histograms, tables of completions
   rollouts/        step_<k>.parquet: per-token records of some groups
@@ -60,6 +61,7 @@ class RunFolder:
         may_change: Collection[str],
         writes: bool = True,
         devices: str = "",
+        inputs: Mapping[str, str] | None = None,
     ):
         """Opens the folder at the step where the run goes on.
 
@@ -72,6 +74,7 @@ class RunFolder:
             they do not change what its numbers mean (`num_steps`, `mesh`, `log`).
           writes: False on all processes but one; then no method does anything.
           devices: in words, for the record.
+          inputs: what this start reads, a checksum each, for the record.
 
         Raises:
           ValueError: another key differs from the config that the run has had so far.
@@ -87,7 +90,7 @@ class RunFolder:
             changes = check_config(self.path, resolved, may_change=may_change)
             for change in changes:
                 _log.info("Resumed with %s: was %r, now %r.", *change)
-        _write_config(self.path, resolved, resume_step, changes, devices)
+        _write_config(self.path, resolved, resume_step, changes, devices, inputs or {})
         last = -1 if resume_step is None else resume_step
         _rewind(self.path, last)
         self._metrics = (self.path / run_records.METRICS).open("a", encoding="utf-8")
@@ -257,6 +260,7 @@ def _write_config(
     resume_step: int | None,
     changes: Sequence[Change],
     devices: str,
+    inputs: Mapping[str, str],
 ) -> None:
     """Writes config.json; a resumed run keeps the record of its earlier starts."""
     starts = []
@@ -273,6 +277,7 @@ def _write_config(
             "python": sys.version.split()[0],
             "versions": {name: _version(name) for name in PACKAGES},
             "devices": devices,
+            "inputs": dict(inputs),
             "changes": {c.key: [c.saved, c.given] for c in changes},
         }
     )

@@ -214,6 +214,28 @@ def replace(path: pathlib.Path, data: bytes) -> None:
     temporary.replace(path)
 
 
+def changed_files(
+    old: Mapping[str, Mapping[str, str]], new: Mapping[str, Mapping[str, str]]
+) -> str:
+    """A sentence about the files that differ.
+
+    Args:
+      old, new: what is read from them → path → checksum; what only `old` has is not
+        looked at.
+    """
+    changed = []
+    for part, files in new.items():
+        before = old.get(part, {})
+        changed += [path for path in files if files[path] != before.get(path)]
+        changed += [f"{path} (gone)" for path in before if path not in files]
+    if changed:
+        return f"Changed files: {', '.join(dict.fromkeys(changed))}."
+    return (
+        "None of its files has changed, but what is made of them: by another version "
+        "of the program, or a chat template that is not the same twice."
+    )
+
+
 def _existing(folder: pathlib.Path, step: int) -> pathlib.Path:
     found = steps_in(folder)
     if step not in found:

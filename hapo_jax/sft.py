@@ -18,7 +18,7 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, cli, interrupt, run_folder, tasks
+from hapo_jax import builders, check, cli, interrupt, run_folder, run_inputs, tasks
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
 from hapo_jax.learner import head, metrics, train_step
@@ -52,15 +52,20 @@ def sft(config: ConfigDict, workdir: str) -> None:
     """
     folder = pathlib.Path(workdir)
     resolved = check.check_sft(config, num_devices=jax.device_count())
-    run_folder.check_config(folder, resolved, may_change=MAY_CHANGE)
+    may_change = run_inputs.may_change(folder, MAY_CHANGE)
+    run_folder.check_config(folder, resolved, may_change=may_change)
     cli.announce(config, resolved)
     config = resolved.config
     policy, params = _start(config, folder)
     task, options = tasks.get(config.task.name), config.learner
-    train, test = (
-        tokenise(task.demonstrations(**split.to_dict()), config, policy)
-        for split in (config.task.train, config.task.test)
-    )
+    shown = {
+        name: task.demonstrations(**config.task[name].to_dict())
+        for name in ("train", "test")
+    }
+    tokens = {name: tokenise(found, config, policy) for name, found in shown.items()}
+    train, test = tokens["train"], tokens["test"]
+    inputs = run_inputs.of_sft(config, policy, shown, tokens)
+    run_inputs.check(folder, inputs)
     optimizer = builders.make_optimizer(config)
     abstract = policy.abstract_state(optimizer)
     learner = builders.make_learner(
@@ -89,9 +94,11 @@ def sft(config: ConfigDict, workdir: str) -> None:
             workdir,
             resolved,
             resume_step=restored and first,
-            may_change=MAY_CHANGE,
+            may_change=may_change,
             devices=cli.devices(),
+            inputs=run_inputs.digest(inputs),
         ) as run:
+            run_inputs.note(folder, inputs, resumed=restored is not None)
             steps = tqdm.trange(
                 first + 1,
                 config.num_steps + 1,
@@ -160,7 +167,7 @@ def tokenise(
       ValueError: a prompt or completion is longer than the config allows, or a
         completion contains a word that the tokenizer does not know.
     """
-    tokenizer = policy.tokenizer
+    tokenizer, encode_prompt = policy.tokenizer, builders.prompt_encoder(config, policy)
     P, T = config.max_prompt_tokens, config.max_completion_tokens
     n = len(demonstrations)
     if not n:
@@ -169,9 +176,7 @@ def tokenise(
     completion_tokens = np.full((n, T), tokenizer.pad_id, np.int32)
     prompt_lengths, lengths = np.zeros(n, np.int32), np.zeros(n, np.int32)
     for i, example in enumerate(demonstrations):
-        prompt = tokenizer.encode_prompt(
-            example.prompt, chat_template=config.task.chat_template
-        )
+        prompt = encode_prompt(example.prompt)
         completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
         if len(prompt) > P or len(completion) > T:
             raise ValueError(

@@ -8,8 +8,11 @@ a choice of functions made once, from the config, in `objective.make_objective`.
 
 import contextlib
 import functools
+import logging
 import pathlib
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import tqdm
@@ -21,6 +24,7 @@ from hapo_jax import (
     check,
     cli,
     dry_run,
+    eval_folder,
     eval_sampling,
     eval_scores,
     eval_sets,
@@ -28,6 +32,7 @@ from hapo_jax import (
     records,
     report,
     run_folder,
+    run_inputs,
     run_records,
 )
 from hapo_jax import config as config_lib
@@ -36,13 +41,15 @@ from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import flops, perf
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
-from hapo_jax.learner.checkpoint import Checkpoints
+from hapo_jax.learner.checkpoint import Checkpoints, Score, ranking
 from hapo_jax.model import distributed, huggingface
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.generate import generate
 from hapo_jax.rollout.sampler import Truncation
 from hapo_jax.tasks import data_checks
+
+_log = logging.getLogger("hapo_jax.train")  # __name__ is __main__ with python -m
 
 # A resumed run may set these anew: they do not change what its numbers mean.
 MAY_CHANGE = (
@@ -70,7 +77,8 @@ def train(config: ConfigDict, workdir: str) -> None:
     folder = pathlib.Path(workdir)
     resolved = check.check(config, num_devices=jax.device_count())
     distributed.check_shared(folder)
-    run_folder.check_config(folder, resolved, may_change=MAY_CHANGE)
+    may_change = run_inputs.may_change(folder, MAY_CHANGE)
+    run_folder.check_config(folder, resolved, may_change=may_change)
     cli.announce(config, resolved)
     config = resolved.config
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
@@ -82,6 +90,9 @@ def train(config: ConfigDict, workdir: str) -> None:
     held_out = eval_sampling.read_sets(
         config, policy, eval_sets.parse(config.eval.sets, config)
     )
+    reference_params = policy.load_reference() if objective.needs_reference else None
+    inputs = run_inputs.of_run(config, policy, prompts, held_out, reference_params)
+    run_inputs.check(folder, inputs)
 
     # Build.
     r, options = config.rollout, config.learner
@@ -98,7 +109,6 @@ def train(config: ConfigDict, workdir: str) -> None:
         base_temperature=r.base_temperature,
     )
     to_sampler = policy.to_sampler()
-    reference_params = policy.load_reference() if objective.needs_reference else None
     peak_flops = options.peak_tflops * 1e12 * jax.device_count() or flops.peak(
         policy.dtype, jax.device_count()
     )
@@ -128,9 +138,12 @@ def train(config: ConfigDict, workdir: str) -> None:
                 str(folder / "checkpoints"),
                 keep_latest=config.checkpoint.keep_latest,
                 keep_best=config.checkpoint.keep_best,
-                best_metric=f"eval/avg@{config.eval.k}",
+                best_metric=eval_scores.BEST,
             )
         )
+        best_by = evaluators[0].protocol
+        if config.checkpoint.keep_best:
+            _tell_other_protocols(checkpoints.scores(), best_by)
         stop = stack.enter_context(interrupt.Interrupt())
         restored = checkpoints.restore_latest(abstract)
         if restored is None:
@@ -144,11 +157,14 @@ def train(config: ConfigDict, workdir: str) -> None:
                 workdir,
                 resolved,
                 resume_step=restored and first,
-                may_change=MAY_CHANGE,
+                may_change=may_change,
                 writes=distributed.is_first(),
                 devices=cli.devices(),
+                inputs=run_inputs.digest(inputs),
             )
         )
+        if distributed.is_first():
+            run_inputs.note(folder, inputs, resumed=restored is not None)
         if first == 0 and config.eval.at_start:
             _evaluate(evaluators, to_sampler(state.params), run, 0)
 
@@ -223,7 +239,13 @@ def train(config: ConfigDict, workdir: str) -> None:
             if step == config.num_steps or (every and step % every == 0):
                 scores = _evaluate(evaluators, to_sampler(state.params), run, step)
             if last or scores or step % config.checkpoint.every_steps == 0:
-                checkpoints.save(step, state, extra=stream.to_plain(), metrics=scores)
+                checkpoints.save(
+                    step,
+                    state,
+                    extra=stream.to_plain(),
+                    metrics=scores,
+                    protocol=best_by,
+                )
             if last:
                 break
         checkpoints.wait()
@@ -271,6 +293,27 @@ def _evaluate(evaluators, params, run, step: int) -> dict[str, float]:
     return figures
 
 
+def _tell_other_protocols(scores: Mapping[int, Score], now: Mapping[str, Any]) -> None:
+    """Names the checkpoints that were best under another protocol than that of now."""
+    best = {ranking(scores, step, among=scores)[0] for step in scores}
+    for step in sorted(best):
+        metric, value, before = scores[step]
+        if before == now:
+            continue
+        under = "a protocol that was not noted"
+        if before is not None:
+            changes = "; ".join(eval_folder.differences(before, now))
+            under = f"another protocol (then and now: {changes})"
+        _log.info(
+            "Step %d has %s %.4f under %s. Its checkpoint is kept, and new scores do "
+            "not compete with it.",
+            step,
+            metric,
+            value,
+            under,
+        )
+
+
 def _show(bar: tqdm.tqdm, metrics: dict[str, float]) -> None:
     """The numbers behind the progress bar."""
     names = {
@@ -295,9 +338,14 @@ def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
         evaluated = [step for step, f in figures.items() if "eval/length" in f]
         if not evaluated:
             continue
-        rows = {"before": figures[0]} if 0 in evaluated else {}
-        rows[f"after {evaluated[-1]} steps"] = figures[evaluated[-1]]
+        alike = report.of_last_protocol(figures, evaluated)
+        rows = {
+            f"after {step} steps" if step else "before": figures[step]
+            for step in (alike[0], alike[-1])
+        }
         print(report.table(rows))
+        if left_out := len(evaluated) - len(alike):
+            print(f"{left_out} evaluations under another protocol are left out.")
     print(f"curves: {report.plot_curves(folder)}")
 
 

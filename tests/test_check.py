@@ -161,6 +161,14 @@ def test_sft_refuses_by_name(tmp_path, changes, words):
         assert word in str(error.value)
 
 
+def test_a_supervised_run_has_no_best_to_keep():
+    config = load("countdown_sft")
+    with config.unlocked():
+        config.checkpoint.keep_best = 1
+    with pytest.raises(ValueError, match="checkpoint.keep_best is no setting"):
+        check.check_sft(config, num_devices=8)
+
+
 def test_a_misspelt_key_names_the_right_one():
     with pytest.raises(AttributeError, match="high"):
         load("countdown").algo.clip.hihg = 0.3

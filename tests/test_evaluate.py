@@ -101,7 +101,7 @@ def test_scores_do_not_depend_on_slots_batches_or_graders(whole, tmp_path, chang
 
 
 def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
-    config = make_config()
+    config = config_lib.resolve(make_config()).config
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
         sets = eval_sampling.read_sets(config, policy, eval_sets.parse("", config))
@@ -150,11 +150,53 @@ def test_a_stopped_evaluation_goes_on_and_ends_the_same(whole, tmp_path, monkeyp
     assert (out / "test.jsonl").read_bytes() == ended
 
 
+@pytest.mark.parametrize(
+    ("changes", "differ"),
+    [
+        ({"eval.k": 4}, True),
+        ({"eval.temperature": 0.5}, True),
+        ({"eval.top_p": 0.9}, True),
+        ({"eval.num_problems": 9}, True),
+        ({"eval.greedy": False}, True),
+        ({"rollout.max_completion_tokens": 23}, True),
+        ({"task.test.seed": 1}, True),
+        ({"task.chat_template": "plain"}, True),
+        ({"model.stop_tokens": ("yes",)}, True),
+        ({"seed": 1}, True),
+        ({"model.dtype": "bfloat16"}, True),
+        ({"rollout.slots": 16, "grading.workers": 2, "eval.every_steps": 3}, False),
+        ({"task.train.seed": 1, "checkpoint.keep_best": 0}, False),
+    ],
+    ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
+)
+def test_a_protocol_is_what_scores_depend_on(changes, differ):
+    pool = types.SimpleNamespace(submit=print)
+
+    def protocol(config):
+        policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+        with jax.set_mesh(policy.mesh):
+            sets = eval_sampling.read_sets(config, policy, eval_sets.parse("", config))
+            (one,) = eval_sampling.make_evaluators(config, policy, pool, sets)
+        return one
+
+    before, after = protocol(make_config()), protocol(make_config(**changes))
+    assert (before.protocol != after.protocol) == differ
+    assert (before.protocol_number != after.protocol_number) == differ
+
+
 def test_another_setting_is_refused_by_name(whole):
     before = (whole / "test.jsonl").read_bytes()
     with pytest.raises(ValueError, match=r"(?s)other settings.*temperature: 1.0 and 0"):
         evaluated(whole, **{"eval.temperature": 0.5})
     assert (whole / "test.jsonl").read_bytes() == before
+
+
+def test_figures_do_not_outlive_their_records(tmp_path):
+    """As the refusal of other settings advises, a set is begun anew."""
+    folder = finished(tmp_path, [record("p", [1.0, 0.0])], ("aime24", "amc23"))
+    eval_folder.settings_path(folder, "aime24").unlink()
+    eval_folder.resume(folder, "aime24", {"checkpoint": "1"}, ["p"])
+    assert list(eval_folder.read_results(folder)) == ["amc23"]
 
 
 @pytest.mark.slow

@@ -17,7 +17,15 @@ import tokenizers
 import transformers
 from flax import nnx
 
-from hapo_jax import builders, eval_sets, evaluate, run_records, sft, train
+from hapo_jax import (
+    builders,
+    eval_sampling,
+    eval_sets,
+    evaluate,
+    run_records,
+    sft,
+    train,
+)
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.model import huggingface, transformer
@@ -356,6 +364,43 @@ def test_a_folder_that_holds_no_checkpoint_is_refused_by_its_flag(warm, data, tm
         evaluated(config, warm / "hf")
     with pytest.raises(ValueError, match="--step=best is of a run"):
         evaluated(config, warm / "hf", step="best", out=tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_best_keeps_to_a_protocol(checkpoint, data, tmp_path, monkeypatch, capsys):
+    """Scores of another evaluation neither rank nor delete, and the user is told."""
+    wanted = iter(())
+
+    def rig(evaluators, params):
+        del params
+        k = evaluators[0].k
+        figures = {f"eval/avg@{k}": next(wanted), "eval/length": 1.0}
+        return [], figures | {"eval/protocol": evaluators[0].protocol_number}
+
+    def go_on(to_step, scores, **changes):
+        nonlocal wanted
+        wanted = iter(scores)
+        changes = {"num_steps": to_step, "eval.every_steps": 1, **changes}
+        changes |= {"checkpoint.keep_latest": 1, "checkpoint.export_hf": False}
+        config = make_config(checkpoint, data, **changes)
+        train.train(config, str(tmp_path))
+        return {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+
+    monkeypatch.setattr(eval_sampling, "evaluate", rig)
+    told = []
+    monkeypatch.setattr(
+        train._log, "info", lambda text, *args: told.append(text % args)
+    )
+    assert go_on(3, (0.2, 0.9, 0.5, 0.4)) == {1, 3} and not told
+    assert go_on(5, (0.1, 0.05), **{"eval.k": 3}) == {1, 4, 5}
+    (line,) = told
+    assert "Step 1 has eval/avg@2 0.9000 under another protocol" in line
+    assert "k: 2 and 3" in line
+    out = capsys.readouterr().out
+    assert "4 evaluations under another protocol are left out." in out
+    assert out.index("after 3 steps") < out.rindex("after 4 steps")
+    assert go_on(6, (0.0,), **{"eval.temperature": 0.5}) == {1, 4, 6}
+    assert "temperature: 1.0 and 0.5" in told[1] and "k: 3 and 2" in told[2]
 
 
 @pytest.mark.parametrize("dynamic_sampling", [True, False])

@@ -59,6 +59,35 @@ def test_curves_are_drawn_from_what_there_is(tmp_path):
     assert path.stat().st_size > 10_000
 
 
+def test_a_line_breaks_off_where_another_protocol_begins():
+    key, other = "eval/avg@8", "eval/protocol"
+    rows = [
+        {"step": 10 * i, key: 0.1 * i, other: protocol}
+        for i, protocol in enumerate([5, 5, 7, 7, 5])
+    ]
+    # Of other metrics nothing breaks, nor of a run that noted no protocol.
+    rows += [{"step": i, "length/mean": 1.0} for i in range(5)]
+    pieces = [[row["step"] for row in piece] for piece in report._pieces(rows, key)]
+    assert pieces == [[0, 10], [20, 30], [40]]
+    axis = Figure().subplots()
+    report._draw(axis, report.PANELS[1], [key], rows)
+    assert [line.get_xdata().tolist() for line in axis.lines] == pieces
+    assert len(report._pieces(rows, "length/mean")) == 1
+    old = [{"step": i, key: 0.1} for i in range(3)]
+    assert report._pieces(old, key) == [old]
+
+
+def test_only_steps_of_the_last_protocol_are_set_beside_it():
+    figures = {0: 1, 10: 1, 20: 2, 30: 1}
+    figures = {step: {"eval/protocol": p} for step, p in figures.items()}
+    assert report.of_last_protocol(figures, [0, 10, 20, 30]) == [0, 10, 30]
+    assert report.of_last_protocol(figures, [0, 10, 20]) == [20]
+    # Steps of a version that noted none are not known to be alike.
+    figures[0], figures[10] = {}, {}
+    assert report.of_last_protocol(figures, [0, 10]) == [0, 10]
+    assert report.of_last_protocol(figures, [0, 10, 30]) == [30]
+
+
 def test_every_panel_shows_its_data_and_cuts_only_the_peak():
     rows = [
         {"step": i, "length/mean": 20.0 + i, "time/step": 90.0 if i == 0 else 1.0}

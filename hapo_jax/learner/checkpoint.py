@@ -12,8 +12,9 @@ depend on the sharding, so a checkpoint can be read onto any mesh.
 """
 
 import json
+import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -48,27 +49,69 @@ class _Broken(Exception):
     """The folder of a checkpoint does not hold what was saved there."""
 
 
+class Score(NamedTuple):
+    """How a checkpoint did in an evaluation.
+
+    Attributes:
+      metric: its name, such as `eval/avg@8`.
+      value: higher is better.
+      protocol: plain JSON, what the value depends on besides the policy; None where
+        the version that saved it did not note that.
+    """
+
+    metric: str
+    value: float
+    protocol: Any
+
+    def comparable(self, other: "Score") -> bool:
+        """Whether the two values measure the same, as far as anyone knows."""
+        return (self.metric, self.protocol) == (other.metric, other.protocol)
+
+
 class _KeepBest(checkpoint_managers.PreservationPolicy):
     """orbax's BestN, over scores from our record rather than from its metrics file.
 
     orbax reads that file when the manager is made, and a broken one would keep the
-    whole folder from opening.
+    whole folder from opening. And it would compare scores that cannot be: here the
+    best of each protocol are kept.
     """
 
-    def __init__(self, count: int, scores: Mapping[int, float]):
+    def __init__(self, count: int, scores: Mapping[int, Score]):
         self._count = count
-        self._scores = scores  # step -> score, filled by the owner
+        self._scores = scores  # by step, filled by the owner
 
     def should_preserve(self, checkpoints, *, context) -> list[bool]:
         del context
-        known = [c.step for c in checkpoints if c.step in self._scores]
-        known.sort(key=lambda step: (self._scores[step], step), reverse=True)
-        best = set(known[: self._count])
-        return [c.step in best for c in checkpoints]
+        steps = [c.step for c in checkpoints]
+        return [
+            step in self._scores
+            and step in ranking(self._scores, step, among=steps)[: self._count]
+            for step in steps
+        ]
+
+
+def ranking(
+    scores: Mapping[int, Score], step: int, *, among: Iterable[int]
+) -> list[int]:
+    """The steps whose scores compare with that of `step`, best first.
+
+    Of equal values the newest comes first.
+
+    Args:
+      scores: by step.
+      step: one of them.
+      among: the steps that count.
+    """
+    alike = [s for s in among if s in scores and scores[s].comparable(scores[step])]
+    return sorted(alike, key=lambda s: (scores[s].value, s), reverse=True)
 
 
 class Checkpoints:
     """The checkpoints of one run: the newest `keep_latest` and the best `keep_best`.
+
+    Scores rank among those of the same protocol alone, and the best of each are kept:
+    a run that is resumed with another evaluation neither deletes what was best before
+    nor measures itself by it.
 
     Owns the background writer: call `close` (or use `with`) before the process ends, or
     the last save may be lost. With several processes every one makes the same calls.
@@ -89,9 +132,9 @@ class Checkpoints:
           directory: the folder; created if absent, unless `read_only`.
           keep_latest: how many of the newest to keep, at least 1. With 1 there is
             nothing to go back to if it breaks.
-          keep_best: how many more to keep by `best_metric`; those saved without that
-            metric, or with one that is not finite, never count as best.
-          best_metric: name of a metric, higher is better.
+          keep_best: how many more to keep of each protocol, by `best_metric`; those
+            saved without that metric, or with one that is not finite, never count.
+          best_metric: pattern of a metric's whole name, higher is better.
           read_only: neither write, nor delete, nor rename; for evaluation.
 
         Raises:
@@ -111,7 +154,7 @@ class Checkpoints:
             raise ValueError(f"directory={self.directory} does not exist.")
         self._best_metric = best_metric
         self._read_only = read_only
-        self._scores: dict[int, float] = {}
+        self._scores: dict[int, Score] = {}
         policies = [
             checkpoint_managers.LatestN(keep_latest),
             _KeepBest(keep_best, self._scores),
@@ -128,7 +171,7 @@ class Checkpoints:
         )
         for step in self.steps():
             try:
-                self._note_score(step, self._read_record(step)["metrics"])
+                self._note_score(step, self._read_record(step))
             except _Broken as reason:
                 logging.warning("Checkpoint of step %d: %s", step, reason)
 
@@ -136,10 +179,17 @@ class Checkpoints:
         """The steps there are checkpoints of, ascending; some may prove broken."""
         return sorted(self._manager.all_steps())
 
+    def scores(self) -> dict[int, Score]:
+        """Those that count, by step, ascending."""
+        return {s: self._scores[s] for s in self.steps() if s in self._scores}
+
     def best_step(self) -> int | None:
-        """The step with the highest `best_metric`, the newest of equals, or None."""
-        known = [step for step in self.steps() if step in self._scores]
-        return max(known, key=lambda step: (self._scores[step], step), default=None)
+        """The step with the highest `best_metric` under the newest score's protocol.
+
+        The newest of equals; None where no step has a score.
+        """
+        scores = self.scores()
+        return ranking(scores, max(scores), among=scores)[0] if scores else None
 
     def save(
         self,
@@ -148,6 +198,7 @@ class Checkpoints:
         *,
         extra: Any = None,
         metrics: Mapping[str, float] | None = None,
+        protocol: Mapping[str, Any] | None = None,
     ) -> bool:
         """Starts writing a checkpoint; returns when the arrays have left the devices.
 
@@ -161,6 +212,7 @@ class Checkpoints:
           extra: nested dict, list, tuple of numpy arrays, strings, numbers and None;
             shapes and lengths may differ at every save. The same on every process.
           metrics: what `best_metric` is looked up in.
+          protocol: plain JSON, what that metric depends on besides the policy.
 
         Returns:
           False if there is a checkpoint of this step already; it is left as it is.
@@ -177,10 +229,12 @@ class Checkpoints:
             "format": FORMAT,
             "step": step,
             "arrays": _describe(arrays),
-            "fingerprints": _fingerprints(arrays),
+            "fingerprints": fingerprint.of_arrays(arrays),
             "extra_crc32": zlib.crc32(packed),
             "metrics": {name: float(v) for name, v in (metrics or {}).items()},
+            "protocol": json.loads(json.dumps(protocol)),
         }
+        self._note_score(step, content)  # orbax asks for it while it saves
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -192,7 +246,6 @@ class Checkpoints:
             # refuse a step below one that it has seen.
             force=True,
         )
-        self._note_score(step, content["metrics"])
         return True
 
     def restore(
@@ -278,10 +331,11 @@ class Checkpoints:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _note_score(self, step: int, metrics: Mapping[str, float]) -> None:
-        score = metrics.get(self._best_metric, np.nan)
-        if np.isfinite(score):
-            self._scores[step] = score
+    def _note_score(self, step: int, content: Mapping[str, Any]) -> None:
+        """Keeps the score in a record, which of older versions has no protocol."""
+        for name, value in content["metrics"].items():
+            if re.fullmatch(self._best_metric or "", name) and np.isfinite(value):
+                self._scores[step] = Score(name, value, content.get("protocol"))
 
     def _read(self, step: int, abstract_state: Any, *, partial: bool) -> Restored:
         """Reads and verifies one checkpoint; raises `_Broken` or ValueError."""
@@ -301,7 +355,7 @@ class Checkpoints:
         )
         wrong = [
             name
-            for name, value in _fingerprints(arrays).items()
+            for name, value in fingerprint.of_arrays(arrays).items()
             if value != record["fingerprints"][name]
         ]
         if wrong:
@@ -423,21 +477,6 @@ def _check_match(
             + "\n  ".join(faults)
             + "\nUse the config it was saved with, or another workdir."
         )
-
-
-def _fingerprints(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
-    """One uint32 per array, from one program.
-
-    A program per array would have dozens in flight at a time, whose sums over devices
-    then wait for each other: on simulated devices, which share a few threads, for ever.
-    """
-    found = jax.device_get(_of_arrays(dict(arrays)))
-    return {name: int(value) for name, value in found.items()}
-
-
-@jax.jit
-def _of_arrays(arrays: dict[str, jax.Array]) -> dict[str, jax.Array]:
-    return {name: fingerprint.of_array(x) for name, x in arrays.items()}
 
 
 def _crc(content: Any) -> int:

@@ -2,8 +2,12 @@
 
 Compression and transport notice missing bytes; a changed byte in a file of floats is
 another valid file of floats. `checkpoint.py` stores these numbers with a state and
-compares them after reading it back.
+compares them after reading it back; runs and evaluations tell by them which weights
+they began with.
 """
+
+import zlib
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +38,29 @@ def of_array(x: Array) -> Array:
         along = jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis)
         index = index * np.uint32(size) + along
     return jnp.sum(_mix(bits + _mix(index)), dtype=jnp.uint32)
+
+
+def of_arrays(arrays: Mapping[str, Array]) -> dict[str, int]:
+    """One number per array, from one program.
+
+    A program per array would have dozens in flight at a time, whose sums over devices
+    then wait for each other: on simulated devices, which share a few threads, for ever.
+    """
+    found = jax.device_get(_of_arrays(dict(arrays)))
+    return {name: int(value) for name, value in found.items()}
+
+
+def of_weights(params) -> str:
+    """A checksum of a policy's parameters, wherever they were read from."""
+    leaves = jax.tree.leaves(params)
+    found = of_arrays({f"{i:06d}": leaf for i, leaf in enumerate(leaves)})
+    marks = np.array([found[name] for name in sorted(found)], np.uint32)
+    return f"{zlib.crc32(marks.tobytes()):08x}"
+
+
+@jax.jit
+def _of_arrays(arrays: dict[str, Array]) -> dict[str, Array]:
+    return {name: of_array(x) for name, x in arrays.items()}
 
 
 def _bits(x: Array) -> Array:

@@ -5,10 +5,17 @@ one to turn ids into text, and the set of stop tokens, which Hugging Face spread
 three files. Nothing here reaches the network, and nothing imports jax.
 """
 
+import contextlib
 import dataclasses
+import datetime
+import difflib
+import functools
+import inspect
 import json
 import pathlib
+import re
 import shutil
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,6 +40,13 @@ _FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+_CONFIGS = ("generation_config.json", "config.json")  # which name stop tokens too
+
+# The function by which a template asks for the time, its formats' directives, and how
+# `date_string` may be written where it is the answer.
+_CLOCK = "strftime_now"
+_DIRECTIVES = "aAbBcdGHIjmMpSuUVwWxXyY"
+_DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%b %d, %Y", "%B %d, %Y")
 
 Message = Mapping[str, str]
 
@@ -89,17 +103,27 @@ class Tokenizer:
           prompt: text, or messages with the keys `role` and `content`.
           chat_template: 'auto', 'chat' or 'plain'.
           template_options: variables for the template, such as
-            `{"enable_thinking": False}` (Qwen3) or `date_string` (Llama 3, whose
-            prompts else hold today's date).
+            `{"enable_thinking": False}` (Qwen3). `date_string` is also what a template
+            gets that asks for the time.
 
         Raises:
           ValueError: 'chat' without a template, an unknown mode, a template that
-            refuses the messages, or an assistant message in a plain prompt.
+            refuses the messages, an option that the template does not read or that
+            there is no template for, a template that asks for the time without
+            `date_string`, or an assistant message in a plain prompt.
         """
         if chat_template not in CHAT_MODES:
             raise ValueError(f"{chat_template=} is not one of {', '.join(CHAT_MODES)}.")
         has_template = bool(self.backend.chat_template)
+        options = template_options or {}
         if chat_template == "plain" or (chat_template == "auto" and not has_template):
+            if options:
+                raise ValueError(
+                    f"template_options={dict(options)} are of a chat template, and "
+                    f"prompts are plain: {chat_template=}, and the tokenizer in "
+                    f"{self.folder} has {'a' if has_template else 'no'} template; "
+                    "leave them out, or use chat_template='chat'."
+                )
             return self.backend.encode(_plain_text(prompt))
         if not has_template:
             raise ValueError(
@@ -108,20 +132,77 @@ class Tokenizer:
             )
         if isinstance(prompt, str):
             prompt = [{"role": "user", "content": prompt}]
+        template = self.backend.get_chat_template()
+        if options:
+            self._check_options(template, options)
+        date = options.get("date_string")
         try:
             text = self.backend.apply_chat_template(
                 [dict(message) for message in prompt],
                 tokenize=False,
                 add_generation_prompt=True,
-                **(template_options or {}),
+                chat_template=_without_clock(template, date),
+                **options,
             )
         except jinja2.TemplateError as error:
+            if str(error) == _CLOCK:
+                given = f", and {date!r} cannot be read as a day" if date else ""
+                raise ValueError(
+                    f"the chat template in {self.folder} asks for the time{given}: a "
+                    "run that is resumed on another day would see other prompts. Give "
+                    "the day that prompts shall name, as in "
+                    "--config.task.template_options.date_string='26 Jul 2024'."
+                ) from error
             raise ValueError(
                 f"the chat template in {self.folder} refuses the messages {prompt}: "
                 f"{error}"
             ) from error
         # The template has written the begin token; encoding must not add another.
         return self.encode(text)
+
+    def _check_options(self, template: str, options: Mapping[str, Any]) -> None:
+        """Refuses options that would change nothing, or break the call."""
+        words = set(re.findall(r"[A-Za-z_]\w*", template))
+        if _CLOCK in words:
+            words.add("date_string")
+        # What this file says itself, and what transformers does.
+        taken = {*inspect.signature(self.backend.apply_chat_template).parameters}
+        taken = (taken | {"messages", _CLOCK}) - {"tools", "documents"}
+        date = options.get("date_string", "")
+        if not isinstance(date, str):
+            raise ValueError(
+                f"template_options: date_string={date!r} must be a text, such as "
+                "'26 Jul 2024'."
+            )
+        for name in options:
+            if name in taken or name not in words:
+                near = difflib.get_close_matches(name, words - taken, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise ValueError(
+                    f"template_options: the chat template in {self.folder} reads no "
+                    f"{name!r}{hint}; correct it or leave it out."
+                )
+
+    def fingerprint(self) -> str:
+        """A checksum of what each id stands for: its token, its text, its place.
+
+        Other entries change it, another order of them, and other special tokens; other
+        merges or a rule by which text is cut do not, as they show in a prompt's ids.
+        """
+        ids = list(range(self.vocab_size))
+        tokens = self.backend.convert_ids_to_tokens(ids)
+        # Each twice, for what a decoder puts between two tokens.
+        texts = self.backend.backend_tokenizer.decode_batch(
+            [[i, i] for i in ids], skip_special_tokens=True
+        )
+        return f"{zlib.crc32(json.dumps([tokens, texts]).encode()):08x}"
+
+    def files(self) -> list[pathlib.Path]:
+        """The files in `folder` that prompts, texts and stop tokens come from."""
+        if self.folder is None:
+            return []
+        found = (self.folder / name for name in (*_FILES, *_CONFIGS))
+        return [path for path in found if path.is_file()]
 
     def decode(self, ids: Iterable[int], *, keep_special: bool = False) -> str:
         """Text of `ids`; special tokens, stops among them, are left out by default.
@@ -194,6 +275,41 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
         pad_id=stop_ids[0] if pad_id is None else pad_id,
         folder=folder,
     )
+
+
+@functools.cache
+def _without_clock(template: str, date: str | None) -> str:
+    """The template, in which the function for the time gives `date`, or refuses.
+
+    A macro of the same name does it: transformers passes no functions to a template.
+    """
+    if _CLOCK not in template:
+        return template
+    day = _day(date)
+    if day is None:
+        body = f"{{{{ raise_exception({_CLOCK!r}) }}}}"
+    else:
+        texts = {}
+        for directive in _DIRECTIVES:
+            text = day.strftime(f"%{directive}")
+            # `%-d` is `%d` without a leading zero.
+            texts |= {f"%{directive}": text, f"%-{directive}": text.lstrip("0") or "0"}
+        body = (
+            "{%- set now = namespace(text=format) -%}"
+            f"{{%- for directive, text in {texts!r}.items() -%}}"
+            "{%- set now.text = now.text | replace(directive, text) -%}"
+            "{%- endfor -%}{{ now.text }}"
+        )
+    macro = f"{{%- macro {_CLOCK}(format) -%}}{body}{{%- endmacro %}}"
+    return f"{macro}\n{template}"  # which begins on a line of its own, as before
+
+
+def _day(date: str | None) -> datetime.datetime | None:
+    """Its midnight; None if it is written in none of the ways of `_DATES`."""
+    for form in _DATES:
+        with contextlib.suppress(ValueError):
+            return datetime.datetime.strptime(date or "", form)
+    return None
 
 
 def _plain_text(prompt: str | Sequence[Message]) -> str:

@@ -2,8 +2,11 @@
 
 import dataclasses
 import functools
+import json
 import logging
+import zlib
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import grain
 import numpy as np
@@ -30,6 +33,15 @@ class PromptSet:
     def __len__(self) -> int:
         return len(self.problems)
 
+    def checksums(self) -> dict[str, Any]:
+        """What a run that goes on is to find again; see `checksums`."""
+        return checksums(
+            ids=[p.id for p in self.problems],
+            prompts=[p.prompt for p in self.problems],
+            answers=[p.answer for p in self.problems],
+            tokens=self.tokens,
+        )
+
     def rows(self, index: np.ndarray, columns: int, pad_id: int):
         """Prompts padded on the left: ([N, columns] int32, lengths [N] int32)."""
         lengths = np.array([len(self.tokens[i]) for i in index], np.int32)
@@ -37,6 +49,30 @@ class PromptSet:
         for row, i, length in zip(rows, index, lengths):
             row[columns - length :] = self.tokens[i]
         return rows, lengths
+
+
+def checksums(**columns: Sequence[Any]) -> dict[str, Any]:
+    """What tells rows from others: their number, each column, and the rows as a set.
+
+    Args:
+      **columns: one value per row, an array of integers or plain JSON.
+
+    Returns:
+      `number`; `crc <column>`; and `crc rows`, which does not depend on their order.
+    """
+    marks = np.array([[_crc(v) for v in values] for values in columns.values()])
+    marks = marks.astype(np.uint32)
+    found: dict[str, Any] = {"number": marks.shape[1]}
+    for name, column in zip(columns, marks):
+        found[f"crc {name}"] = f"{zlib.crc32(column.tobytes()):08x}"
+    rows = np.sort([zlib.crc32(row.tobytes()) for row in marks.T]).astype(np.uint32)
+    return found | {"crc rows": f"{zlib.crc32(rows.tobytes()):08x}"}
+
+
+def _crc(value: Any) -> int:
+    if isinstance(value, np.ndarray):
+        return zlib.crc32(np.ascontiguousarray(value).tobytes())
+    return zlib.crc32(json.dumps(value).encode())
 
 
 def tokenise(

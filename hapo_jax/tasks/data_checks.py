@@ -54,10 +54,20 @@ def excluded_ids(entries: Iterable[str]) -> set[str]:
     """
     found: set[str] = set()
     for entry in entries:
-        name, _, flags = entry.partition(".json")
-        path = pathlib.Path(name + ".json")
+        path, flags = _split(entry)
         found |= _flagged(path, tuple(filter(None, flags.removeprefix(":").split("+"))))
     return found
+
+
+def flag_files(entries: Iterable[str]) -> list[pathlib.Path]:
+    """The files that `excluded_ids` reads."""
+    return [_split(entry)[0] for entry in entries]
+
+
+def _split(entry: str) -> tuple[pathlib.Path, str]:
+    """The file of an entry, and what stands behind it."""
+    name, _, flags = entry.partition(".json")
+    return pathlib.Path(name + ".json"), flags
 
 
 def without(problems: Sequence[Problem], ids: set[str]) -> list[Problem]:

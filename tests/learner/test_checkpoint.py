@@ -1,10 +1,12 @@
 """Checkpoints: bit-equal on any mesh, and a broken one costs one step back."""
 
+import json
 import pathlib
 import socket
 import subprocess
 import sys
 import textwrap
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -360,6 +362,50 @@ def test_keeps_the_newest_and_the_best(tmp_path):
         assert checkpoints.best_step() == 2
 
 
+def best_after(path, scores, protocol, **options):
+    """Saves steps with scores; the steps that are kept, and the best of them."""
+    options = {
+        "keep_latest": 1,
+        "keep_best": 1,
+        "best_metric": r"eval/avg@\d+",
+    } | options
+    with open_folder(path, **options) as checkpoints:
+        for step, score in scores.items():
+            metrics = {f"eval/avg@{protocol['k'] if protocol else 8}": score}
+            checkpoints.save(
+                step, {"x": jnp.zeros(2)}, metrics=metrics, protocol=protocol
+            )
+        checkpoints.wait()
+        return checkpoints.steps(), checkpoints.best_step()
+
+
+@pytest.mark.parametrize("other", [{"k": 4, "top_p": 1.0}, {"k": 8, "top_p": 0.9}])
+def test_scores_of_another_protocol_neither_rank_nor_delete(tmp_path, other):
+    first = {"k": 8, "top_p": 1.0}
+    assert best_after(tmp_path, {1: 0.9, 2: 0.5, 3: 0.4}, first) == ([1, 3], 1)
+    # Resumed, before anything is evaluated the other way.
+    assert best_after(tmp_path, {}, other) == ([1, 3], 1)
+    assert best_after(tmp_path, {4: 0.1, 5: 0.2, 6: 0.15}, other) == ([1, 5, 6], 5)
+    # And back: scores of the first protocol compete with each other again.
+    assert best_after(tmp_path, {7: 0.3, 8: 0.2}, first) == ([1, 5, 8], 1)
+    assert best_after(tmp_path, {9: 0.95, 10: 0.2}, first) == ([5, 9, 10], 9)
+    # More of each are kept on demand, and none without.
+    assert best_after(tmp_path, {11: 0.3}, first, keep_best=2)[0] == [5, 9, 11]
+    assert best_after(tmp_path, {12: 0.1}, first, keep_best=0) == ([12], 12)
+
+
+def test_scores_of_a_version_without_protocols_keep_their_best(tmp_path):
+    assert best_after(tmp_path, {1: 0.9, 2: 0.5, 3: 0.4}, None) == ([1, 3], 1)
+    # Such a record lacks the key.
+    for record in tmp_path.glob("*/record/metadata"):
+        content = json.loads(record.read_text())["content"]
+        del content["protocol"]
+        whole = {"content": content, "crc32": checkpoint._crc(content)}
+        record.write_text(json.dumps(whole))
+    assert best_after(tmp_path, {}, None) == ([1, 3], 1)
+    assert best_after(tmp_path, {4: 0.1, 5: 0.05}, {"k": 8}) == ([1, 4, 5], 4)
+
+
 def test_saving_a_step_again_leaves_it_as_it_is(tmp_path):
     with open_folder(tmp_path) as checkpoints:
         assert checkpoints.save(1, {"x": jnp.zeros(2)})
@@ -408,6 +454,17 @@ def test_host_tree_keeps_values_types_and_emptiness():
         host_tree.pack({3: 1})
     with pytest.raises(ValueError, match="extra has dtype bfloat16"):
         host_tree.pack(np.zeros(2, jnp.bfloat16))
+
+
+def test_weights_are_known_by_a_number_on_any_mesh(mesh8):
+    state = make_state(mesh8((2, 2, 2)))["params"]
+    number = fingerprint.of_weights(state)
+    assert fingerprint.of_weights(make_state(mesh8((8, 1, 1)))["params"]) == number
+    assert fingerprint.of_weights(jax.device_get(state)) == number
+    assert fingerprint.of_weights(make_state(mesh8(), seed=1)["params"]) != number
+    # Evaluations of earlier versions go on by the same number.
+    marks = [int(fingerprint.of_array(leaf)) for leaf in jax.tree.leaves(state)]
+    assert number == f"{zlib.crc32(np.array(marks, np.uint32).tobytes()):08x}"
 
 
 @pytest.mark.parametrize("dtype", ["bool", "int8", "bfloat16", "float32", "uint32"])

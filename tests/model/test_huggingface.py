@@ -396,6 +396,37 @@ def test_all_wrong_tensors_are_listed_before_any_is_read(tmp_path, monkeypatch):
     }
 
 
+@pytest.mark.parametrize("stored", [np.float32, ml_dtypes.bfloat16])
+def test_a_sample_of_weights_sees_other_ones_in_every_tensor(tmp_path, stored):
+    tensors = formula_tensors(FAMILIES["llama"])
+    tensors = {name: x.astype(stored) for name, x in tensors.items()}
+    write_folder(tmp_path, FAMILIES["llama"], tensors)
+    (before,) = huggingface.sample_weights(tmp_path).values()
+    assert before.keys() == tensors.keys()
+    for name, x in tensors.items():
+        other = x.copy()
+        other.flat[x.size // 2] += 1  # tensors of this size are read whole
+        write_folder(tmp_path, FAMILIES["llama"], tensors | {name: other})
+        (after,) = huggingface.sample_weights(tmp_path).values()
+        assert [n for n in tensors if after[n] != before[n]] == [name]
+
+
+def test_a_large_tensor_is_sampled_from_end_to_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(huggingface, "_SAMPLE_BYTES", 4 * 32 * 4)
+    monkeypatch.setattr(huggingface, "_SAMPLE_BLOCKS", 4)
+    tensors = formula_tensors(FAMILIES["llama"])
+    name = "model.embed_tokens.weight"  # 96 rows of 128 bytes
+
+    def mark(row):
+        other = tensors[name].copy()
+        other[row] += 1
+        write_folder(tmp_path, FAMILIES["llama"], tensors | {name: other})
+        return huggingface.sample_weights(tmp_path)["model.safetensors"][name]
+
+    seen = [row for row in range(96) if mark(row) != mark([])]
+    assert seen == [0, 31, 32, 63, 64, 95]
+
+
 def test_only_torch_weights(tmp_path):
     folder = write_folder(tmp_path, FAMILIES["llama"])
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")

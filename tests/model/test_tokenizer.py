@@ -107,6 +107,141 @@ def test_refused_prompts(chat):
         chat.encode_prompt(assistant, chat_template="plain")
 
 
+LLAMA_DATE = (  # as in Llama 3.2's template
+    "{%- if not date_string is defined %}\n"
+    "    {%- if strftime_now is defined %}\n"
+    "        {%- set date_string = strftime_now('%d %b %Y') %}\n"
+    "    {%- else %}\n"
+    "        {%- set date_string = '26 Jul 2024' %}\n"
+    "    {%- endif %}\n"
+    "{%- endif %}\n"
+    "{{ '[' + date_string + ']' }}"
+)
+CALLED_DATE = "{%- set today = strftime_now('%Y-%m-%d') %}{{ '[' + today + ']' }}"
+IN_MACRO = (
+    "{% macro day(form) %}{{ strftime_now(form) }}{% endmacro %}"
+    "[{{ day('%B %-d, %Y, a %A') }}]"
+)
+
+
+def shown_day(tokenizer, day=None):
+    """What stands between brackets in a prompt's text."""
+    texts = []
+    with pytest.MonkeyPatch.context() as patch:
+        encode = lambda self, text: texts.append(text) or [1]  # noqa: E731
+        patch.setattr(tokenizer_lib.Tokenizer, "encode", encode)
+        options = {"date_string": day} if day else {}
+        tokenizer.encode_prompt("what", template_options=options)
+    return texts[0].partition("[")[2].partition("]")[0]
+
+
+@pytest.mark.parametrize(
+    ("head", "day", "shown"),
+    [
+        (LLAMA_DATE, "26 Jul 2024", "26 Jul 2024"),
+        (LLAMA_DATE, "some day", "some day"),  # the template asks for no format
+        (CALLED_DATE, "26 Jul 2024", "2024-07-26"),
+        (CALLED_DATE, "2024-07-06", "2024-07-06"),
+        (CALLED_DATE, "July 6, 2024", "2024-07-06"),
+        (IN_MACRO, "6 Jul 2024", "July 6, 2024, a Saturday"),
+    ],
+)
+def test_a_template_gets_the_day_it_is_given(tmp_path, head, day, shown):
+    folder = write(tmp_path, template=head + TEMPLATE, eos_token="<eos>")
+    assert shown_day(tokenizer_lib.load(folder), day) == shown
+
+
+@pytest.mark.parametrize("head", [LLAMA_DATE, CALLED_DATE, IN_MACRO])
+def test_a_template_that_asks_for_the_time_is_refused(tmp_path, head):
+    folder = write(tmp_path, template=head + TEMPLATE, eos_token="<eos>")
+    tokenizer = tokenizer_lib.load(folder)
+    with pytest.raises(ValueError, match=r"asks for the time: .*date_string='26 Jul"):
+        tokenizer.encode_prompt("what")
+    assert tokenizer.encode_prompt("what", chat_template="plain") == ids("what")
+
+
+def test_a_day_that_cannot_be_read_is_refused(tmp_path):
+    folder = write(tmp_path, template=CALLED_DATE + TEMPLATE, eos_token="<eos>")
+    tokenizer = tokenizer_lib.load(folder)
+    with pytest.raises(ValueError, match="'26.7.24' cannot be read as a day"):
+        shown_day(tokenizer, "26.7.24")
+    with pytest.raises(ValueError, match="date_string=2024 must be a text"):
+        shown_day(tokenizer, 2024)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "{{ 'this' if strftime_now is defined }} ",
+        "{% if messages | length > 1 %}{{ strftime_now('%Y') }}{% endif %}this ",
+        "  {%- if true %}\n this{% endif %} ",
+    ],
+)
+def test_other_templates_are_as_they_were(tmp_path, head):
+    """One that only could ask, or whose spaces count."""
+    for i, text in enumerate((head, head.replace("strftime_now", "nobody"))):
+        folder = write(tmp_path / str(i), template=text + TEMPLATE, eos_token="<eos>")
+        tokenizer = tokenizer_lib.load(folder)
+        messages = [{"role": "user", "content": "what"}]
+        plain = tokenizer.backend.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        assert tokenizer.encode_prompt("what") == tokenizer.encode(plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"moood": "calm"}, r"reads no 'moood' \(did you mean 'mood'\?\)"),
+        ({"date_string": "26 Jul 2024"}, "reads no 'date_string'"),
+        ({"add_generation_prompt": False}, "reads no 'add_generation_prompt'"),
+        ({"messages": []}, "reads no 'messages'"),
+        ({"strftime_now": "x"}, "reads no 'strftime_now'"),
+    ],
+)
+def test_options_that_a_template_does_not_read_are_refused(chat, options, words):
+    with pytest.raises(ValueError, match=words):
+        chat.encode_prompt("what", template_options=options)
+
+
+def test_options_without_a_template_are_refused(tmp_path, chat):
+    bare = tokenizer_lib.load(write(tmp_path / "b", template=None, eos_token="<eos>"))
+    with pytest.raises(ValueError, match=r"prompts are plain: .* has no template"):
+        bare.encode_prompt("what", template_options={"mood": "calm"})
+    with pytest.raises(ValueError, match=r"prompts are plain: .* has a template"):
+        chat.encode_prompt(
+            "what", chat_template="plain", template_options={"mood": "calm"}
+        )
+
+
+def test_a_fingerprint_sees_what_ids_stand_for(tmp_path):
+    def of(name, change=lambda content: None):
+        folder = write(tmp_path / name, eos_token="<eos>", pad_token="<pad>")
+        path = folder / "tokenizer.json"
+        content = json.loads(path.read_text())
+        change(content)
+        path.write_text(json.dumps(content, indent=4))
+        return tokenizer_lib.load(folder).fingerprint()
+
+    def swap(content):  # which leaves every prompt as it was that has neither
+        words = content["model"]["vocab"]
+        words["calm"], words["stop"] = words["stop"], words["calm"]
+
+    def rename(content):
+        words = content["model"]["vocab"]
+        words["quiet"] = words.pop("calm")
+
+    def ordinary(content):
+        content["added_tokens"][-1]["special"] = False
+
+    def joined(content):
+        content["decoder"] = {"type": "Fuse"}
+
+    marks = [of("a"), *(of(f.__name__, f) for f in (swap, rename, ordinary, joined))]
+    assert len(set(marks)) == 5
+    assert of("b") == marks[0]
+
+
 def test_decode(chat):
     tokens = ids("what is this <|im_end|> <pad>")
     assert chat.decode(tokens) == "what is this"
@@ -259,6 +394,34 @@ def test_real_qwen3_chat(tmp_path):
     quiet = tokenizer.encode_prompt("Hi", template_options={"enable_thinking": False})
     text = tokenizer.decode(quiet, keep_special=True)
     assert text == opening + "<think>\n\n</think>\n\n"
+
+
+def test_real_llama32_dates(tmp_path):
+    """The template of Llama 3.1 asks for no time; that of 3.2 differs in this."""
+    folder, source = real_folder(
+        tmp_path, "llama3", bos_token="<|begin_of_text|>", eos_token="<|eot_id|>"
+    )
+    text = (source / "chat_template_llama3.1.jinja").read_text(encoding="utf-8")
+    fixed = '    {%- set date_string = "26 Jul 2024" %}\n'
+    asking = (
+        "    {%- if strftime_now is defined %}\n"
+        '        {%- set date_string = strftime_now("%d %b %Y") %}\n'
+        f"    {{%- else %}}\n    {fixed}    {{%- endif %}}\n"
+    )
+    assert fixed in text
+    path = folder / "chat_template.jinja"
+    path.write_text(text, encoding="utf-8")
+    expected = tokenizer_lib.load(folder).encode_prompt("Hi")
+    path.write_text(text.replace(fixed, asking), encoding="utf-8")
+    tokenizer = tokenizer_lib.load(folder)
+    with pytest.raises(ValueError, match="asks for the time"):
+        tokenizer.encode_prompt("Hi")
+    day = {"date_string": "26 Jul 2024"}
+    assert tokenizer.encode_prompt("Hi", template_options=day) == expected
+    other = tokenizer.encode_prompt(
+        "Hi", template_options={"date_string": "1 Jan 2026"}
+    )
+    assert "Today Date: 1 Jan 2026" in tokenizer.decode(other)
 
 
 def test_real_llama3_chat(tmp_path):

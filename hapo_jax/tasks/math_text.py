@@ -20,7 +20,7 @@ import re
 from collections.abc import Iterator
 
 from hapo_jax.tasks import thoughts
-from hapo_jax.tasks.answers import formula, lexer, units
+from hapo_jax.tasks.answers import formula, lexer, spelling, units
 
 TAIL_CHARACTERS = 300
 # The longest gold answers of MATH, OlympiadBench and Minerva have about 200.
@@ -87,7 +87,7 @@ _SIGN_BEFORE = re.compile(r"[-+*/=<>]\s*$|[\d)}^_]$")
 _SIGN_BEHIND = re.compile(r"\s*[-+*/=<>^]|[\d_]")
 _ARTICLE = re.compile(r"\s[A-Za-z]")
 _MOST_LETTERS = 4  # of such a run
-_FUNCTIONS = {*lexer.FUNCTIONS, "pi", "sqrt", "infinity", "inf"}
+_FUNCTIONS = {*spelling.FUNCTIONS, "pi", "sqrt", "infinity", "inf"}
 _NAME = re.compile(r"[A-Za-z]{2,}$")  # before a digit: AZYUK2
 _LONGEST_NAME = 20
 _PARENTHESIS = re.compile(r"\\?[][(){}]")

@@ -22,9 +22,11 @@ from hapo_jax.tasks.answers import (
     numeric,
     regions,
     relations,
+    trees,
     units,
+    values,
 )
-from hapo_jax.tasks.answers.formula import SETS, Tree, nodes
+from hapo_jax.tasks.answers.trees import SETS, Tree, nodes
 
 _POINT, _COMMA = re.compile(r"-?\d+\.\d+"), re.compile(r"-?\d+,\d+")
 _CHOICE = re.compile(r"^\(?([A-Za-z])\)?$")
@@ -139,7 +141,7 @@ def _substituted(tree: Tree, names: dict[str, str]) -> Tree:
 
 def _alike(gold: Tree, pred: Tree) -> bool:
     """Whether two scalars are one exact number in lowest terms, or one formula."""
-    left, right = numeric.exact(gold), numeric.exact(pred)
+    left, right = values.exact(gold), values.exact(pred)
     if left is not None and right is not None:
         return left == right and all(map(_is_reduced, (gold, pred)))
     return _bare(gold) == _bare(pred)
@@ -148,7 +150,7 @@ def _alike(gold: Tree, pred: Tree) -> bool:
 def _is_reduced(number: Tree) -> bool:
     """Whether no fraction in an exact number could be cancelled."""
     quotients = (node for node in nodes(number) if node[0] == "div")
-    terms = ([numeric.exact(part) for part in node[1:]] for node in quotients)
+    terms = ([values.exact(part) for part in node[1:]] for node in quotients)
     return all(
         math.gcd(top.numerator, under.numerator) == 1
         for top, under in terms
@@ -172,8 +174,8 @@ def _same(gold: Tree, pred: Tree, rule: _Rule) -> bool:
     """Whether two trees of any kind mean the same."""
     if regions.is_continuous(gold) or regions.is_continuous(pred):
         left, right = regions.read(gold), regions.read(pred)
-        values = functools.partial(_same_value, rule=rule)
-        return bool(left and right) and regions.same(left, right, values)
+        equal = functools.partial(_same_value, rule=rule)
+        return bool(left and right) and regions.same(left, right, equal)
     gold, pred = map(_as_tuple, (gold, pred))
     if {gold[0], pred[0]} == {"rel", "list"}:  # `p = 3, q = 2` for (p, q) = (3, 2)
         gold, pred = (_value(tree, rule) for tree in (gold, pred))
@@ -215,7 +217,7 @@ def _paired(gold: list[_Thing], pred: list[_Thing], rule: _Rule) -> bool:
 def _listed(tree: Tree) -> list[Tree]:
     """The members of a list or a set; what holds a ± is several."""
     items = tree[1] if tree[0] in ("list", "set") else (tree,)
-    return [variant for item in items for variant in formula.variants(item)]
+    return [variant for item in items for variant in trees.variants(item)]
 
 
 def _value(tree: Tree, rule: _Rule) -> Tree:
@@ -254,7 +256,7 @@ def _with_one_argument(gold: _Thing, pred: _Thing) -> tuple[_Thing, _Thing]:
     """f(x) = 2x and f(n) = 2n with the same letter."""
     arguments = [relations.argument(thing.name) for thing in (gold, pred)]
     free = [
-        thing.name[0] == "apply" or argument in numeric.letters(thing.values)
+        thing.name[0] == "apply" or argument in trees.letters(thing.values)
         for thing, argument in zip((gold, pred), arguments)
     ]
     if None in arguments or not all(free):
@@ -333,7 +335,7 @@ def _same_ratio(gold: Tree, pred: Tree, rule: _Rule) -> bool:
     """3:1 is 6:2 and 3; but not what is not in lowest terms, as 9:24 in the morning."""
     if gold[0] == pred[0] and _same(("tuple", gold[1]), ("tuple", pred[1]), rule):
         return True
-    terms = [numeric.exact(item) for item in gold[1]] if gold[0] == "ratio" else []
+    terms = [values.exact(item) for item in gold[1]] if gold[0] == "ratio" else []
     common = None not in terms and math.gcd(*(int(term) for term in terms)) > 1
     if rule.written or common:
         return False
@@ -341,7 +343,7 @@ def _same_ratio(gold: Tree, pred: Tree, rule: _Rule) -> bool:
     for tree in (gold, pred):
         if tree[0] == "ratio" and len(tree[1]) == 2:
             tree = ("div", *tree[1])
-        if tree[0] in formula.COMPOSED:
+        if tree[0] in trees.COMPOSED:
             return False
         quotients.append(tree)
     return rule.scalars(*quotients)

@@ -1,38 +1,20 @@
 r"""Mathematical answers as trees: read whole, or not at all.
 
-A tree is a tuple of its kind and its parts. Scalars:
-
-    num value kind     an exact, decimal or recurring number
-    const pi|e|i, inf, sym name, apply name arguments
-    neg x, pm x (plus or minus x), mp x, add x y, mul x y, div x y, pow x y, root n x
-    fact x, binom n k, abs x, floor x, ceil x, call function x, log base x
-    deg x, percent x, big sum|prod variable from to body
-
-and what is made of them:
-
-    list items joint, tuple items, set items, interval low high closed closed
-    such condition (a set), union a b, minus a b, numbers R|Z|..., matrix rows
-    rel operators sides, ratio items, time items, based digits base
-    quantity x unit, name text
-
-What is not in this grammar is no formula: words that are no units, dots, arrows, signs
-of unknown meaning, numbers side by side. Such answers are compared as texts alone.
+What is not in the grammar of `_Reader` is no formula: words that are no units, dots,
+arrows, signs of unknown meaning, numbers side by side. Such answers are compared as
+texts alone. `trees.py` says what the trees are.
 """
 
 import fractions
 import functools
-import itertools
 import re
-from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from hapo_jax.tasks.answers import lexer, units
+from hapo_jax.tasks.answers import lexer, spelling, trees, units
 from hapo_jax.tasks.answers.lexer import FUNCTION, LETTER, MARK, NUMBER, WORD, Token
-
-Tree = tuple[Any, ...]
+from hapo_jax.tasks.answers.trees import SETS, Tree
 
 _MAX_NESTING = 60
-_MAX_SIGNS = 4  # of ± in one answer, which has up to 2^4 values then
 _MAX_TOKENS = 400  # gold answers have up to 130; trees are walked by recursion
 _RELATIONS = ("=", "<", ">", "\\le", "\\ge", "\\ne", "\\approx", "\\in")
 _SIGNS = ("+", "-", "\\pm", "\\mp")
@@ -58,8 +40,6 @@ _PHRASES = {
 _CALLED = frozenset("fg")  # f(x + 1) is no product, n(n + 1) is one
 _UNIT_LETTERS = frozenset("mgshLlNJWVAKCF")  # where upright and behind a number
 _CURRENCIES = ("$", "€", "£", "¥", "₹", "¢")
-SETS = ("interval", "set", "such", "union", "minus", "numbers")
-COMPOSED = (*SETS, "tuple", "list", "rel", "ratio", "time", "based", "quantity", "name")
 _DIFFERENTIAL = re.compile(r"(?:d|partial)(?:\^(\d))?([A-Za-z]+(?:_\w|_\{\w+\})?)")
 _INVERSE = ["^", "{", "-", "1", "}", "("]
 _VARIABLE = re.compile(r"(?:d|partial)([A-Za-z]+)(?:\^(\d))?")
@@ -86,37 +66,6 @@ def of_tokens(tokens: tuple[Token, ...]) -> Tree | None:
         return _Reader(list(tokens)).answer()
     except (Unread, ZeroDivisionError):
         return None
-
-
-def nodes(tree: Tree) -> Iterator[Tree]:
-    """The tree and all trees in it."""
-    stack = [tree]
-    while stack:
-        node = stack.pop()
-        if node and isinstance(node[0], str):
-            yield node
-        stack += [part for part in node if isinstance(part, tuple)]
-
-
-def variants(tree: Tree) -> list[Tree]:
-    """The tree for each choice of its signs; those of ± and ∓ go together."""
-    signs = [node[0] for node in nodes(tree) if node[0] in ("pm", "mp")]
-    if not signs or len(signs) > _MAX_SIGNS:
-        return [tree]
-    if "mp" in signs:
-        choices = [("+",) * len(signs), ("-",) * len(signs)]
-    else:
-        choices = [*itertools.product("+-", repeat=len(signs))]
-    return [_chosen(tree, iter(choice)) for choice in choices]
-
-
-def _chosen(tree: Tree, signs: Iterator[str]) -> Tree:
-    """The tree with a sign for each ±."""
-    if tree and tree[0] in ("pm", "mp"):
-        negative = (next(signs) == "-") == (tree[0] == "pm")
-        inner = _chosen(tree[1], signs)
-        return ("neg", inner) if negative else inner
-    return tuple(_chosen(p, signs) if isinstance(p, tuple) else p for p in tree)
 
 
 class _Reader:
@@ -217,8 +166,8 @@ class _Reader:
             return ("name", name)
         if ends and name.lower() in _PHRASES:
             return _PHRASES[name.lower()]
-        if ends and name.lower() in lexer.NUMERALS:
-            return _number(lexer.NUMERALS[name.lower()])
+        if ends and name.lower() in spelling.NUMERALS:
+            return _number(spelling.NUMERALS[name.lower()])
         if not idle:
             raise Unread
         if words:  # `The answer is`
@@ -360,7 +309,7 @@ class _Reader:
         braced = self.take("{")
         while braced and self.takes_word(frozenset(("base",))):
             pass
-        text = lexer.NUMERALS.get(self.text().lower(), self.text())
+        text = spelling.NUMERALS.get(self.text().lower(), self.text())
         self.next()
         if braced:
             self.need("}")
@@ -390,7 +339,7 @@ class _Reader:
             while self.kind() != FUNCTION and self.begins_factor(argument):
                 argument = ("mul", _scalar(argument), _scalar(self.power()))
         if exponent == ("neg", _number("1")):  # sin^{-1}
-            name, exponent = lexer.FUNCTIONS.get(f"arc{name}") or _refuse(), None
+            name, exponent = spelling.FUNCTIONS.get(f"arc{name}") or _refuse(), None
         if name in ("abs", "floor", "ceil"):
             tree = (name, argument)
         elif name == "exp":
@@ -685,7 +634,7 @@ def _signed(sign: str, tree: Tree) -> Tree:
 
 def _scalar(tree: Tree) -> Tree:
     """The tree, unless one cannot calculate with it."""
-    return _refuse() if tree[0] in COMPOSED else tree
+    return _refuse() if tree[0] in trees.COMPOSED else tree
 
 
 def _is_of_a_letter(tree: Tree) -> bool:
@@ -709,7 +658,7 @@ def _quantity(tree: Tree, words: tuple[str, ...]) -> Tree:
     if len(words) == 1 and low[-1] in units.DEGREES:
         return ("deg", _scalar(tree))
     unit = units.read(words)
-    if unit.nouns and any(node[0] == "sym" for node in nodes(tree)):
+    if unit.nouns and any(node[0] == "sym" for node in trees.nodes(tree)):
         raise Unread  # `as claimed` is no product with a unit
     return ("quantity", tree, unit) if words else tree
 

@@ -8,8 +8,9 @@ reader accepts. `formula.py` reads the tokens.
 
 import functools
 import re
-import unicodedata
 from typing import NamedTuple
+
+from hapo_jax.tasks.answers import spelling
 
 # Kinds of tokens. A mark is an operator, a bracket or a command.
 NUMBER, LETTER, WORD, FUNCTION, MARK, UNKNOWN = (
@@ -29,110 +30,6 @@ class Token(NamedTuple):
     gap: bool = False
 
 
-def _greek(code: int) -> str:
-    """alpha, Gamma: LaTeX's name, also of capitals that it has no command for."""
-    *_, name = unicodedata.name(chr(code)).split()
-    name = name.replace("LAMDA", "LAMBDA").lower()
-    return name.title() if chr(code).isupper() else name
-
-
-_GREEK = {
-    chr(code): _greek(code)
-    for code in (*range(0x391, 0x3A2), *range(0x3A3, 0x3AA), *range(0x3B1, 0x3CA))
-}
-_LETTERS = {
-    **{name: f"\\{name}" for name in _GREEK.values()},
-    **{f"var{name}": f"\\{name}" for name in "epsilon theta phi rho sigma".split()},
-    **{name: f"\\{name}" for name in "hbar ell partial mho odot aleph nabla".split()},
-}
-_TRIGONOMETRIC = "sin cos tan cot sec csc".split()
-FUNCTIONS = {
-    **{n: n for n in (*_TRIGONOMETRIC, *"sinh cosh tanh ln lg exp log".split())},
-    **{f"arc{name}": f"arc{name}" for name in _TRIGONOMETRIC},
-    **{f"a{name}": f"arc{name}" for name in _TRIGONOMETRIC},
-    "tg": "tan",
-    "ctg": "cot",
-    "arctg": "arctan",
-    "cosec": "csc",
-}
-# Each mark with its names: commands of LaTeX, and characters.
-_NAMES = {
-    "\\frac": "frac dfrac tfrac cfrac",
-    "\\sqrt": "sqrt √",
-    "\\binom": "binom dbinom tbinom",
-    "\\over": "over",
-    "\\choose": "choose",
-    "*": "cdot times ast × · ⋅ ∙ ∗",
-    "/": "div slash ÷ ⁄ ∕",
-    "-": "− – — ‐ ‑ ﹣",
-    "\\pm": "pm ±",
-    "\\mp": "mp ∓",
-    "\\le": "le leq leqslant ≤ ⩽ ≦",
-    "\\ge": "ge geq geqslant ≥ ⩾ ≧",
-    "\\ne": "ne neq ≠",
-    "<": "lt",
-    ">": "gt",
-    "\\approx": "approx simeq ≈ ≃",
-    "\\in": "in ∈",
-    "\\infty": "infty infinity ∞",
-    "\\cup": "cup bigcup ∪",
-    "\\setminus": "setminus backslash smallsetminus ∖",
-    "\\empty": "emptyset varnothing ∅",
-    "\\{": "lbrace",
-    "\\}": "rbrace",
-    "(": "lparen",
-    ")": "rparen",
-    "[": "lbrack",
-    "]": "rbrack",
-    "\\langle": "langle ⟨",
-    "\\rangle": "rangle ⟩",
-    "\\lfloor": "lfloor ⌊",
-    "\\rfloor": "rfloor ⌋",
-    "\\lceil": "lceil ⌈",
-    "\\rceil": "rceil ⌉",
-    "|": "vert mid lvert rvert ∣",
-    "\\bar": "bar overline",
-    "\\hat": "hat widehat",
-    "\\tilde": "tilde widetilde",
-    "\\dot": "dot",
-    "\\ddot": "ddot",
-    "'": "prime ′ ’ ʹ",
-    "°": "degree textdegree º",
-    "\\angle": "angle measuredangle ∠",
-    "\\triangle": "triangle △",
-    "\\sum": "sum ∑",
-    "\\prod": "prod ∏",
-    "$": "textdollar",
-    "€": "euro",
-    "£": "pounds",
-    ":": "colon",
-}
-_MARKS = {name: mark for mark, names in _NAMES.items() for name in names.split()}
-# Commands that change looks alone; braces behind them group.
-_LOOKS = frozenset(
-    "left right middle displaystyle textstyle scriptstyle limits nolimits boxed fbox "
-    "mathbf mathit mathbb mathcal mathscr mathfrak boldsymbol bm vec overrightarrow "
-    "underline ensuremath big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl "
-    "Biggr quad qquad thinspace enspace rm bf it".split()
-)
-_UPRIGHT = (
-    "text textbf textit textrm textnormal textsf texttt textup mbox hbox emph mathrm "
-    "mathsf operatorname"
-).split()
-_COMMANDS = {*_LETTERS, *FUNCTIONS, *_LOOKS, *_UPRIGHT, "begin", "end", "max", "min"}
-_COMMANDS |= {name for name in _MARKS if name.isascii()}
-# Without a backslash: `2pi`, `sqrt(2)`.
-_SPELT_OUT = {
-    name: (LETTER, mark)
-    for name, mark in _LETTERS.items()
-    if len(name) > 2 or name == "pi"
-} | {"sqrt": (MARK, "\\sqrt")}
-_SPELT_OUT |= dict.fromkeys(("infty", "infinity", "inf", "oo"), (MARK, "\\infty"))
-_NUMERALS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen "
-    "fourteen fifteen sixteen seventeen eighteen nineteen twenty"
-)
-NUMERALS = {name: str(value) for value, name in enumerate(_NUMERALS.split())}
 # Runs of two and three letters that are English among formulas: anywhere, or where they
 # stand apart, or behind a number. Longer runs are, unless a sign touches them.
 ENGLISH = frozenset(
@@ -145,38 +42,6 @@ _BEHIND_UNIT = re.compile(r"\s*(?:$|[.,;)\]}:$^/]|\\[)\]}]|\s[A-Za-z\\])")
 _IN = re.compile(r"\s*(?:[\[({]|\\[{m])")  # x in [0, 1]
 _TOUCHES_BEFORE, _TOUCHES_BEHIND = frozenset("0123456789{^+-*/"), frozenset("}^_+-*/")
 
-_SUPER = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni"))
-_SUB = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑᵢⱼₖₘₙₓ", "0123456789+-()aeijkmnx"))
-_SUPERS, _SUBS = (re.compile(f"[{''.join(table)}]+") for table in (_SUPER, _SUB))
-_SQUARES = re.compile(r"(?<=\d)\s*([kcdm]?m)(?=[²³](?!\w))")  # m^2 may be a product
-_TABLE = str.maketrans(
-    {character: f"\\{name} " for character, name in _GREEK.items()}
-    | {
-        "ϕ": "\\phi ",
-        "ϑ": "\\theta ",
-        "ϵ": "\\epsilon ",
-        "µ": "\\mu ",
-        "∂": "\\partial ",
-    }
-    | {
-        "ℏ": "\\hbar ",
-        "ħ": "\\hbar ",
-        "ℓ": "\\ell ",
-        "∛": "\\sqrt[3]",
-        "∜": "\\sqrt[4]",
-    }
-    | {"″": "''", "…": "..."}
-    | dict.fromkeys('"“”„`', " ")
-    | {c: f"\\mathbb{{{name}}}" for c, name in zip("ℝℤℕℚℂ", "RZNQC")}
-    | {
-        c: "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", c).split("⁄"))
-        for c in "¼½¾⅐⅑⅒⅓⅔⅕⅖⅗⅘⅙⅚⅛⅜⅝⅞"
-    }
-    | {  # of full width, or bold, or in script
-        chr(code): unicodedata.normalize("NFKC", chr(code))
-        for code in (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))
-    }
-)
 _SPECIAL_TOKEN = re.compile(r"<\|\w{1,40}\|>")
 _DOUBLE_COMMAND = re.compile(r"(?<!\\)\\\\[a-zA-Z]")
 _SINGLE_COMMAND = re.compile(r"(?<!\\)\\[a-zA-Z]")
@@ -216,7 +81,7 @@ _ITEM = re.compile(
             "space": r"(?:\s|[~$]|\\[,;:! ]|\\[()\[\]]|\\(?:left|right)\s*\."
             r"|\{\s*\}|\\(?:text)?color\s*\{\w+\}|\\[hv]space\*?\s*\{[^{}]*\}"
             r"|\\phantom\s*(?:[-−]|\{\s*[-−+]?\s*\}))+",
-            "escape": rf"\\(?=\\(?:{'|'.join(sorted(_COMMANDS))})(?![a-zA-Z]))",
+            "escape": rf"\\(?=\\(?:{'|'.join(spelling.COMMANDS)})(?![a-zA-Z]))",
             "row": r"\\\\(?:\s*\[[^\]\\]{0,20}\])?|\\cr(?![a-zA-Z])",
             "matrix": r"\\(?:begin|end)\s*\{(?:[pbB]?matrix|smallmatrix|array)\*?\}"
             r"(?:\s*\{[clr| ]*\})?",
@@ -224,7 +89,7 @@ _ITEM = re.compile(
             "degree": r"(?:\^\s*)?\\circ(?![a-zA-Z])|\^\s*\{\s*\\circ\s*\}"
             r"|\^\s*\{\s*\\(?:text|mathrm)\s*\{\s*o\s*\}\s*\}",
             "primes": r"\^\s*\\prime(?![a-zA-Z])|\^\s*\{(?:\s*\\prime)+\s*\}",
-            "upright": rf"\\(?:{'|'.join(_UPRIGHT)})\*?\s*\{{",
+            "upright": rf"\\(?:{'|'.join(spelling.UPRIGHT)})\*?\s*\{{",
             "recurring": r"\d*\.\d*\\(?:overline|bar|dot)\s*\{?\s*\d+\s*\}?"
             r"|\d*\.\d*?(?P<digit>\d)(?P=digit){2,}(?:\.\.\.|\\[lc]?dots(?![a-z]))",
             "number": r"(?:\d+\.(?=\s*[-+/*^)\]}])|\d+(?:\.\d+)?|\.\d+)"
@@ -248,10 +113,7 @@ def read(text: str) -> tuple[Token, ...]:
     if _LINES.search(text) and not ("cases" in text and "&" in text):
         text = _LINES.sub(" ", text).replace("&", " ")
     text = _SIGN_IN_BRACES.sub(r"\1", _JOINT.sub("", text))
-    text = _SQUARES.sub(r"\\text{ \1}", text)
-    text = _SUPERS.sub(lambda m: f"^{{{''.join(_SUPER[c] for c in m[0])}}}", text)
-    text = _SUBS.sub(lambda m: f"_{{{''.join(_SUB[c] for c in m[0])}}}", text)
-    return _with_joints(_Scanner(text.translate(_TABLE), upright=False).tokens())
+    return _with_joints(_Scanner(spelling.in_latex(text), upright=False).tokens())
 
 
 def _with_joints(tokens: list[Token]) -> tuple[Token, ...]:
@@ -341,23 +203,25 @@ class _Scanner:
 
     def _command(self, text: str) -> None:
         name = text[1:]
-        # `\lex\le`, its space lost
-        short = name if name in _COMMANDS else name[:-1] if len(name) > 2 else name
-        if name.startswith(("quad", "qquad")):
+        if name.startswith(("quad", "qquad")):  # also `\\quadx`, a space lost
             short = "qquad" if name.startswith("qq") else "quad"
+        elif name in spelling.COMMANDS or len(name) < 3:
+            short = name
+        else:  # `\\lex\\le`
+            short = name[:-1]
         self.place = self.start + 1 + len(short)
         if "quad" in short:
             self._add(MARK, "\\quad")
-        elif short in _LOOKS or short in _UPRIGHT:
+        elif short in spelling.LOOKS or short in spelling.UPRIGHT:
             pass
-        elif short in FUNCTIONS:
-            self._add(FUNCTION, FUNCTIONS[short])
-        elif short in _LETTERS:
-            self._add(LETTER, _LETTERS[short])
+        elif short in spelling.FUNCTIONS:
+            self._add(FUNCTION, spelling.FUNCTIONS[short])
+        elif short in spelling.LETTERS:
+            self._add(LETTER, spelling.LETTERS[short])
         elif short in ("max", "min"):
             self._add(WORD, short)
-        elif short in _MARKS:
-            self._add(MARK, _MARKS[short])
+        elif short in spelling.MARKS:
+            self._add(MARK, spelling.MARKS[short])
         else:
             self.place = self.start + len(text)
             self._add(UNKNOWN, text)
@@ -371,20 +235,21 @@ class _Scanner:
         if half and ("." in half[0] or self._follows(NUMBER)):
             self.place = half.end()
             self._add(WORD, half[1].lower() + "m")
-        elif run in FUNCTIONS and not (self.upright and run == "exp"):
-            self._add(FUNCTION, FUNCTIONS[run])
+        elif run in spelling.FUNCTIONS and not (self.upright and run == "exp"):
+            self._add(FUNCTION, spelling.FUNCTIONS[run])
         elif self.upright:
             self._add(WORD, run)
         elif run in _CALLED and self.text.startswith("(", self.place):
             self._add(FUNCTION, run)
         elif run == "in" and self.gap and _IN.match(self.text, self.place):
             self._add(MARK, "\\in")
-        elif run in _SPELT_OUT:
-            self._add(*_SPELT_OUT[run])
+        elif run in spelling.SPELT_OUT:
+            mark = spelling.SPELT_OUT[run]
+            self._add(MARK if mark in spelling.NAMES else LETTER, mark)
         elif self._is_word(run):
             self._add(WORD, run)
-        elif run[:-1] in FUNCTIONS and run[-1] in "abnuxyz":  # sinx, lnx
-            self._add(FUNCTION, FUNCTIONS[run[:-1]])
+        elif run[:-1] in spelling.FUNCTIONS and run[-1] in "abnuxyz":  # sinx, lnx
+            self._add(FUNCTION, spelling.FUNCTIONS[run[:-1]])
             self._add(LETTER, run[-1])
         else:
             for letter in run:
@@ -395,7 +260,8 @@ class _Scanner:
         before, behind = self.text[: self.start][-1:], self.text[self.place :][:1]
         if len(run) > 3:
             touched = before in _TOUCHES_BEFORE or behind in _TOUCHES_BEHIND
-            return run[:-1] not in FUNCTIONS and not (run.islower() and touched)
+            product = run.islower() and touched
+            return not product and run[:-1] not in spelling.FUNCTIONS
         if run.lower() in _APART and (self.gap or not self.found):
             return not behind.strip(" ,;:.")
         if run in _UNITS and (self.gap or self._follows(NUMBER)):
@@ -412,7 +278,7 @@ class _Scanner:
         self._add(UNKNOWN if text.startswith("..") else MARK, text)
 
     def _other(self, text: str) -> None:
-        mark = _MARKS.get(text)
+        mark = spelling.MARKS.get(text)
         self._add(MARK if mark else UNKNOWN, mark or text)
 
 

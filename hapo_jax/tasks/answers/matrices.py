@@ -3,8 +3,8 @@
 import fractions
 import functools
 
-from hapo_jax.tasks.answers import formula
-from hapo_jax.tasks.answers.formula import Tree
+from hapo_jax.tasks.answers import trees
+from hapo_jax.tasks.answers.trees import Tree
 
 Rows = tuple[tuple[Tree, ...], ...]
 _MOST = 3  # matrices in one formula; the cells of their product grow with each
@@ -17,7 +17,7 @@ def calculated(tree: Tree) -> Tree | None:
     A tree without matrices comes back as it is.
     """
     kind, *parts = tree
-    count = sum(node[0] == "matrix" for node in formula.nodes(tree))
+    count = sum(node[0] == "matrix" for node in trees.nodes(tree))
     if kind == "matrix" or count == 0:
         return tree
     if count > _MOST:
@@ -25,7 +25,7 @@ def calculated(tree: Tree) -> Tree | None:
     if kind == "neg":
         kind, parts = "mul", [("neg", _ONE), parts[0]]
     elif kind == "div" and not any(
-        node[0] == "matrix" for node in formula.nodes(parts[1])
+        node[0] == "matrix" for node in trees.nodes(parts[1])
     ):
         kind, parts = "mul", [("div", _ONE, parts[1]), parts[0]]
     if kind not in ("add", "mul"):

@@ -7,8 +7,8 @@ variable, and another name is another answer.
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hapo_jax.tasks.answers import formula, numeric
-from hapo_jax.tasks.answers.formula import SETS, Tree
+from hapo_jax.tasks.answers import trees, values
+from hapo_jax.tasks.answers.trees import SETS, Tree
 
 _INFINITY: Tree = ("inf",)
 _LINE: Tree = ("interval", ("neg", _INFINITY), _INFINITY, False, False)
@@ -125,15 +125,15 @@ def _without(region: Region, points: list[Tree]) -> Region | None:
                     break
             else:
                 return None
-    except numeric.Undefined:
+    except values.Undefined:
         return None
     return Region(region.variable, tuple(parts))
 
 
 def _real(tree: Tree) -> float:
-    value = numeric.number(tree)
+    value = values.number(tree)
     if value.imag != 0:
-        raise numeric.Undefined
+        raise values.Undefined
     return value.real
 
 
@@ -143,7 +143,7 @@ def _of_relation(operators: tuple[str, ...], sides: tuple[Tree, ...]) -> Region 
         inner = read(sides[1])
         return inner and Region(sides[0], inner.parts)
     if operators == ("\\ne",) and is_named(sides[0]):
-        points = formula.variants(sides[1])
+        points = trees.variants(sides[1])
         return _without(Region(sides[0], (_LINE,)), points)
     ascending = ascend(operators, sides)
     return ascending and _between(*ascending)
@@ -179,7 +179,7 @@ def _between(operators: tuple[str, ...], sides: tuple[Tree, ...]) -> Region | No
         low, variable, high = sides
     else:
         return None
-    if numeric.letters(variable) & (numeric.letters(low) | numeric.letters(high)):
+    if trees.letters(variable) & (trees.letters(low) | trees.letters(high)):
         return None
     closed, closes = (operator == "\\le" for operator in operators)
     part = ("interval", low, high, closed, closes)
@@ -228,7 +228,7 @@ def _overlap(region: Region) -> Region | None:
     try:
         if not _real(first[1]) < _real(second[2]):
             return None
-    except numeric.Undefined:
+    except values.Undefined:
         return None
     common = ("interval", first[1], second[2], first[3], second[4])
     return Region(region.variable, (common,))

@@ -9,10 +9,10 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
-from hapo_jax.tasks.answers import formula, numeric, regions
-from hapo_jax.tasks.answers.formula import Tree
+from hapo_jax.tasks.answers import numeric, regions, trees, values
+from hapo_jax.tasks.answers.trees import Tree
 
-_COMPOSED = (*formula.COMPOSED, "matrix")
+_COMPOSED = (*trees.COMPOSED, "matrix")
 Scalars = Callable[[Tree, Tree], bool]
 
 
@@ -59,18 +59,18 @@ def read(tree: Tree, scalars: Scalars, of_many: bool = False) -> Stated | None:
         return None
     if not all(_rounds(chain[-1], value) for value in rounded):
         return None
-    numbers = [side for side in chain[:-1] if not numeric.letters(side)]
+    numbers = [side for side in chain[:-1] if not trees.letters(side)]
     return Stated(name, (chain[-1], *numbers, *rounded))
 
 
-def _names(name: Tree, values: tuple[Tree, ...] | list[Tree], of_many: bool) -> bool:
+def _names(name: Tree, others: tuple[Tree, ...] | list[Tree], of_many: bool) -> bool:
     """Whether a side is what the other sides are the value of."""
-    inside = numeric.letters(name)
-    shared = inside & set().union(*map(numeric.letters, values))
+    inside = trees.letters(name)
+    elsewhere = set().union(*map(trees.letters, others))
     if regions.is_named(name) or name in (("const", "e"), ("const", "i")):
-        return shared <= {argument(name)}
-    many = len(inside) > 1 or any(node[0] == "apply" for node in formula.nodes(name))
-    return of_many and many and not set().union(*map(numeric.letters, values))
+        return inside & elsewhere <= {argument(name)}
+    many = len(inside) > 1 or any(node[0] == "apply" for node in trees.nodes(name))
+    return of_many and many and not elsewhere
 
 
 def argument(name: Tree) -> str | None:
@@ -92,7 +92,7 @@ def _agree(chain: list[Tree], scalars: Scalars, named: bool) -> bool:
     for side in others:
         if last[0] in _COMPOSED:
             return False
-        if named and numeric.letters(side) > numeric.letters(last):
+        if named and trees.letters(side) > trees.letters(last):
             continue  # values were put in: A = \pi r^2 = 9\pi
         if not (scalars(last, side) or _rounds(side, last)):
             return False
@@ -102,16 +102,16 @@ def _agree(chain: list[Tree], scalars: Scalars, named: bool) -> bool:
 def _rounds(value: Tree, decimal: Tree) -> bool:
     """Whether a number is a rounding of another, which is no whole number."""
     value, decimal = (t[1] if t[0] == "quantity" else t for t in (value, decimal))
-    exact, rounded = numeric.exact(value), numeric.exact(decimal)
+    exact, rounded = values.exact(value), values.exact(decimal)
     if rounded is None or (exact is not None and exact.denominator == 1):
         return exact == rounded is not None
     try:
-        gap = abs(numeric.number(value) - numeric.number(decimal))
-    except numeric.Undefined:
+        gap = abs(values.number(value) - values.number(decimal))
+    except values.Undefined:
         return False
     if rounded.denominator == 1:
         return gap <= 0.5
-    places = numeric.decimal_places(rounded)
+    places = values.decimal_places(rounded)
     return places > 0 and gap <= 10.0**-places
 
 
@@ -145,7 +145,7 @@ def _is_solved(tree: Tree) -> bool:
     stated = read(tree, numeric.same)
     if not stated or not stated.name or stated.values[0][0] == "name":
         return False
-    return not numeric.letters(stated.values[0])
+    return not trees.letters(stated.values[0])
 
 
 def _difference(sides: tuple[Tree, ...]) -> Tree | None:

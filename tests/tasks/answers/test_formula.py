@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from hapo_jax.tasks.answers import formula, units
+from hapo_jax.tasks.answers import formula, trees, units
 
 
 def number(value, kind="exact"):
@@ -112,6 +112,4 @@ def test_refused(text):
     ],
 )
 def test_variants(text, several):
-    assert formula.variants(formula.read(text)) == [
-        formula.read(one) for one in several
-    ]
+    assert trees.variants(formula.read(text)) == [formula.read(one) for one in several]

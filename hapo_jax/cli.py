@@ -13,7 +13,7 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from hapo_jax import arguments, check, watch
+from hapo_jax import arguments, check, interrupt, watch
 from hapo_jax import config as config_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
@@ -122,6 +122,8 @@ def start(main: Callable[[list[str]], None]) -> None:
                 raise
             sys.stdout.flush()
             _refuse(error)
+        except interrupt.Stopped as error:
+            print(interrupt.stopped(error), flush=True)
 
     app.run(guarded, flags_parser=_parse)
 
@@ -145,6 +147,8 @@ def _refuse(message) -> None:
 
 def _status(error: BaseException) -> int:
     """Of a program that this exception ends: whether trying again would be in vain."""
+    if isinstance(error, interrupt.Stopped):
+        return 0
     if not isinstance(error, ValueError):
         return 1
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename

@@ -9,13 +9,11 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 `eval_scores.py` knows the figures, `eval_sets.py` the sets, `eval_folder.py` the files.
 """
 
-import collections
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
@@ -155,20 +153,14 @@ def _evaluate_set(
     ids = [p.id for p in evaluator.prompts.problems[: evaluator.num_problems]]
     writes = distributed.is_first()
     found = eval_folder.resume(folder, eval_set.name, settings, ids) if writes else {}
-    missing = [i for i, name in enumerate(ids) if name not in found]
-    # Files are the first process's; the others need not see them.
-    missing = distributed.gather({"missing": np.array(missing, int)})[0]["missing"]
-    drawn = eval_sampling.records(evaluator, params, missing.tolist())
-    if not writes:
-        collections.deque(drawn, maxlen=0)
-        return {}
     if found:
         print(f"{eval_set.name}: {len(found)} of {len(ids)} problems are there already")
+    # Files are the first process's; the others need not see them.
+    if not writes:
+        eval_sampling.complete(evaluator, params, {}, lambda record: None)
+        return {}
     with eval_folder.Writer(folder, eval_set.name) as writer:
-        for _, record in drawn:
-            writer.add(record)
-            found[record["id"]] = record
-    records = [found[name] for name in ids]
+        records = eval_sampling.complete(evaluator, params, found, writer.add)
     leaked = eval_sets.overlapping_ids(eval_set)
     clean = [record for record in records if record["id"] not in leaked]
     limits = {"max_tokens": settings.get("max_completion_tokens"), "every_pass": True}

@@ -34,6 +34,8 @@ from hapo_jax import run_records
 
 _log = logging.getLogger(__name__)
 
+_PART = ".part"  # suffix of the records of an evaluation that is under way
+
 PACKAGES = ("hapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -165,12 +167,41 @@ class RunFolder:
         folder = self.path / run_records.ROLLOUTS
         run_records.replace(run_records.step_path(folder, step, ".parquet"), data)
 
+    def keep_eval(self, step: int, record: Mapping[str, Any]) -> None:
+        """Adds a record to those of an evaluation that is under way."""
+        if not self._writes:
+            return
+        path = run_records.step_path(self.path / run_records.EVAL, step, _PART)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def eval_records(self, step: int) -> list[dict[str, Any]]:
+        """What evaluations of a step have left, whether or not they came to an end."""
+        if not self._writes:
+            return []
+        folder = self.path / run_records.EVAL
+        whole, part = (
+            run_records.step_path(folder, step, suffix) for suffix in (".jsonl", _PART)
+        )
+        begun = run_records.read_lines(part)
+        if part.exists():  # anew, so that what is added does not join a half line
+            run_records.write_lines(part, begun)
+        return run_records.read_lines(whole) + begun
+
+    def has(self, step: int, key: str) -> bool:
+        """Whether a metric of this step is there."""
+        return any(
+            key in line and line["step"] == step
+            for line in run_records.read_lines(self.path / run_records.METRICS)
+        )
+
     def save_eval(self, step: int, results: Iterable[Mapping[str, Any]]) -> None:
         """Writes the results of an evaluation, one JSON object per problem."""
         if not self._writes:
             return
         folder = self.path / run_records.EVAL
         run_records.write_lines(run_records.step_path(folder, step, ".jsonl"), results)
+        run_records.step_path(folder, step, _PART).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Flushes and closes the files."""
@@ -248,9 +279,14 @@ def _rewind(path: pathlib.Path, last: int) -> None:
         if line["step"] <= last
     ]
     run_records.write_lines(path / run_records.METRICS, kept)
-    for folder in (run_records.ROLLOUTS, run_records.EVAL):
-        for step, file in run_records.steps_in(path / folder).items():
-            if step > last:
+    for folder, suffix in (
+        (run_records.ROLLOUTS, ".parquet"),
+        (run_records.EVAL, ".jsonl"),
+        (run_records.EVAL, _PART),
+    ):
+        for step, file in run_records.steps_in(path / folder, suffix).items():
+            # A part of step 0 is of the policy that every start begins with.
+            if step > last and (suffix, step) != (_PART, 0):
                 file.unlink()
 
 

@@ -101,7 +101,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
 
 def rollout_steps(workdir: str | pathlib.Path) -> list[int]:
     """The steps that `read_rollouts` can read, ascending."""
-    return sorted(steps_in(pathlib.Path(workdir) / ROLLOUTS))
+    return sorted(steps_in(pathlib.Path(workdir) / ROLLOUTS, ".parquet"))
 
 
 def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
@@ -110,7 +110,7 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
     Columns of `PER_TOKEN` are arrays of that completion's length (`token_strings`: a
     list).
     """
-    path = _existing(pathlib.Path(workdir) / ROLLOUTS, step)
+    path = _existing(pathlib.Path(workdir) / ROLLOUTS, step, ".parquet")
     table = parquet.read_table(path)
     numeric = [name for name in PER_TOKEN if name != "token_strings"]
     rows = table.to_pylist()
@@ -122,12 +122,12 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
 
 def eval_steps(workdir: str | pathlib.Path) -> list[int]:
     """The steps that `read_eval` can read, ascending."""
-    return sorted(steps_in(pathlib.Path(workdir) / EVAL))
+    return sorted(steps_in(pathlib.Path(workdir) / EVAL, ".jsonl"))
 
 
 def read_eval(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
     """The results of one evaluation, one dict per problem."""
-    return read_lines(_existing(pathlib.Path(workdir) / EVAL, step))
+    return read_lines(_existing(pathlib.Path(workdir) / EVAL, step, ".jsonl"))
 
 
 def rollouts_to_bytes(
@@ -202,9 +202,14 @@ def step_path(folder: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
     return folder / f"step_{step:08d}{suffix}"
 
 
-def steps_in(folder: pathlib.Path) -> dict[int, pathlib.Path]:
-    """The files that `step_path` named, by step."""
-    return {int(p.stem.removeprefix("step_")): p for p in folder.glob("step_[0-9]*.*")}
+def steps_in(folder: pathlib.Path, suffix: str) -> dict[int, pathlib.Path]:
+    """The files that `step_path` named, by step; others are none of ours."""
+    found = {}
+    for path in folder.glob(f"step_*{suffix}"):
+        number = path.name.removeprefix("step_").removesuffix(suffix)
+        if number.isdecimal() and path == step_path(folder, int(number), suffix):
+            found[int(number)] = path
+    return found
 
 
 def replace(path: pathlib.Path, data: bytes) -> None:
@@ -236,8 +241,8 @@ def changed_files(
     )
 
 
-def _existing(folder: pathlib.Path, step: int) -> pathlib.Path:
-    found = steps_in(folder)
+def _existing(folder: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
+    found = steps_in(folder, suffix)
     if step not in found:
         raise ValueError(f"{step=}: {folder} has the steps {sorted(found)}.")
     return found[step]

@@ -29,6 +29,7 @@ from orbax.checkpoint import checkpoint_managers
 from hapo_jax.learner import fingerprint, host_tree
 
 FORMAT = 1  # of the record; a reader refuses one it does not know
+_SCORES = "scores.json"  # beside the checkpoints: step → its score
 
 
 class Restored(NamedTuple):
@@ -133,7 +134,7 @@ class Checkpoints:
           keep_latest: how many of the newest to keep, at least 1. With 1 there is
             nothing to go back to if it breaks.
           keep_best: how many more to keep of each protocol, by `best_metric`; those
-            saved without that metric, or with one that is not finite, never count.
+            without a score, or with one that is not finite, never count.
           best_metric: pattern of a metric's whole name, higher is better.
           read_only: neither write, nor delete, nor rename; for evaluation.
 
@@ -171,9 +172,13 @@ class Checkpoints:
         )
         for step in self.steps():
             try:
-                self._note_score(step, self._read_record(step))
+                record = self._read_record(step)
             except _Broken as reason:
                 logging.warning("Checkpoint of step %d: %s", step, reason)
+                continue
+            # Only earlier versions kept scores there.
+            self._note_score(step, record.get("metrics", {}), record.get("protocol"))
+        self._read_scores()
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, ascending; some may prove broken."""
@@ -197,8 +202,6 @@ class Checkpoints:
         state: Any,
         *,
         extra: Any = None,
-        metrics: Mapping[str, float] | None = None,
-        protocol: Mapping[str, Any] | None = None,
     ) -> bool:
         """Starts writing a checkpoint; returns when the arrays have left the devices.
 
@@ -211,8 +214,6 @@ class Checkpoints:
             PRNG keys: a key is derived from seed and step.
           extra: nested dict, list, tuple of numpy arrays, strings, numbers and None;
             shapes and lengths may differ at every save. The same on every process.
-          metrics: what `best_metric` is looked up in.
-          protocol: plain JSON, what that metric depends on besides the policy.
 
         Returns:
           False if there is a checkpoint of this step already; it is left as it is.
@@ -231,10 +232,7 @@ class Checkpoints:
             "arrays": _describe(arrays),
             "fingerprints": fingerprint.of_arrays(arrays),
             "extra_crc32": zlib.crc32(packed),
-            "metrics": {name: float(v) for name, v in (metrics or {}).items()},
-            "protocol": json.loads(json.dumps(protocol)),
         }
-        self._note_score(step, content)  # orbax asks for it while it saves
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -247,6 +245,30 @@ class Checkpoints:
             force=True,
         )
         return True
+
+    def score(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        protocol: Mapping[str, Any] | None,
+    ) -> None:
+        """Notes how a step did, which counts from the next save on.
+
+        Apart from the checkpoint, which is saved before it is evaluated: an evaluation
+        that fails or is stopped must cost nothing.
+
+        Args:
+          step: one that was saved.
+          metrics: what `best_metric` is looked up in.
+          protocol: plain JSON, what that metric depends on besides the policy.
+        """
+        self._note_score(step, metrics, json.loads(json.dumps(protocol)))
+        if jax.process_index() == 0:
+            scores = {step: score._asdict() for step, score in self.scores().items()}
+            path = self.directory / _SCORES
+            temporary = self.directory / f".{_SCORES}"
+            temporary.write_text(json.dumps(scores, indent=2))
+            temporary.replace(path)
 
     def restore(
         self, step: int, abstract_state: Any, *, partial: bool = False
@@ -331,11 +353,24 @@ class Checkpoints:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _note_score(self, step: int, content: Mapping[str, Any]) -> None:
-        """Keeps the score in a record, which of older versions has no protocol."""
-        for name, value in content["metrics"].items():
+    def _note_score(self, step: int, metrics: Mapping[str, float], protocol) -> None:
+        """Keeps the score among some metrics, if there is one."""
+        for name, value in metrics.items():
             if re.fullmatch(self._best_metric or "", name) and np.isfinite(value):
-                self._scores[step] = Score(name, value, content.get("protocol"))
+                self._scores[step] = Score(name, float(value), protocol)
+
+    def _read_scores(self) -> None:
+        """Those of `score`; a file that is damaged costs the ranking and no step."""
+        path = self.directory / _SCORES
+        if not path.exists():
+            return
+        try:
+            for step, found in json.loads(path.read_text()).items():
+                self._scores[int(step)] = Score(**found)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            logging.warning(
+                "%s is damaged (%s); what was best before is not known.", path, error
+            )
 
     def _read(self, step: int, abstract_state: Any, *, partial: bool) -> Restored:
         """Reads and verifies one checkpoint; raises `_Broken` or ValueError."""

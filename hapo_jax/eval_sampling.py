@@ -59,6 +59,11 @@ class Evaluator(NamedTuple):
     compare: Callable[[list[tuple[str, str, str]]], Grades] | None
     protocol: Mapping[str, Any]
 
+    def with_beat(self, beat: Callable[[], None]) -> "Evaluator":
+        """The same; `beat` is called whenever it has got on."""
+        generator = dataclasses.replace(self.generator, beat=beat)
+        return self._replace(generator=generator)
+
     @property
     def prompts(self) -> PromptSet:
         """The problems and their tokens, those behind `num_problems` too."""
@@ -310,6 +315,7 @@ def _draw(
         step=_EVAL_STEP,
         stats=entropy_lib.initial_stats(),
         base_temperature=1.0,
+        should_stop=lambda: bool(g.beat()),
     )
     drawn: dict[int, dict[int, Completion]] = collections.defaultdict(dict)
     open_problems: list[_Problem] = []

@@ -27,7 +27,6 @@ from hapo_jax import (
     eval_sampling,
     eval_scores,
     eval_sets,
-    lock,
     report,
     run_inputs,
     run_records,
@@ -39,6 +38,7 @@ from hapo_jax.eval_sets import EvalSet
 from hapo_jax.learner import fingerprint
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import distributed
+from hapo_jax.system import folders, lock
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's folder or a Hugging Face folder; default model.path."
@@ -165,7 +165,8 @@ def _evaluate_set(
     if not writes:
         eval_sampling.complete(evaluator, params, {}, lambda record: None)
         return {}
-    with eval_folder.Writer(folder, eval_set.name) as writer:
+    path = eval_folder.records_path(folder, eval_set.name)
+    with run_records.Appender(path) as writer:
         records = eval_sampling.complete(evaluator, params, found, writer.add)
     leaked = eval_sets.overlapping_ids(eval_set)
     clean = [record for record in records if record["id"] not in leaked]
@@ -279,8 +280,8 @@ def _start(arguments: list[str]) -> None:
         raise app.UsageError("--workdir is of training; results go to --out.")
     if arguments:
         raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
-    cli.check_folder("checkpoint", _CHECKPOINT.value)
-    cli.check_folder("out", _OUT.value)
+    folders.check("checkpoint", _CHECKPOINT.value, writes=False)
+    folders.check("out", _OUT.value, writes=True)
     config = _config(_CHECKPOINT.value)
     # The more particular outdoes the more general.
     if _PRESET.value is not None:

@@ -3,12 +3,13 @@
 For notebooks and scripts; needs no JAX. `run_folder.py` writes what this reads.
 """
 
+import contextlib
 import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from hapo_jax import config as config_lib
+from hapo_jax.system import patience
 
 CONFIG = "config.json"
 # Of config.json. 1: warmup_steps and decay_steps counted optimizer updates.
 FORMAT = 2
 METRICS = "metrics.jsonl"
+BEGUN = ".begun"  # ends the name of a file that is being written
 ROLLOUTS = "rollouts"
 EVAL = "eval"
 
@@ -214,9 +217,56 @@ def steps_in(folder: pathlib.Path, suffix: str) -> dict[int, pathlib.Path]:
 
 def replace(path: pathlib.Path, data: bytes) -> None:
     """Writes beside the file and renames: a reader sees the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{BEGUN}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+class Appender:
+    """Adds lines to a JSONL file, each whole and on its way to the disk, or not at all.
+
+    A line that a full disk cuts off is taken back and tried again; only a kill leaves
+    half a line, at the end, which `read_lines` drops.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def add(
+        self,
+        line: Mapping[str, Any],
+        *,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Adds a line; waits where the disk fails, see `patience.retry`."""
+        data = (json.dumps(line) + "\n").encode()
+        patience.retry(lambda: self._append(data), str(self._path), give_up=give_up)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> "Appender":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _append(self, data: bytes) -> None:
+        end, written = os.fstat(self._file.fileno()).st_size, 0
+        try:
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), end)
+            raise
 
 
 def changed_files(

@@ -25,7 +25,6 @@ from hapo_jax import (
     check,
     cli,
     interrupt,
-    lock,
     run_folder,
     run_inputs,
     tasks,
@@ -42,6 +41,7 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.system import lock, watchdog
 from hapo_jax.tasks.problems import Demonstration
 
 # A resumed run may set these anew: they do not change what its numbers mean.
@@ -96,6 +96,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
             str(folder / "checkpoints"), keep_latest=config.checkpoint.keep_latest
         ) as checkpoints,
         interrupt.Interrupt() as stop,
+        watchdog.Watchdog(config.log.watchdog_s) as watch,
     ):
         stop.last = checkpoints.wait
         with stop.at_once("starting"):
@@ -113,6 +114,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
             may_change=may_change,
             devices=cli.devices(),
             inputs=run_inputs.digest(inputs),
+            give_up=lambda: stop.requested is not None,
         ) as run:
             run_inputs.note(folder, inputs, resumed=restored is not None)
             evaluate = functools.partial(
@@ -148,13 +150,20 @@ def sft(config: ConfigDict, workdir: str) -> None:
                     found = metrics.of_updates([jax.device_get(tally)])
                     run.log(step, {k: found[k] for k in _METRICS if k in found})
                     steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
+                watch.beat()
                 if last or evaluated or step % config.checkpoint.every_steps == 0:
-                    checkpoints.save(step, state)
+                    cli.check_finite(state, step)
+                    save = checkpoints.save
+                    if last:
+                        save = functools.partial(
+                            checkpoints.save_surely,
+                            give_up=lambda: stop.requested is not None,
+                        )
+                    save(step, state)
                 if evaluated and not asked_to_stop:  # or else when the run goes on
                     evaluate(state.params, step)
                 if last:
                     break
-        checkpoints.wait()
     if asked_to_stop:
         cli.say_stopped(asked_to_stop, step, workdir)
         return

@@ -12,10 +12,11 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import optax
 import tqdm
 from absl import flags
 from ml_collections import ConfigDict
@@ -30,7 +31,6 @@ from hapo_jax import (
     eval_scores,
     eval_sets,
     interrupt,
-    lock,
     records,
     report,
     run_folder,
@@ -44,11 +44,13 @@ from hapo_jax.learner import flops, perf
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.checkpoint import Checkpoints, Score, ranking
+from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed, huggingface
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.system import errors, lock, watchdog
 from hapo_jax.tasks import data_checks
 
 _log = logging.getLogger("hapo_jax.train")  # __name__ is __main__ with python -m
@@ -149,9 +151,11 @@ def train(config: ConfigDict, workdir: str) -> None:
             _tell_other_protocols(checkpoints.scores(), evaluators[0].protocol)
         stop = stack.enter_context(interrupt.Interrupt())
         stop.last = checkpoints.wait
+        watch = stack.enter_context(watchdog.Watchdog(config.log.watchdog_s))
         generator = dataclasses.replace(
-            generator, should_stop=lambda: stop.requested is not None
+            generator, should_stop=lambda: stop.requested is not None, beat=watch.beat
         )
+        evaluators = [e.with_beat(watch.beat) for e in evaluators]
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(abstract)
             if restored is None:
@@ -169,15 +173,18 @@ def train(config: ConfigDict, workdir: str) -> None:
                 writes=distributed.is_first(),
                 devices=cli.devices(),
                 inputs=run_inputs.digest(inputs),
+                give_up=lambda: stop.requested is not None,
             )
         )
         if distributed.is_first():
             run_inputs.note(folder, inputs, resumed=restored is not None)
-        evaluate = functools.partial(_evaluate, evaluators, run, checkpoints, stop)
+        evaluate = functools.partial(
+            _evaluate, evaluators, to_sampler, run, checkpoints, stop
+        )
         # Of a step that was saved, and stopped before its evaluation was over.
         known = distributed.of_first(run.has(first, eval_scores.PROTOCOL))
         if _is_evaluated(config, first) and not known:
-            evaluate(to_sampler(state.params), first)
+            evaluate(state, first)
 
         collect = functools.partial(
             collect_lib.collect,
@@ -212,11 +219,13 @@ def train(config: ConfigDict, workdir: str) -> None:
                 if step == first + 1:  # it compiles, and all before it is saved
                     urgent.enter_context(stop.at_once("in its first step"))
                 try:
-                    batch, stream, metrics = collect(stream, draw)
+                    with _finite_policy(state, step):
+                        batch, stream, metrics = collect(stream, draw)
                 except generate_lib.Abandoned:
                     # Nothing of this step has happened: there is the one before.
                     step, asked_to_stop = step - 1, stop.agree()
-                    checkpoints.save(step, state, extra=stream.to_plain())
+                    save = checkpoints.save_surely
+                    save(step, state, extra=stream.to_plain(), give_up=lambda: True)
                     break
                 collected = time.perf_counter()
                 state, learnt, learning = learn_lib.learn(
@@ -257,13 +266,21 @@ def train(config: ConfigDict, workdir: str) -> None:
             asked_to_stop = stop.agree()
             evaluated = _is_evaluated(config, step)
             last = step == config.num_steps or asked_to_stop is not None
+            watch.beat()
             if last or evaluated or step % config.checkpoint.every_steps == 0:
-                checkpoints.save(step, state, extra=stream.to_plain())
+                cli.check_finite(state, step)
+                run.settle()  # what is on disk of a step that is saved, stays
+                save = checkpoints.save
+                if last:
+                    save = functools.partial(
+                        checkpoints.save_surely,
+                        give_up=lambda: stop.requested is not None,
+                    )
+                save(step, state, extra=stream.to_plain())
             if evaluated and not asked_to_stop:  # or else when the run goes on
-                evaluate(to_sampler(state.params), step)
+                evaluate(state, step)
             if last:
                 break
-        checkpoints.wait()
 
     if asked_to_stop:
         if distributed.is_first():
@@ -308,13 +325,30 @@ def _is_evaluated(config: ConfigDict, step: int) -> bool:
     return step == config.num_steps or bool(every and step % every == 0)
 
 
-def _evaluate(evaluators, run, checkpoints, stop, params, step: int) -> None:
+@contextlib.contextmanager
+def _finite_policy(state: TrainState, step: int) -> Iterator[None]:
+    """Around sampling: names what of the policy is broken where it cannot be drawn
+    from."""
+    try:
+        yield
+    except errors.Diverged as error:
+        cli.check_finite(state, step)
+        raise errors.Diverged(
+            f"step {step}: {error}. All parameters are finite, so they are too large: "
+            f"their norm is {optax.tree.norm(state.params):.3g}. "
+            f"{cli.diverged_remedy()}"
+        ) from error
+
+
+def _evaluate(
+    evaluators, to_sampler, run, checkpoints, stop, state: TrainState, step: int
+) -> None:
     """Evaluates, keeps the results under `step`, and scores its checkpoint."""
-    with cli.side_job(f"the evaluation of step {step}"):
+    with cli.side_job(f"the evaluation of step {step}"), _finite_policy(state, step):
         with stop.at_once(f"evaluating step {step}"):
             results, figures = eval_sampling.evaluate(
                 evaluators,
-                params,
+                to_sampler(state.params),
                 found=run.eval_records(step),
                 keep=functools.partial(run.keep_eval, step),
             )

@@ -52,6 +52,7 @@ class Generator:
       rewards: from score to reward.
       seed: of the run.
       should_stop: asked while completions are drawn and graded.
+      beat: called whenever sampling has got on, see `watchdog.py`.
     """
 
     engine: Engine
@@ -61,6 +62,7 @@ class Generator:
     rewards: Rewards
     seed: int
     should_stop: Callable[[], bool] = lambda: False
+    beat: Callable[[], None] = lambda: None
 
 
 class Abandoned(Exception):
@@ -145,7 +147,13 @@ def _generate_share(
         for b in range(len(prompt_ids) * G)
     )
     completions = g.engine.run(
-        params, requests, seed=g.seed, step=step, stats=stats, base_temperature=1.0
+        params,
+        requests,
+        seed=g.seed,
+        step=step,
+        stats=stats,
+        base_temperature=1.0,
+        should_stop=lambda: g.beat() or g.should_stop(),
     )
     waiting, submitted = [], []
 
@@ -158,12 +166,12 @@ def _generate_share(
         waiting.clear()
 
     for completion in completions:
-        if g.should_stop():
-            return None
         _write(batch, completion)
         waiting.append(completion.request)
         if len(waiting) == _GRADED_TOGETHER:
             submit()
+    if g.should_stop():
+        return None
     sampled = time.perf_counter()
     if waiting:
         submit()

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from hapo_jax import lock
+from hapo_jax.system import lock
 
 HOLD = """
 import sys, time
-from hapo_jax import lock
+from hapo_jax.system import lock
 with lock.hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -32,9 +32,10 @@ setup(
         "tokenizers>=0.22",  # word tokenizer of the built-in tasks
         "jinja2>=3.1",  # chat templates; transformers needs it and does not ask for it
         "safetensors>=0.5",  # weights, read slice by slice
-        # Equivalence of mathematical answers. antlr: one runtime version of its parser
-        # must be named, or it fails at the first answer.
+        # HAPO's second chance for mathematical answers. antlr: one runtime version of
+        # its parser must be named, or it fails at the first answer.
         "math-verify[antlr4-13-2]>=0.9",
+        "mpmath>=1.3",  # values of answers to as many digits as they need
         "huggingface_hub>=1.0",  # data sets by name; transformers needs it too
         "pyarrow>=20",  # Parquet: data sets and per-token records
         "ml-collections>=1.0",  # configs

@@ -13,10 +13,12 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from hapo_jax import arguments, check, watch
+from hapo_jax import arguments, check, interrupt, watch
 from hapo_jax import config as config_lib
+from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
+from hapo_jax.system import errors, folders, streams
 
 _REFUSED = 2  # status of a program whose input cannot be used
 _CONFIG = flags.DEFINE_string(
@@ -65,7 +67,7 @@ def run(
     def body(rest):
         if rest:
             raise app.UsageError(f"unexpected arguments: {' '.join(rest)}")
-        check_folder("workdir", _WORKDIR.value)
+        folders.check("workdir", _WORKDIR.value, writes=True)
         found = override(config())
         check.check_alone(found)
         set_up_jax(found)
@@ -120,9 +122,13 @@ def start(main: Callable[[list[str]], None]) -> None:
         except ValueError as error:
             if _status(error) != _REFUSED:
                 raise
-            sys.stdout.flush()
-            _refuse(error)
+            _end(error, _REFUSED)
+        except interrupt.Stopped as error:
+            print(interrupt.stopped(error), flush=True)
+        except errors.RunFailed as error:
+            _end(error, 1)
 
+    streams.install()
     app.run(guarded, flags_parser=_parse)
 
 
@@ -133,36 +139,25 @@ def _parse(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(rest)
     except flags.Error as error:
-        _refuse(f"{error}; --help lists the flags.")
+        _end(f"{error}; --help lists the flags.", _REFUSED)
 
 
-def _refuse(message) -> None:
-    """Ends the program, whose input cannot be used."""
+def _end(message: object, status: int) -> None:
+    """Ends the program with a message alone."""
     sys.stdout.flush()
     print(f"error: {message}", file=sys.stderr)
-    sys.exit(_REFUSED)
+    sys.exit(status)
 
 
 def _status(error: BaseException) -> int:
     """Of a program that this exception ends: whether trying again would be in vain."""
+    if isinstance(error, interrupt.Stopped):
+        return 0
     if not isinstance(error, ValueError):
         return 1
     raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
     here = str(pathlib.Path(__file__).parent)
     return _REFUSED if raised_in.startswith(here) else 1
-
-
-def check_folder(flag: str, path: str | None) -> None:
-    """Refuses the address of a bucket, which would become a folder called `gs:`.
-
-    Raises:
-      ValueError: it is one.
-    """
-    if path and "://" in path:
-        raise ValueError(
-            f"--{flag}={path} must be a folder: mount the bucket (launch/on_worker.sh "
-            "does it with gcsfuse), and give its path."
-        )
 
 
 def config() -> ConfigDict | None:
@@ -226,6 +221,8 @@ def side_job(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except errors.RunFailed:
+        raise  # which is not about this work alone
     except Exception:
         if jax.process_count() > 1:
             raise
@@ -243,14 +240,36 @@ def stop_if_diverged(state: TrainState, step: int, max_skipped: int) -> None:
     """Ends a run whose gradients have not been finite for several updates.
 
     Raises:
-      FloatingPointError: names the step.
+      Diverged: names the step.
     """
     skipped = int(state.skipped)
     if skipped >= max_skipped:
-        raise FloatingPointError(
+        raise errors.Diverged(
             f"step {step}: the gradients of {skipped} updates in a row were not finite "
-            f"(learner.max_skipped={max_skipped}). The last checkpoint is kept; lower "
-            "learner.learning_rate, or look at rollouts/ of the last steps."
+            f"(learner.max_skipped={max_skipped}). {diverged_remedy()}"
+        )
+
+
+def diverged_remedy() -> str:
+    """What to do about a policy that has diverged."""
+    return (
+        "The last checkpoint is of a step before that. To go on from it with a lower "
+        "rate, set learner.learning_rate in the run's config.json and, alike, on the "
+        "command line; rollouts/ shows what the last steps sampled."
+    )
+
+
+def check_finite(state: TrainState, step: int) -> None:
+    """Nothing that is broken is saved.
+
+    Raises:
+      Diverged: names the step and what is not finite.
+    """
+    if wrong := state_lib.not_finite(state):
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise errors.Diverged(
+            f"step {step}: not finite: {', '.join(wrong[:5])}{more}. "
+            f"{diverged_remedy()}"
         )
 
 

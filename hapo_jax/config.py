@@ -146,6 +146,9 @@ def default() -> ConfigDict:
     c.log = ConfigDict()
     c.log.record_groups = 1  # groups per record in rollouts/
     c.log.record_every_steps = 10
+    # Without any progress, compiling included, after which the process ends with all
+    # stacks printed; 0: never.
+    c.log.watchdog_s = 3600.0
     return c
 
 
@@ -185,6 +188,7 @@ def default_sft() -> ConfigDict:
     c.checkpoint.every_steps = 250
     c.log = ConfigDict()
     c.log.every_steps = 10
+    c.log.watchdog_s = 3600.0  # see above
     return c
 
 

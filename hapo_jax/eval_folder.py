@@ -98,24 +98,6 @@ def resume(
     return found
 
 
-class Writer:
-    """Appends records; each is on its way to the disk when `add` returns."""
-
-    def __init__(self, folder: pathlib.Path, name: str):
-        self._file = records_path(folder, name).open("a", encoding="utf-8")
-
-    def add(self, record: Mapping[str, Any]) -> None:
-        """One line, in one write."""
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-
-    def __enter__(self) -> "Writer":
-        return self
-
-    def __exit__(self, *exception) -> None:
-        self._file.close()
-
-
 def finish(
     folder: pathlib.Path,
     name: str,

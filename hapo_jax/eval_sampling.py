@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +58,11 @@ class Evaluator(NamedTuple):
     k: int
     compare: Callable[[list[tuple[str, str, str]]], Grades] | None
     protocol: Mapping[str, Any]
+
+    def with_beat(self, beat: Callable[[], None]) -> "Evaluator":
+        """The same; `beat` is called whenever it has got on."""
+        generator = dataclasses.replace(self.generator, beat=beat)
+        return self._replace(generator=generator)
 
     @property
     def prompts(self) -> PromptSet:
@@ -173,19 +178,31 @@ def _protocol(
 
 
 def evaluate(
-    evaluators: Sequence[Evaluator], params
+    evaluators: Sequence[Evaluator],
+    params,
+    *,
+    found: Iterable[dict[str, Any]],
+    keep: Callable[[dict[str, Any]], None],
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The records of all problems, set by set in their order, and the sets' figures.
 
     Those of the first set are named as in `eval_scores.summary`, `eval/avg@k`, with the
     protocol's number; of several sets each also has its own, `eval/<set>/avg@k`.
+
+    Args:
+      evaluators: from `make_evaluators`.
+      params: the policy's, in the sampler's layout.
+      found: records that evaluations of this policy have left, of any protocol.
+      keep: see `complete`.
     """
+    left = collections.defaultdict(dict)
+    for record in found:
+        left[record["set"], record.get("protocol")][record["id"]] = record
     kept: list[dict[str, Any]] = []
     figures: dict[str, float] = {}
     for evaluator in evaluators:
-        numbers = range(evaluator.num_problems)
-        found = dict(records(evaluator, params, numbers))
-        ordered = [found[i] for i in numbers]
+        own = left[evaluator.name, evaluator.protocol_number]
+        ordered = complete(evaluator, params, own, keep)
         kept += ordered
         longest = evaluator.generator.engine.max_completion_tokens
         summary = eval_scores.summary(ordered, max_tokens=longest)
@@ -194,6 +211,31 @@ def evaluate(
         if len(evaluators) > 1:
             figures |= eval_scores.named(summary, evaluator.name)
     return kept, figures
+
+
+def complete(
+    evaluator: Evaluator,
+    params,
+    found: dict[str, dict[str, Any]],
+    keep: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+    """The records of all problems in their order: those found, and the rest, drawn now.
+
+    Args:
+      evaluator, params: see `records`.
+      found: by problem id; of process 0, the others' are not looked at.
+      keep: called with each record as it is drawn, so that a kill costs little.
+    """
+    if jax.process_count() > 1:
+        message = np.frombuffer(json.dumps(found).encode(), np.uint8)
+        first = distributed.gather({"found": message})[0]
+        found = json.loads(first["found"].tobytes())
+    ids = [p.id for p in evaluator.prompts.problems[: evaluator.num_problems]]
+    missing = [i for i, name in enumerate(ids) if name not in found]
+    for i, record in records(evaluator, params, missing):
+        keep(record)
+        found[ids[i]] = record
+    return [found[name] for name in ids]
 
 
 def records(
@@ -273,6 +315,7 @@ def _draw(
         step=_EVAL_STEP,
         stats=entropy_lib.initial_stats(),
         base_temperature=1.0,
+        should_stop=lambda: bool(g.beat()),
     )
     drawn: dict[int, dict[int, Completion]] = collections.defaultdict(dict)
     open_problems: list[_Problem] = []

@@ -9,13 +9,12 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 `eval_scores.py` knows the figures, `eval_sets.py` the sets, `eval_folder.py` the files.
 """
 
-import collections
+import contextlib
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 from absl import app, flags
 from ml_collections import ConfigDict
 
@@ -39,6 +38,7 @@ from hapo_jax.eval_sets import EvalSet
 from hapo_jax.learner import fingerprint
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import distributed
+from hapo_jax.system import folders, lock
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's folder or a Hugging Face folder; default model.path."
@@ -127,7 +127,11 @@ def evaluate_checkpoint(
     params = policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
-    with jax.set_mesh(policy.mesh), builders.make_pool(config, sets) as pool:
+    with contextlib.ExitStack() as stack:
+        if distributed.is_first():
+            stack.enter_context(lock.hold(folder))
+        stack.enter_context(jax.set_mesh(policy.mesh))
+        pool = stack.enter_context(builders.make_pool(config, sets))
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = {
@@ -155,20 +159,15 @@ def _evaluate_set(
     ids = [p.id for p in evaluator.prompts.problems[: evaluator.num_problems]]
     writes = distributed.is_first()
     found = eval_folder.resume(folder, eval_set.name, settings, ids) if writes else {}
-    missing = [i for i, name in enumerate(ids) if name not in found]
-    # Files are the first process's; the others need not see them.
-    missing = distributed.gather({"missing": np.array(missing, int)})[0]["missing"]
-    drawn = eval_sampling.records(evaluator, params, missing.tolist())
-    if not writes:
-        collections.deque(drawn, maxlen=0)
-        return {}
     if found:
         print(f"{eval_set.name}: {len(found)} of {len(ids)} problems are there already")
-    with eval_folder.Writer(folder, eval_set.name) as writer:
-        for _, record in drawn:
-            writer.add(record)
-            found[record["id"]] = record
-    records = [found[name] for name in ids]
+    # Files are the first process's; the others need not see them.
+    if not writes:
+        eval_sampling.complete(evaluator, params, {}, lambda record: None)
+        return {}
+    path = eval_folder.records_path(folder, eval_set.name)
+    with run_records.Appender(path) as writer:
+        records = eval_sampling.complete(evaluator, params, found, writer.add)
     leaked = eval_sets.overlapping_ids(eval_set)
     clean = [record for record in records if record["id"] not in leaked]
     limits = {"max_tokens": settings.get("max_completion_tokens"), "every_pass": True}
@@ -281,8 +280,8 @@ def _start(arguments: list[str]) -> None:
         raise app.UsageError("--workdir is of training; results go to --out.")
     if arguments:
         raise app.UsageError(f"unexpected arguments: {' '.join(arguments)}")
-    cli.check_folder("checkpoint", _CHECKPOINT.value)
-    cli.check_folder("out", _OUT.value)
+    folders.check("checkpoint", _CHECKPOINT.value, writes=False)
+    folders.check("out", _OUT.value, writes=True)
     config = _config(_CHECKPOINT.value)
     # The more particular outdoes the more general.
     if _PRESET.value is not None:

@@ -99,6 +99,7 @@ RANGES = {
     "log.every_steps": _EVERY,
     "log.record_groups": Range(0, 10**6, whole=True),
     "log.record_every_steps": _EVERY,
+    "log.watchdog_s": Range(10, 1e7, also=0),
 }
 
 # Of tasks' options, by their name; an option of another name is any finite number.

@@ -15,24 +15,27 @@ those steps come again.
 """
 
 import datetime
+import functools
 import json
 import logging
 import math
 import pathlib
 import subprocess
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple, Self
 
 import ml_collections
 import numpy as np
-import tensorboardX
 
+from hapo_jax import board, run_records
 from hapo_jax import config as config_lib
-from hapo_jax import run_records
+from hapo_jax.system import patience, side
 
 _log = logging.getLogger(__name__)
+
+_PART = ".part"  # suffix of the records of an evaluation that is under way
 
 PACKAGES = ("hapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
@@ -62,6 +65,7 @@ class RunFolder:
         writes: bool = True,
         devices: str = "",
         inputs: Mapping[str, str] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
     ):
         """Opens the folder at the step where the run goes on.
 
@@ -75,6 +79,7 @@ class RunFolder:
           writes: False on all processes but one; then no method does anything.
           devices: in words, for the record.
           inputs: what this start reads, a checksum each, for the record.
+          give_up: whether to wait no longer for a disk that fails; see `patience.py`.
 
         Raises:
           ValueError: another key differs from the config that the run has had so far.
@@ -83,6 +88,16 @@ class RunFolder:
         self._writes = writes
         if not writes:
             return
+        with patience.once(str(self.path)):
+            self._open(resolved, resume_step, may_change, devices, inputs or {})
+        self._give_up = give_up
+        self._metrics = run_records.Appender(self.path / run_records.METRICS)
+        self._side = side.Side()
+        first = 0 if resume_step is None else resume_step + 1
+        self._board = board.Board(self.path / "tensorboard", first_step=first)
+
+    def _open(self, resolved, resume_step, may_change, devices, inputs) -> None:
+        """Makes what is missing, and removes what a resumed run makes anew."""
         for folder in (run_records.ROLLOUTS, run_records.EVAL, "tensorboard"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         changes = []
@@ -90,13 +105,10 @@ class RunFolder:
             changes = check_config(self.path, resolved, may_change=may_change)
             for change in changes:
                 _log.info("Resumed with %s: was %r, now %r.", *change)
-        _write_config(self.path, resolved, resume_step, changes, devices, inputs or {})
+        _write_config(self.path, resolved, resume_step, changes, devices, inputs)
         last = -1 if resume_step is None else resume_step
+        _remove_leftovers(self.path)
         _rewind(self.path, last)
-        self._metrics = (self.path / run_records.METRICS).open("a", encoding="utf-8")
-        self._board = tensorboardX.SummaryWriter(
-            str(self.path / "tensorboard"), purge_step=last + 1
-        )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Appends one line, on disk when this returns, and the scalars.
@@ -107,23 +119,26 @@ class RunFolder:
         """
         if not self._writes:
             return
-        line = {"step": int(step)} | {key: _number(v) for key, v in metrics.items()}
-        # One write, so that a kill leaves at most the last line torn.
-        self._metrics.write(json.dumps(line) + "\n")
-        self._metrics.flush()
-        for key, value in line.items():
-            if key != "step" and value is not None:
-                self._board.add_scalar(key, value, step)
+        numbers = {key: _number(value) for key, value in metrics.items()}
+        if self._side.dropped:
+            numbers["run/outputs_dropped"] = self._side.dropped.total()
+        self._metrics.add({"step": int(step)} | numbers, give_up=self._give_up)
+        finite = {key: value for key, value in numbers.items() if value is not None}
+        write = functools.partial(self._board.scalars, step, finite)
+        self._side.do("tensorboard", write)
 
     def log_histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Draws histograms of finite values of any shape; empty arrays are left out."""
         if not self._writes:
             return
+        found = {}
         for key, value in values.items():
             flat = np.asarray(value, np.float64).ravel()
             flat = flat[np.isfinite(flat)]
             if flat.size:
-                self._board.add_histogram(key, flat, step)
+                found[key] = flat
+        write = functools.partial(self._board.histograms, step, found)
+        self._side.do("tensorboard", write)
 
     def log_table(
         self, step: int, key: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
@@ -133,7 +148,8 @@ class RunFolder:
             return
         lines = [header, ["---"] * len(header), *rows]
         text = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-        self._board.add_text(key, text, step)
+        write = functools.partial(self._board.text, step, key, text)
+        self._side.do("tensorboard", write)
 
     def save_rollouts(
         self,
@@ -162,21 +178,61 @@ class RunFolder:
             per_completion=per_completion,
             per_token=per_token,
         )
-        folder = self.path / run_records.ROLLOUTS
-        run_records.replace(run_records.step_path(folder, step, ".parquet"), data)
+        path = run_records.step_path(self.path / run_records.ROLLOUTS, step, ".parquet")
+        self._side.do("rollouts", functools.partial(run_records.replace, path, data))
+
+    def keep_eval(self, step: int, record: Mapping[str, Any]) -> None:
+        """Adds a record to those of an evaluation that is under way."""
+        if not self._writes:
+            return
+        path = run_records.step_path(self.path / run_records.EVAL, step, _PART)
+        with run_records.Appender(path) as file:
+            file.add(record, give_up=self._give_up)
+
+    def eval_records(self, step: int) -> list[dict[str, Any]]:
+        """What evaluations of a step have left, whether or not they came to an end."""
+        if not self._writes:
+            return []
+        folder = self.path / run_records.EVAL
+        whole, part = (
+            run_records.step_path(folder, step, suffix) for suffix in (".jsonl", _PART)
+        )
+        begun = run_records.read_lines(part)
+        if part.exists():  # anew, so that what is added does not join a half line
+            run_records.write_lines(part, begun)
+        return run_records.read_lines(whole) + begun
+
+    def has(self, step: int, key: str) -> bool:
+        """Whether a metric of this step is there."""
+        return any(
+            key in line and line["step"] == step
+            for line in run_records.read_lines(self.path / run_records.METRICS)
+        )
 
     def save_eval(self, step: int, results: Iterable[Mapping[str, Any]]) -> None:
         """Writes the results of an evaluation, one JSON object per problem."""
         if not self._writes:
             return
         folder = self.path / run_records.EVAL
-        run_records.write_lines(run_records.step_path(folder, step, ".jsonl"), results)
+        path, results = run_records.step_path(folder, step, ".jsonl"), list(results)
+        patience.retry(
+            lambda: run_records.write_lines(path, results),
+            str(path),
+            give_up=self._give_up,
+        )
+        run_records.step_path(folder, step, _PART).unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Waits until what was given to be written is, for a few seconds at most."""
+        if self._writes:
+            self._side.settle()
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Writes what waits and closes the files."""
         if self._writes:
             self._metrics.close()
-            self._board.close()
+            self._side.do("tensorboard", self._board.close)
+            self._side.close()
 
     def __enter__(self) -> Self:
         return self
@@ -240,6 +296,13 @@ def check_config(
     return changes
 
 
+def _remove_leftovers(path: pathlib.Path) -> None:
+    """Removes what writers that were killed have begun; only they are named so."""
+    for folder in (path, path / run_records.ROLLOUTS, path / run_records.EVAL):
+        for file in folder.glob(f".*{run_records.BEGUN}"):
+            file.unlink(missing_ok=True)
+
+
 def _rewind(path: pathlib.Path, last: int) -> None:
     """Removes what the folder has about steps behind `last`."""
     kept = [
@@ -248,9 +311,14 @@ def _rewind(path: pathlib.Path, last: int) -> None:
         if line["step"] <= last
     ]
     run_records.write_lines(path / run_records.METRICS, kept)
-    for folder in (run_records.ROLLOUTS, run_records.EVAL):
-        for step, file in run_records.steps_in(path / folder).items():
-            if step > last:
+    for folder, suffix in (
+        (run_records.ROLLOUTS, ".parquet"),
+        (run_records.EVAL, ".jsonl"),
+        (run_records.EVAL, _PART),
+    ):
+        for step, file in run_records.steps_in(path / folder, suffix).items():
+            # A part of step 0 is of the policy that every start begins with.
+            if step > last and (suffix, step) != (_PART, 0):
                 file.unlink()
 
 

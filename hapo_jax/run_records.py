@@ -3,12 +3,13 @@
 For notebooks and scripts; needs no JAX. `run_folder.py` writes what this reads.
 """
 
+import contextlib
 import io
 import json
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,13 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from hapo_jax import config as config_lib
+from hapo_jax.system import patience
 
 CONFIG = "config.json"
 # Of config.json. 1: warmup_steps and decay_steps counted optimizer updates.
 FORMAT = 2
 METRICS = "metrics.jsonl"
+BEGUN = ".begun"  # ends the name of a file that is being written
 ROLLOUTS = "rollouts"
 EVAL = "eval"
 
@@ -101,7 +104,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
 
 def rollout_steps(workdir: str | pathlib.Path) -> list[int]:
     """The steps that `read_rollouts` can read, ascending."""
-    return sorted(steps_in(pathlib.Path(workdir) / ROLLOUTS))
+    return sorted(steps_in(pathlib.Path(workdir) / ROLLOUTS, ".parquet"))
 
 
 def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
@@ -110,7 +113,7 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
     Columns of `PER_TOKEN` are arrays of that completion's length (`token_strings`: a
     list).
     """
-    path = _existing(pathlib.Path(workdir) / ROLLOUTS, step)
+    path = _existing(pathlib.Path(workdir) / ROLLOUTS, step, ".parquet")
     table = parquet.read_table(path)
     numeric = [name for name in PER_TOKEN if name != "token_strings"]
     rows = table.to_pylist()
@@ -122,12 +125,12 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
 
 def eval_steps(workdir: str | pathlib.Path) -> list[int]:
     """The steps that `read_eval` can read, ascending."""
-    return sorted(steps_in(pathlib.Path(workdir) / EVAL))
+    return sorted(steps_in(pathlib.Path(workdir) / EVAL, ".jsonl"))
 
 
 def read_eval(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]]:
     """The results of one evaluation, one dict per problem."""
-    return read_lines(_existing(pathlib.Path(workdir) / EVAL, step))
+    return read_lines(_existing(pathlib.Path(workdir) / EVAL, step, ".jsonl"))
 
 
 def rollouts_to_bytes(
@@ -202,16 +205,68 @@ def step_path(folder: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
     return folder / f"step_{step:08d}{suffix}"
 
 
-def steps_in(folder: pathlib.Path) -> dict[int, pathlib.Path]:
-    """The files that `step_path` named, by step."""
-    return {int(p.stem.removeprefix("step_")): p for p in folder.glob("step_[0-9]*.*")}
+def steps_in(folder: pathlib.Path, suffix: str) -> dict[int, pathlib.Path]:
+    """The files that `step_path` named, by step; others are none of ours."""
+    found = {}
+    for path in folder.glob(f"step_*{suffix}"):
+        number = path.name.removeprefix("step_").removesuffix(suffix)
+        if number.isdecimal() and path == step_path(folder, int(number), suffix):
+            found[int(number)] = path
+    return found
 
 
 def replace(path: pathlib.Path, data: bytes) -> None:
     """Writes beside the file and renames: a reader sees the old or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{BEGUN}")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+class Appender:
+    """Adds lines to a JSONL file, each whole and on its way to the disk, or not at all.
+
+    A line that a full disk cuts off is taken back and tried again; only a kill leaves
+    half a line, at the end, which `read_lines` drops.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def add(
+        self,
+        line: Mapping[str, Any],
+        *,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Adds a line; waits where the disk fails, see `patience.retry`."""
+        data = (json.dumps(line) + "\n").encode()
+        patience.retry(lambda: self._append(data), str(self._path), give_up=give_up)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def __enter__(self) -> "Appender":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _append(self, data: bytes) -> None:
+        end, written = os.fstat(self._file.fileno()).st_size, 0
+        try:
+            while written < len(data):
+                written += self._file.write(data[written:])
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._file.fileno(), end)
+            raise
 
 
 def changed_files(
@@ -236,8 +291,8 @@ def changed_files(
     )
 
 
-def _existing(folder: pathlib.Path, step: int) -> pathlib.Path:
-    found = steps_in(folder)
+def _existing(folder: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
+    found = steps_in(folder, suffix)
     if step not in found:
         raise ValueError(f"{step=}: {folder} has the steps {sorted(found)}.")
     return found[step]

@@ -7,6 +7,8 @@ Hugging Face folder in <workdir>/hf for `model.path` of an RL config. Without
 `model.path` it makes a new, small model with one token per word of the task.
 """
 
+import contextlib
+import functools
 import math
 import pathlib
 from collections.abc import Sequence
@@ -18,7 +20,15 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, cli, interrupt, run_folder, run_inputs, tasks
+from hapo_jax import (
+    builders,
+    check,
+    cli,
+    interrupt,
+    run_folder,
+    run_inputs,
+    tasks,
+)
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
 from hapo_jax.learner import head, metrics, train_step
@@ -31,6 +41,7 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.system import lock, watchdog
 from hapo_jax.tasks.problems import Demonstration
 
 # A resumed run may set these anew: they do not change what its numbers mean.
@@ -79,17 +90,23 @@ def sft(config: ConfigDict, workdir: str) -> None:
         base_temperature=1.0,
     )
     with (
+        lock.hold(folder),
         jax.set_mesh(policy.mesh),
         Checkpoints(
             str(folder / "checkpoints"), keep_latest=config.checkpoint.keep_latest
         ) as checkpoints,
         interrupt.Interrupt() as stop,
+        watchdog.Watchdog(config.log.watchdog_s) as watch,
     ):
-        restored = checkpoints.restore_latest(abstract)
-        first = restored.step if restored else 0
-        state = (
-            restored.state if restored else state_lib.place(params, optimizer, abstract)
-        )
+        stop.last = checkpoints.wait
+        with stop.at_once("starting"):
+            restored = checkpoints.restore_latest(abstract)
+            first = restored.step if restored else 0
+            state = (
+                restored.state
+                if restored
+                else state_lib.place(params, optimizer, abstract)
+            )
         with run_folder.RunFolder(
             workdir,
             resolved,
@@ -97,8 +114,14 @@ def sft(config: ConfigDict, workdir: str) -> None:
             may_change=may_change,
             devices=cli.devices(),
             inputs=run_inputs.digest(inputs),
+            give_up=lambda: stop.requested is not None,
         ) as run:
             run_inputs.note(folder, inputs, resumed=restored is not None)
+            evaluate = functools.partial(
+                _evaluate, learner, test, options.batch_rows, run, stop
+            )
+            if first and _is_evaluated(config, first) and not run.has(first, _HELD_OUT):
+                evaluate(state.params, first)
             steps = tqdm.trange(
                 first + 1,
                 config.num_steps + 1,
@@ -107,6 +130,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
                 desc="sft",
                 dynamic_ncols=True,
             )
+            asked_to_stop = None
             for step in steps:
                 index = prompts.take(
                     len(train.rewards),
@@ -114,33 +138,34 @@ def sft(config: ConfigDict, workdir: str) -> None:
                     (step - 1) * options.batch_rows,
                     options.batch_rows,
                 )
-                chosen = batch_lib.rows(train, index)
-                old = head.Scores(chosen.base_logprobs, chosen.entropy)  # not read
-                learnt, _ = learn_lib.prepare(learner, chosen, state.stats, old)
-                minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
-                state, tally = learner.update(state, minibatch)
-                last = step == config.num_steps or stop.requested
+                with contextlib.ExitStack() as urgent:
+                    if step == first + 1:  # it compiles, and all before it is saved
+                        urgent.enter_context(stop.at_once("in its first step"))
+                    state, tally = _update(learner, state, batch_lib.rows(train, index))
+                asked_to_stop = stop.requested
+                evaluated = _is_evaluated(config, step)
+                last = step == config.num_steps or asked_to_stop is not None
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
                     found = metrics.of_updates([jax.device_get(tally)])
                     run.log(step, {k: found[k] for k in _METRICS if k in found})
                     steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
-                every = config.eval.every_steps
-                evaluates = every and step % every == 0 and not stop.requested
-                evaluates = evaluates or step == config.num_steps
-                if last or evaluates or step % config.checkpoint.every_steps == 0:
-                    checkpoints.save(step, state)
-                if evaluates:
-                    with cli.side_job(f"the evaluation at step {step}"):
-                        loss = held_out_loss(
-                            learner, state.params, test, options.batch_rows
+                watch.beat()
+                if last or evaluated or step % config.checkpoint.every_steps == 0:
+                    cli.check_finite(state, step)
+                    save = checkpoints.save
+                    if last:
+                        save = functools.partial(
+                            checkpoints.save_surely,
+                            give_up=lambda: stop.requested is not None,
                         )
-                        run.log(step, {"eval/loss": loss})
-                if stop.requested:
+                    save(step, state)
+                if evaluated and not asked_to_stop:  # or else when the run goes on
+                    evaluate(state.params, step)
+                if last:
                     break
-        checkpoints.wait()
-    if stop.requested:
-        cli.say_stopped(stop.requested, step, workdir)
+    if asked_to_stop:
+        cli.say_stopped(asked_to_stop, step, workdir)
         return
     huggingface.save_params(
         folder / "hf",
@@ -154,6 +179,29 @@ def sft(config: ConfigDict, workdir: str) -> None:
 
 
 _METRICS = ("loss/policy", "grad/norm", "grad/skipped", "learner/learning_rate")
+_HELD_OUT = "eval/loss"
+
+
+def _is_evaluated(config: ConfigDict, step: int) -> bool:
+    """Whether the policy after this step is evaluated."""
+    every = config.eval.every_steps
+    return step == config.num_steps or bool(every and step % every == 0)
+
+
+def _update(learner: train_step.Learner, state, chosen: RolloutBatch):
+    """One update on a batch of demonstrations: the new state, and its tally."""
+    old = head.Scores(chosen.base_logprobs, chosen.entropy)  # not read
+    learnt, _ = learn_lib.prepare(learner, chosen, state.stats, old)
+    minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
+    return learner.update(state, minibatch)
+
+
+def _evaluate(learner, test, batch_rows, run, stop, params, step: int) -> None:
+    """Scores the held-out demonstrations, after the step was saved."""
+    with cli.side_job(f"the evaluation at step {step}"):
+        with stop.at_once(f"evaluating step {step}"):
+            loss = held_out_loss(learner, params, test, batch_rows)
+        run.log(step, {_HELD_OUT: loss})
 
 
 def tokenise(

@@ -7,14 +7,16 @@ a choice of functions made once, from the config, in `objective.make_objective`.
 """
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import optax
 import tqdm
 from absl import flags
 from ml_collections import ConfigDict
@@ -42,11 +44,13 @@ from hapo_jax.learner import flops, perf
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.checkpoint import Checkpoints, Score, ranking
+from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed, huggingface
 from hapo_jax.rollout import collect as collect_lib
+from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
-from hapo_jax.rollout.generate import generate
 from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.system import errors, lock, watchdog
 from hapo_jax.tasks import data_checks
 
 _log = logging.getLogger("hapo_jax.train")  # __name__ is __main__ with python -m
@@ -133,6 +137,8 @@ def train(config: ConfigDict, workdir: str) -> None:
         )
 
         # Restore. Up to here the folder is as it was, or empty.
+        if distributed.is_first():
+            stack.enter_context(lock.hold(folder))
         checkpoints = stack.enter_context(
             Checkpoints(
                 str(folder / "checkpoints"),
@@ -141,17 +147,23 @@ def train(config: ConfigDict, workdir: str) -> None:
                 best_metric=eval_scores.BEST,
             )
         )
-        best_by = evaluators[0].protocol
         if config.checkpoint.keep_best:
-            _tell_other_protocols(checkpoints.scores(), best_by)
+            _tell_other_protocols(checkpoints.scores(), evaluators[0].protocol)
         stop = stack.enter_context(interrupt.Interrupt())
-        restored = checkpoints.restore_latest(abstract)
-        if restored is None:
-            first, stream = 0, collect_lib.StreamState()
-            state = state_lib.place(policy.load(), optimizer, abstract)
-        else:
-            first, state = restored.step, restored.state
-            stream = collect_lib.StreamState.from_plain(restored.extra)
+        stop.last = checkpoints.wait
+        watch = stack.enter_context(watchdog.Watchdog(config.log.watchdog_s))
+        generator = dataclasses.replace(
+            generator, should_stop=lambda: stop.requested is not None, beat=watch.beat
+        )
+        evaluators = [e.with_beat(watch.beat) for e in evaluators]
+        with stop.at_once("starting"):
+            restored = checkpoints.restore_latest(abstract)
+            if restored is None:
+                first, stream = 0, collect_lib.StreamState()
+                state = state_lib.place(policy.load(), optimizer, abstract)
+            else:
+                first, state = restored.step, restored.state
+                stream = collect_lib.StreamState.from_plain(restored.extra)
         run = stack.enter_context(
             run_folder.RunFolder(
                 workdir,
@@ -161,13 +173,28 @@ def train(config: ConfigDict, workdir: str) -> None:
                 writes=distributed.is_first(),
                 devices=cli.devices(),
                 inputs=run_inputs.digest(inputs),
+                give_up=lambda: stop.requested is not None,
             )
         )
         if distributed.is_first():
             run_inputs.note(folder, inputs, resumed=restored is not None)
-        if first == 0 and config.eval.at_start:
-            _evaluate(evaluators, to_sampler(state.params), run, 0)
+        evaluate = functools.partial(
+            _evaluate, evaluators, to_sampler, run, checkpoints, stop
+        )
+        # Of a step that was saved, and stopped before its evaluation was over.
+        known = distributed.of_first(run.has(first, eval_scores.PROTOCOL))
+        if _is_evaluated(config, first) and not known:
+            evaluate(state, first)
 
+        collect = functools.partial(
+            collect_lib.collect,
+            take=take,
+            batch_prompts=r.batch_prompts,
+            round_prompts=r.round_prompts,
+            group_size=r.group_size,
+            dynamic_sampling=r.dynamic_sampling,
+            max_rounds=r.max_rounds,
+        )
         steps = tqdm.trange(
             first + 1,
             config.num_steps + 1,
@@ -180,31 +207,34 @@ def train(config: ConfigDict, workdir: str) -> None:
         programs, asked_to_stop = 0, None
         for step in steps:
             started = time.perf_counter()
-            batch, stream, metrics = collect_lib.collect(
-                stream,
-                functools.partial(
-                    _generate,
-                    generator,
-                    to_sampler(state.params),
-                    state.stats,
-                    [r.base_temperature] * r.group_size,
-                    step,
-                ),
-                take,
-                batch_prompts=r.batch_prompts,
-                round_prompts=r.round_prompts,
-                group_size=r.group_size,
-                dynamic_sampling=r.dynamic_sampling,
-                max_rounds=r.max_rounds,
+            draw = functools.partial(
+                _generate,
+                generator,
+                to_sampler(state.params),
+                state.stats,
+                [r.base_temperature] * r.group_size,
+                step,
             )
-            collected = time.perf_counter()
-            state, learnt, learning = learn_lib.learn(
-                learner,
-                state,
-                batch,
-                passes=options.passes,
-                reference_params=reference_params,
-            )
+            with contextlib.ExitStack() as urgent:
+                if step == first + 1:  # it compiles, and all before it is saved
+                    urgent.enter_context(stop.at_once("in its first step"))
+                try:
+                    with _finite_policy(state, step):
+                        batch, stream, metrics = collect(stream, draw)
+                except generate_lib.Abandoned:
+                    # Nothing of this step has happened: there is the one before.
+                    step, asked_to_stop = step - 1, stop.agree()
+                    save = checkpoints.save_surely
+                    save(step, state, extra=stream.to_plain(), give_up=lambda: True)
+                    break
+                collected = time.perf_counter()
+                state, learnt, learning = learn_lib.learn(
+                    learner,
+                    state,
+                    batch,
+                    passes=options.passes,
+                    reference_params=reference_params,
+                )
             metrics |= learning
             metrics["time/update"] = time.perf_counter() - collected
             metrics |= perf.rates(
@@ -222,33 +252,35 @@ def train(config: ConfigDict, workdir: str) -> None:
             run.log(step, metrics)
             _show(steps, metrics)
             cli.stop_if_diverged(state, step, options.max_skipped)
+            if step == config.num_steps or step % config.log.record_every_steps == 0:
+                with cli.side_job(f"the record of step {step}"):
+                    records.save(
+                        run,
+                        step,
+                        batch,
+                        *learn_lib.look_back(learner, state, learnt),
+                        generator=generator,
+                        pieces=policy.tokenizer.pieces,
+                        num_rows=config.log.record_groups * r.group_size,
+                    )
             asked_to_stop = stop.agree()
+            evaluated = _is_evaluated(config, step)
             last = step == config.num_steps or asked_to_stop is not None
-            if last or step % config.log.record_every_steps == 0:
-                records.save(
-                    run,
-                    step,
-                    batch,
-                    *learn_lib.look_back(learner, state, learnt),
-                    generator=generator,
-                    pieces=policy.tokenizer.pieces,
-                    num_rows=config.log.record_groups * r.group_size,
-                )
-            scores = None
-            every = config.eval.every_steps
-            if step == config.num_steps or (every and step % every == 0):
-                scores = _evaluate(evaluators, to_sampler(state.params), run, step)
-            if last or scores or step % config.checkpoint.every_steps == 0:
-                checkpoints.save(
-                    step,
-                    state,
-                    extra=stream.to_plain(),
-                    metrics=scores,
-                    protocol=best_by,
-                )
+            watch.beat()
+            if last or evaluated or step % config.checkpoint.every_steps == 0:
+                cli.check_finite(state, step)
+                run.settle()  # what is on disk of a step that is saved, stays
+                save = checkpoints.save
+                if last:
+                    save = functools.partial(
+                        checkpoints.save_surely,
+                        give_up=lambda: stop.requested is not None,
+                    )
+                save(step, state, extra=stream.to_plain())
+            if evaluated and not asked_to_stop:  # or else when the run goes on
+                evaluate(state, step)
             if last:
                 break
-        checkpoints.wait()
 
     if asked_to_stop:
         if distributed.is_first():
@@ -274,7 +306,7 @@ def _generate(
     generator, params, stats, base_temperatures, step, prompt_ids, first_sample
 ):
     """One round of a step, for `collect`."""
-    return generate(
+    return generate_lib.generate(
         generator,
         params,
         stats,
@@ -285,12 +317,45 @@ def _generate(
     )
 
 
-def _evaluate(evaluators, params, run, step: int) -> dict[str, float]:
-    """Evaluates and keeps the results under `step`."""
-    results, figures = eval_sampling.evaluate(evaluators, params)
-    run.save_eval(step, results)
-    run.log(step, figures)
-    return figures
+def _is_evaluated(config: ConfigDict, step: int) -> bool:
+    """Whether the policy after this step is evaluated."""
+    if step == 0:
+        return config.eval.at_start
+    every = config.eval.every_steps
+    return step == config.num_steps or bool(every and step % every == 0)
+
+
+@contextlib.contextmanager
+def _finite_policy(state: TrainState, step: int) -> Iterator[None]:
+    """Around sampling: names what of the policy is broken where it cannot be drawn
+    from."""
+    try:
+        yield
+    except errors.Diverged as error:
+        cli.check_finite(state, step)
+        raise errors.Diverged(
+            f"step {step}: {error}. All parameters are finite, so they are too large: "
+            f"their norm is {optax.tree.norm(state.params):.3g}. "
+            f"{cli.diverged_remedy()}"
+        ) from error
+
+
+def _evaluate(
+    evaluators, to_sampler, run, checkpoints, stop, state: TrainState, step: int
+) -> None:
+    """Evaluates, keeps the results under `step`, and scores its checkpoint."""
+    with cli.side_job(f"the evaluation of step {step}"), _finite_policy(state, step):
+        with stop.at_once(f"evaluating step {step}"):
+            results, figures = eval_sampling.evaluate(
+                evaluators,
+                to_sampler(state.params),
+                found=run.eval_records(step),
+                keep=functools.partial(run.keep_eval, step),
+            )
+        run.save_eval(step, results)
+        run.log(step, figures)
+        if step:
+            checkpoints.score(step, figures, evaluators[0].protocol)
 
 
 def _tell_other_protocols(scores: Mapping[int, Score], now: Mapping[str, Any]) -> None:

@@ -118,14 +118,14 @@ def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
 def test_a_stopped_evaluation_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
     out, written = tmp_path / "out", []
 
-    def add(writer, record, real=eval_folder.Writer.add):
+    def add(writer, record, real=run_records.Appender.add):
         if len(written) == 4:
             raise KeyboardInterrupt
         written.append(record["id"])
         real(writer, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(eval_folder.Writer, "add", add)
+        patch.setattr(run_records.Appender, "add", add)
         with pytest.raises(KeyboardInterrupt):
             evaluated(out)
     assert not (out / eval_folder.RESULTS).exists()

@@ -7,7 +7,10 @@ only a real vocabulary shows is tested with the data folder, where there is one.
 import gzip
 import importlib.util
 import json
+import os
 import pathlib
+import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +25,8 @@ from hapo_jax import (
     eval_sampling,
     eval_sets,
     evaluate,
+    interrupt,
+    run_folder,
     run_records,
     sft,
     train,
@@ -31,6 +36,7 @@ from hapo_jax import policy as policy_lib
 from hapo_jax.model import huggingface, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import generate
 from tests import real_data
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -192,6 +198,23 @@ def steps_of(workdir):
     return [m for m in run_records.read_metrics(workdir) if "rollout/reward" in m]
 
 
+def saved_steps(workdir):
+    """The steps that a run's folder has checkpoints of."""
+    return {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.is_dir()}
+
+
+def numbers(workdir):
+    """All metrics by step, but times and what depends on how often graders ran."""
+    return [
+        {
+            k: v
+            for k, v in line.items()
+            if k.split("/")[0] not in ("time", "perf", "grading")
+        }
+        for line in run_records.read_metrics(workdir)
+    ]
+
+
 def weights(folder):
     """The parameters of a folder, float32 on the host."""
     config = huggingface.load_config(folder)
@@ -244,8 +267,7 @@ def test_held_out_demonstrations_count_whatever_their_number(
         evaluated = {step for step, m in metrics.items() if "eval/loss" in m}
         logged = {step for step, m in metrics.items() if "loss/policy" in m}
         assert evaluated == {3, 6, 7} and logged == {5, 7}
-        saved = {int(p.name) for p in (workdir / "checkpoints").iterdir()}
-        assert saved == {3, 4, 6, 7}
+        assert saved_steps(workdir) == {3, 4, 6, 7}
         found[rows] = metrics[7]["eval/loss"]
     assert found[8] == pytest.approx(found[4], rel=1e-5)
 
@@ -371,7 +393,7 @@ def test_best_keeps_to_a_protocol(checkpoint, data, tmp_path, monkeypatch, capsy
     """Scores of another evaluation neither rank nor delete, and the user is told."""
     wanted = iter(())
 
-    def rig(evaluators, params):
+    def rig(evaluators, params, **_):
         del params
         k = evaluators[0].k
         figures = {f"eval/avg@{k}": next(wanted), "eval/length": 1.0}
@@ -384,7 +406,7 @@ def test_best_keeps_to_a_protocol(checkpoint, data, tmp_path, monkeypatch, capsy
         changes |= {"checkpoint.keep_latest": 1, "checkpoint.export_hf": False}
         config = make_config(checkpoint, data, **changes)
         train.train(config, str(tmp_path))
-        return {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+        return saved_steps(tmp_path)
 
     monkeypatch.setattr(eval_sampling, "evaluate", rig)
     told = []
@@ -401,6 +423,129 @@ def test_best_keeps_to_a_protocol(checkpoint, data, tmp_path, monkeypatch, capsy
     assert out.index("after 3 steps") < out.rindex("after 4 steps")
     assert go_on(6, (0.0,), **{"eval.temperature": 0.5}) == {1, 4, 6}
     assert "temperature: 1.0 and 0.5" in told[1] and "k: 3 and 2" in told[2]
+
+
+EVALUATED = {
+    "num_steps": 3,
+    "eval.every_steps": 2,
+    "checkpoint.keep_latest": 9,
+    "eval.num_problems": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def unbroken(checkpoint, data, tmp_path_factory):
+    """A run with evaluations at 0, 2 and 3, never interrupted."""
+    workdir = tmp_path_factory.mktemp("unbroken")
+    train.train(make_config(checkpoint, data, **EVALUATED), str(workdir))
+    assert run_records.eval_steps(workdir) == [0, 2, 3]
+    return workdir
+
+
+def assert_same_run(workdir, expected):
+    """All that was measured and evaluated is that of a run that never stopped."""
+    assert numbers(workdir) == numbers(expected)
+    for step in run_records.eval_steps(expected):
+        assert run_records.read_eval(workdir, step) == run_records.read_eval(
+            expected, step
+        )
+    assert not list((workdir / "eval").glob("*.part"))
+    for a, b in zip(weights(workdir / "hf"), weights(expected / "hf"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3])
+def test_a_signal_in_an_evaluation_costs_nothing(
+    checkpoint, data, tmp_path, unbroken, monkeypatch, step
+):
+    """It ends the process at once, the step is saved, and the evaluation goes on."""
+    real, kept = run_folder.RunFolder.keep_eval, []
+
+    def keep(self, at, record):
+        real(self, at, record)
+        if at == step and not kept:
+            kept.append(record["id"])
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = make_config(checkpoint, data, **EVALUATED)
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder.RunFolder, "keep_eval", keep)
+        with pytest.raises(interrupt.Stopped, match=f"while evaluating step {step}"):
+            train.train(config, str(tmp_path))
+    assert step == 0 or step in saved_steps(tmp_path)
+    assert list((tmp_path / "eval").glob(f"step_{step:08d}.part"))
+    drawn = []
+    monkeypatch.setattr(
+        run_folder.RunFolder,
+        "keep_eval",
+        lambda self, at, record: drawn.append((at, record["id"])),
+    )
+    train.train(config, str(tmp_path))
+    assert (step, kept[0]) not in drawn  # what was drawn is not drawn again
+    assert_same_run(tmp_path, unbroken)
+
+
+@pytest.mark.parametrize("step", [0, 2, 3])
+def test_evaluations_that_were_lost_are_made_again(
+    checkpoint, data, tmp_path, unbroken, step
+):
+    """The line of metrics was torn, or the file of results as well."""
+    config = make_config(checkpoint, data, **EVALUATED)
+    for lost in ("line", "line and results"):
+        workdir = tmp_path / lost
+        shutil.copytree(unbroken, workdir)
+        lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        (workdir / "metrics.jsonl").write_text("".join(kept[:-1]) + kept[-1][:20])
+        for later in saved_steps(workdir):
+            if later > step or step == 0:
+                shutil.rmtree(workdir / "checkpoints" / str(later))
+        if "results" in lost:
+            (workdir / "eval" / f"step_{step:08d}.jsonl").unlink()
+        train.train(config, str(workdir))
+        assert_same_run(workdir, unbroken)
+
+
+def test_a_failing_evaluation_costs_no_run(
+    checkpoint, data, tmp_path, unbroken, monkeypatch, caplog
+):
+    def broken(*_, **__):
+        raise RuntimeError("no memory is left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(eval_sampling, "evaluate", broken)
+        train.train(make_config(checkpoint, data, **EVALUATED), str(tmp_path))
+    assert "The evaluation of step 2 failed" in caplog.text
+    assert "no memory is left" in caplog.text
+    assert saved_steps(tmp_path) == saved_steps(unbroken)
+    for a, b in zip(weights(tmp_path / "hf"), weights(unbroken / "hf"), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_signal_while_completions_are_drawn_saves_the_step_before(
+    checkpoint, data, tmp_path, unbroken, monkeypatch
+):
+    """What was drawn is drawn again: the run is the one that was never stopped."""
+    real, calls = generate._write, []
+
+    def write(batch, completion):
+        real(batch, completion)
+        calls.append(1)
+        if len(calls) == 40:  # in the second step, of 32 completions each
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = make_config(
+        checkpoint, data, **EVALUATED, **{"rollout.dynamic_sampling": False}
+    )
+    whole = tmp_path / "whole"
+    train.train(config, str(whole))
+    with monkeypatch.context() as patched:
+        patched.setattr(generate, "_write", write)
+        train.train(config, str(tmp_path / "run"))
+    assert saved_steps(tmp_path / "run") == {1}
+    assert not (tmp_path / "run" / "hf").exists()
+    train.train(config, str(tmp_path / "run"))
+    assert_same_run(tmp_path / "run", whole)
 
 
 @pytest.mark.parametrize("dynamic_sampling", [True, False])

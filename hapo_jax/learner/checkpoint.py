@@ -11,10 +11,13 @@ ones. `restore_latest` then goes back one checkpoint and says so. Fingerprints d
 depend on the sharding, so a checkpoint can be read onto any mesh.
 """
 
+import contextlib
+import errno
 import json
 import re
+import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -27,8 +30,13 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from hapo_jax.learner import fingerprint, host_tree
+from hapo_jax.system import errors, patience
 
 FORMAT = 1  # of the record; a reader refuses one it does not know
+_READ_PAUSES_S = (1.0, 5.0, 15.0)
+# Error numbers that say that a file is not there, or not what it should be.
+_OF_THE_FILES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
+_SCORES = "scores.json"  # beside the checkpoints: step → its score
 
 
 class Restored(NamedTuple):
@@ -47,6 +55,10 @@ class Restored(NamedTuple):
 
 class _Broken(Exception):
     """The folder of a checkpoint does not hold what was saved there."""
+
+
+class _Unreadable(Exception):
+    """The disk does not give what the folder may well hold."""
 
 
 class Score(NamedTuple):
@@ -133,7 +145,7 @@ class Checkpoints:
           keep_latest: how many of the newest to keep, at least 1. With 1 there is
             nothing to go back to if it breaks.
           keep_best: how many more to keep of each protocol, by `best_metric`; those
-            saved without that metric, or with one that is not finite, never count.
+            without a score, or with one that is not finite, never count.
           best_metric: pattern of a metric's whole name, higher is better.
           read_only: neither write, nor delete, nor rename; for evaluation.
 
@@ -155,6 +167,9 @@ class Checkpoints:
         self._best_metric = best_metric
         self._read_only = read_only
         self._scores: dict[int, Score] = {}
+        self._writing: int | None = None  # the step of the write that is under way
+        self._failing_since: float | None = None  # the first write that failed
+        self._failure: OSError | None = None  # the last one
         policies = [
             checkpoint_managers.LatestN(keep_latest),
             _KeepBest(keep_best, self._scores),
@@ -171,9 +186,13 @@ class Checkpoints:
         )
         for step in self.steps():
             try:
-                self._note_score(step, self._read_record(step))
+                record = self._read_record(step)
             except _Broken as reason:
                 logging.warning("Checkpoint of step %d: %s", step, reason)
+                continue
+            # Only earlier versions kept scores there.
+            self._note_score(step, record.get("metrics", {}), record.get("protocol"))
+        self._read_scores()
 
     def steps(self) -> list[int]:
         """The steps there are checkpoints of, ascending; some may prove broken."""
@@ -197,13 +216,12 @@ class Checkpoints:
         state: Any,
         *,
         extra: Any = None,
-        metrics: Mapping[str, float] | None = None,
-        protocol: Mapping[str, Any] | None = None,
     ) -> bool:
         """Starts writing a checkpoint; returns when the arrays have left the devices.
 
         The caller may donate `state` to the next step at once. Waits for the write
-        before this one, and raises what that one ran into.
+        before this one. Where that has failed, such as on a full disk, this one is
+        tried in its place, until none has succeeded for 10 minutes.
 
         Args:
           step: number of updates that `state` has seen.
@@ -211,17 +229,17 @@ class Checkpoints:
             PRNG keys: a key is derived from seed and step.
           extra: nested dict, list, tuple of numpy arrays, strings, numbers and None;
             shapes and lengths may differ at every save. The same on every process.
-          metrics: what `best_metric` is looked up in.
-          protocol: plain JSON, what that metric depends on besides the policy.
 
         Returns:
           False if there is a checkpoint of this step already; it is left as it is.
 
         Raises:
           ValueError: a leaf of `state` or `extra` is of another kind.
+          DiskFailed: no checkpoint could be written for too long.
         """
         if step in self.steps():
             return False
+        self._settle()
         arrays = _named_leaves(state)
         _check_arrays(arrays)
         packed = host_tree.pack(extra)
@@ -231,22 +249,73 @@ class Checkpoints:
             "arrays": _describe(arrays),
             "fingerprints": fingerprint.of_arrays(arrays),
             "extra_crc32": zlib.crc32(packed),
-            "metrics": {name: float(v) for name, v in (metrics or {}).items()},
-            "protocol": json.loads(json.dumps(protocol)),
         }
-        self._note_score(step, content)  # orbax asks for it while it saves
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.PyTreeSave(arrays),
-                extra=ocp.args.PyTreeSave({"packed": packed}),
-                record=ocp.args.JsonSave({"content": content, "crc32": _crc(content)}),
-            ),
-            # Which steps to save is decided by the caller. orbax's own rule would
-            # refuse a step below one that it has seen.
-            force=True,
-        )
+        with self._tolerant(step):
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.PyTreeSave(arrays),
+                    extra=ocp.args.PyTreeSave({"packed": packed}),
+                    record=ocp.args.JsonSave(
+                        {"content": content, "crc32": _crc(content)}
+                    ),
+                ),
+                # Which steps to save is decided by the caller. orbax's own rule would
+                # refuse a step below one that it has seen.
+                force=True,
+            )
+            self._writing = step
         return True
+
+    def save_surely(
+        self,
+        step: int,
+        state: Any,
+        *,
+        extra: Any = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`save` of a last step: returns when it is on disk.
+
+        Args:
+          step, state, extra: see `save`.
+          give_up: whether to wait no longer, see `patience.retry`.
+
+        Raises:
+          DiskFailed: it could not be written for 10 minutes.
+        """
+
+        def attempt():
+            self.save(step, state, extra=extra)
+            self._settle()
+            if step not in self.steps():
+                raise OSError(f"{self._failure}") from self._failure
+
+        patience.retry(attempt, f"The checkpoint of step {step}", give_up=give_up)
+
+    def score(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        protocol: Mapping[str, Any] | None,
+    ) -> None:
+        """Notes how a step did, which counts from the next save on.
+
+        Apart from the checkpoint, which is saved before it is evaluated: an evaluation
+        that fails or is stopped must cost nothing.
+
+        Args:
+          step: one that was saved.
+          metrics: what `best_metric` is looked up in.
+          protocol: plain JSON, what that metric depends on besides the policy.
+        """
+        self._note_score(step, metrics, json.loads(json.dumps(protocol)))
+        if jax.process_index() == 0:
+            scores = {step: score._asdict() for step, score in self.scores().items()}
+            path = self.directory / _SCORES
+            temporary = self.directory / f".{_SCORES}"
+            temporary.write_text(json.dumps(scores, indent=2))
+            temporary.replace(path)
 
     def restore(
         self, step: int, abstract_state: Any, *, partial: bool = False
@@ -270,7 +339,7 @@ class Checkpoints:
                 f"{step=}: {self.directory} has checkpoints of {self.steps()}."
             )
         try:
-            return self._read(step, abstract_state, partial=partial)
+            return self._read_patiently(step, abstract_state, partial=partial)
         except _Broken as reason:
             raise ValueError(
                 f"{step=}: the checkpoint {self.directory / str(step)} is broken: "
@@ -284,7 +353,8 @@ class Checkpoints:
 
         Broken ones are named in the log. Unless `read_only` they are renamed to
         `<step>.broken` once an older one has been read: the run will save those steps
-        again, and whoever cares can still look at them.
+        again, and whoever cares can still look at them. One that the disk does not
+        give is read again a few times, and never renamed: it may be whole.
 
         Args:
           abstract_state, partial: see `restore`.
@@ -292,11 +362,12 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints but all are broken, or the newest whole one
             holds other arrays than `abstract_state`.
+          DiskFailed: the disk does not give the newest; it is left as it is.
         """
         broken = {}
         for step in reversed(self.steps()):
             try:
-                restored = self._read(step, abstract_state, partial=partial)
+                restored = self._read_patiently(step, abstract_state, partial=partial)
             except _Broken as reason:
                 logging.warning(
                     "The checkpoint of step %d in %s is broken (%s); trying the one "
@@ -318,11 +389,12 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Returns when all that was saved is on disk; raises what the write raised."""
-        self._manager.wait_until_finished()
+        """Returns when the last write is over, whether or not it succeeded."""
+        self._settle()
 
     def close(self) -> None:
         """Waits for the last write and ends the background threads."""
+        self._settle()
         self._manager.close()
 
     def __enter__(self) -> Self:
@@ -331,11 +403,86 @@ class Checkpoints:
     def __exit__(self, *exception) -> None:
         self.close()
 
-    def _note_score(self, step: int, content: Mapping[str, Any]) -> None:
-        """Keeps the score in a record, which of older versions has no protocol."""
-        for name, value in content["metrics"].items():
+    def _settle(self) -> None:
+        """Waits for the write that is under way, and notes how it ended."""
+        with self._tolerant(self._writing):
+            self._manager.wait_until_finished()
+            if self._writing in self.steps():
+                self._failure = self._failing_since = None
+        self._writing = None
+
+    @contextlib.contextmanager
+    def _tolerant(self, step: int | None) -> Iterator[None]:
+        """Bears with a write that fails, for a while.
+
+        Not among several processes: the others would wait for this one's part.
+        """
+        try:
+            yield
+        except (MemoryError, jax.errors.JaxRuntimeError):
+            raise
+        # orbax and tensorstore raise OSError, ValueError and others for a bad disk.
+        except Exception as error:
+            now = time.monotonic()
+            self._failing_since = self._failing_since or now
+            line = str(error).partition("\n")[0][:500]
+            self._failure = OSError(f"{type(error).__name__}: {line}")
+            if jax.process_count() > 1:
+                raise
+            if now - self._failing_since > patience.PATIENCE_S:
+                raise errors.DiskFailed(
+                    f"No checkpoint could be written to {self.directory} for "
+                    f"{patience.PATIENCE_S / 60:.0f} minutes: {line}. Those of the "
+                    f"steps {self.steps()} are whole."
+                ) from error
+            logging.warning(
+                "The checkpoint of step %s was not written (%s); those of the steps %s "
+                "are whole, and the next one is tried.",
+                step,
+                line,
+                self.steps(),
+            )
+
+    def _note_score(self, step: int, metrics: Mapping[str, float], protocol) -> None:
+        """Keeps the score among some metrics, if there is one."""
+        for name, value in metrics.items():
             if re.fullmatch(self._best_metric or "", name) and np.isfinite(value):
-                self._scores[step] = Score(name, value, content.get("protocol"))
+                self._scores[step] = Score(name, float(value), protocol)
+
+    def _read_scores(self) -> None:
+        """Those of `score`; a file that is damaged costs the ranking and no step."""
+        path = self.directory / _SCORES
+        if not path.exists():
+            return
+        try:
+            for step, found in json.loads(path.read_text()).items():
+                self._scores[int(step)] = Score(**found)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            logging.warning(
+                "%s is damaged (%s); what was best before is not known.", path, error
+            )
+
+    def _read_patiently(
+        self, step: int, abstract_state: Any, *, partial: bool
+    ) -> Restored:
+        """`_read`, again where the disk failed, or where what it gave is not right."""
+        pauses = {_Unreadable: list(_READ_PAUSES_S), _Broken: [0.2]}
+        while True:
+            try:
+                return self._read(step, abstract_state, partial=partial)
+            except (_Unreadable, _Broken) as reason:
+                if pauses[type(reason)]:
+                    logging.warning("Step %d: %s; reading it again.", step, reason)
+                    time.sleep(pauses[type(reason)].pop(0))
+                elif isinstance(reason, _Broken):
+                    raise
+                else:
+                    raise errors.DiskFailed(
+                        f"The checkpoint {self.directory / str(step)} cannot be read: "
+                        f"{reason}. It may be whole and is left as it is: try again "
+                        "once the disk answers, or move it away to go on from the one "
+                        "before."
+                    ) from reason
 
     def _read(self, step: int, abstract_state: Any, *, partial: bool) -> Restored:
         """Reads and verifies one checkpoint; raises `_Broken` or ValueError."""
@@ -400,12 +547,10 @@ class Checkpoints:
         except Exception as error:
             reason = error
         # All processes go back to an older checkpoint, or none.
+        if not _on_all_processes(not _is_of_the_disk(reason)):
+            raise _Unreadable(_line(name, reason)) from reason
         if not _on_all_processes(reason is None):
-            if reason is None:
-                raise _Broken(f"another process cannot read its {name}")
-            # The first line says what is wrong; tensorstore adds pages about where.
-            line = str(reason).partition("\n")[0]
-            raise _Broken(f"{name}: {type(reason).__name__}: {line}") from reason
+            raise _Broken(_line(name, reason)) from reason
         return found
 
     def _set_aside(self, steps: list[int]) -> None:
@@ -421,6 +566,22 @@ class Checkpoints:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("hapo_jax: broken checkpoints renamed")
         self._manager.reload()
+
+
+def _line(name: str, reason: Exception | None) -> str:
+    """What kept an item from being read; tensorstore adds pages about where."""
+    if reason is None:
+        return f"another process cannot read its {name}"
+    line = str(reason).partition("\n")[0][:500]
+    return f"{name}: {type(reason).__name__}: {line}"
+
+
+def _is_of_the_disk(reason: Exception | None) -> bool:
+    """Whether an error is about the disk, and says nothing about the files."""
+    code = getattr(reason, "errno", None)
+    if found := re.search(r"os_error_code='(\d+)'", str(reason)):
+        code = int(found[1])
+    return code is not None and code not in _OF_THE_FILES
 
 
 def _named_leaves(tree: Any) -> dict[str, Any]:

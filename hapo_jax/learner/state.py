@@ -44,6 +44,30 @@ def init_state(
     )
 
 
+def not_finite(state: TrainState) -> list[str]:
+    """Names of the parameters, moments and statistics that are not finite.
+
+    The spread of the entropies may be infinite: there was none.
+    """
+    watched = {
+        "params": state.params,
+        "opt_state": state.opt_state,
+        "stats": state.stats._replace(std=jnp.nan_to_num(state.stats.std, nan=jnp.nan)),
+    }
+    leaves = jax.tree_util.tree_leaves_with_path(watched)
+    finite = jax.device_get(_all_finite([x for _, x in leaves]))
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for (path, _), ok in zip(leaves, finite)
+        if not ok
+    ]
+
+
+@jax.jit
+def _all_finite(leaves: list[Array]) -> list[Array]:
+    return [jnp.isfinite(x).all() for x in leaves]
+
+
 def place(
     params: nnx.State, optimizer: optax.GradientTransformation, abstract: TrainState
 ) -> TrainState:

@@ -103,6 +103,11 @@ def largest_share(count: int) -> int:
     return -(-count // jax.process_count())
 
 
+def of_first(value: bool) -> bool:
+    """What process 0 says; all must call it."""
+    return bool(gather({"value": np.int32(value)})[0]["value"])
+
+
 def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """What every process gave, in their order; all must call this at the same point.
 

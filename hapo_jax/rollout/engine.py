@@ -11,7 +11,7 @@ step, and on nothing that shares its batch.
 
 import collections
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +181,7 @@ class Engine:
         step: int,
         stats: entropy_lib.EntropyStats,
         base_temperature: float,
+        should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Completion]:
         """Yields completions as they finish.
 
@@ -190,14 +191,16 @@ class Engine:
           seed, step: part of the random keys, see `sampler.row_keys`.
           stats: entropy statistics for the adaptive temperature.
           base_temperature: of requests without their own.
+          should_stop: asked before every chunk; True ends the iteration.
 
         Raises:
           ValueError: a request is longer than the engine was made for.
+          Diverged: the policy gives no distribution to draw from.
         """
         batch = schedule.Batch(self, params, stats)
         queue = schedule.Queue(self, params, requests)
         flying: collections.deque = collections.deque()  # dispatched, not yet read
-        while True:
+        while not should_stop():
             batch.admit(queue, seed=seed, step=step, base_temperature=base_temperature)
             if batch.busy:
                 batch.fit(shrink=queue.empty)

@@ -28,6 +28,7 @@ SubmitFn = Callable[
 ]
 # Completions per message to the verifier: fewer would spend the time on messages.
 _GRADED_TOGETHER = 32
+_LOOK_S = 0.5  # how often who waits for grades looks whether to stop
 # Fields of a batch that only who sampled a completion knows.
 _PER_TOKEN = (
     "completion_tokens",
@@ -50,6 +51,8 @@ class Generator:
       submit: hands completions to the verifier.
       rewards: from score to reward.
       seed: of the run.
+      should_stop: asked while completions are drawn and graded.
+      beat: called whenever sampling has got on, see `watchdog.py`.
     """
 
     engine: Engine
@@ -58,6 +61,12 @@ class Generator:
     submit: SubmitFn
     rewards: Rewards
     seed: int
+    should_stop: Callable[[], bool] = lambda: False
+    beat: Callable[[], None] = lambda: None
+
+
+class Abandoned(Exception):
+    """`should_stop` said so, on one process at least; all of them raise it."""
 
 
 def generate(
@@ -86,11 +95,14 @@ def generate(
       seconds spent (`time/sample`, `time/grade`: what grading took after the last
       token; of the slowest process), the verifier's counts and the parts of the rewards
       (`reward/…`).
+
+    Raises:
+      Abandoned: what was drawn is lost; parameters and stream are as they were.
     """
     G = len(base_temperatures)
     mine = distributed.share(len(prompt_ids))
     with distributed.on(generator.engine.mesh):
-        own, counts = _generate_share(
+        found = _generate_share(
             generator,
             params,
             jax.device_get(stats),
@@ -99,7 +111,15 @@ def generate(
             prompt_ids=prompt_ids[mine],
             first_sample=first_sample[mine],
         )
-    return _join(own, counts, _empty_batch(generator, prompt_ids, first_sample, G))
+    _agree_to_go_on(found is not None)
+    return _join(*found, _empty_batch(generator, prompt_ids, first_sample, G))
+
+
+def _agree_to_go_on(goes_on: bool) -> None:
+    """None stays behind in `_join` when another has stopped."""
+    answers = distributed.gather({"goes_on": np.int32(goes_on)})
+    if not all(answer["goes_on"] for answer in answers):
+        raise Abandoned
 
 
 def _generate_share(
@@ -111,8 +131,8 @@ def _generate_share(
     step: int,
     prompt_ids: np.ndarray,
     first_sample: np.ndarray,
-) -> tuple[RolloutBatch, dict[str, float]]:
-    """`generate` on this process's prompts alone."""
+) -> tuple[RolloutBatch, dict[str, float]] | None:
+    """`generate` on this process's prompts alone; None if it was told to stop."""
     g, G = generator, len(base_temperatures)
     started = time.perf_counter()
     batch = _empty_batch(g, prompt_ids, first_sample, G)
@@ -127,7 +147,13 @@ def _generate_share(
         for b in range(len(prompt_ids) * G)
     )
     completions = g.engine.run(
-        params, requests, seed=g.seed, step=step, stats=stats, base_temperature=1.0
+        params,
+        requests,
+        seed=g.seed,
+        step=step,
+        stats=stats,
+        base_temperature=1.0,
+        should_stop=lambda: g.beat() or g.should_stop(),
     )
     waiting, submitted = [], []
 
@@ -144,12 +170,17 @@ def _generate_share(
         waiting.append(completion.request)
         if len(waiting) == _GRADED_TOGETHER:
             submit()
+    if g.should_stop():
+        return None
     sampled = time.perf_counter()
     if waiting:
         submit()
     results = []
     answered = np.zeros(len(batch.scores), bool)
     for rows, future in submitted:
+        while not concurrent.futures.wait([future], timeout=_LOOK_S).done:
+            if g.should_stop():
+                return None
         grades = future.result()
         batch.scores[rows] = [grade.score for grade in grades]
         answered[rows] = [grade.extracted is not None for grade in grades]

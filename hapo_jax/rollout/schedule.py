@@ -16,6 +16,7 @@ from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import decoding, sharding
 from hapo_jax.rollout import sampler, slots
 from hapo_jax.rollout.requests import Completion, Request
+from hapo_jax.system import errors
 
 if TYPE_CHECKING:
     from hapo_jax.rollout.engine import Engine
@@ -228,6 +229,13 @@ class Batch:
             del self._pieces[index], self._limits[index]
             self._owner[self._owner == index] = -1
             tokens, *records = (np.concatenate(parts) for parts in zip(*pieces))
+            for values in records:
+                if not np.isfinite(values).all():
+                    t = int(np.flatnonzero(~np.isfinite(values))[0])
+                    raise errors.Diverged(
+                        f"token {t} of a completion was drawn from logits that are "
+                        "not finite: the policy is broken"
+                    )
             yield Completion(index, tokens, *records, truncated=not stopped)
 
 

@@ -10,10 +10,10 @@ with tests of three kinds
     {"type": "call", "args": [...], "output": ...}   of `entry_point`, or of Solution's
     {"type": "stdin", "input": ..., "output": ...}   of a whole program
 
-The program is the content of the last fenced block (of those marked as Python, if there
-are any), or the whole completion without one. Where the problem is the beginning of a
-function (HumanEval), a completion that defines this function follows it, and one that
-does not goes on with its body.
+The program is the last fenced block, or the whole completion without one: see
+`code_text.py`. Where the problem is the beginning of a function (HumanEval), a
+completion that defines this function follows it, and one that does not goes on with its
+body.
 
 A program is right if it passes all tests. Rows of LiveCodeBench and CodeContests are
 run and compared as in their official harnesses, see `harnesses.py`. Where a program
@@ -29,7 +29,7 @@ import re
 import time
 from typing import Any
 
-from hapo_jax.tasks import harnesses
+from hapo_jax.tasks import code_text, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
@@ -44,9 +44,6 @@ _TESTS = {
 # MBPP's further asserts, which its protocol does not run.
 _LEFT_OUT = "python_challenge"
 _FIELDS = ("subject", "starter_code", "entry_point", "tests")
-# An opening fence is a line of ``` and perhaps a language; the closing one may lack.
-_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n`]*$", re.MULTILINE)
-_PYTHON = ("python", "python3", "py")
 # Contests accept rounding in the last digits.
 _TOLERANCE = 1e-6
 # Of all that Python's float reads: no 1_0, no digits of other scripts.
@@ -176,9 +173,7 @@ def extract(completion: str, prelude: str, entry_point: str) -> str | None:
     Returns:
       Its source, the prelude included; None if it is empty or too long.
     """
-    code = _last_block(completion)
-    if code is None:
-        code = completion
+    code = code_text.find(completion)
     if not code.strip() or len(code) > MAX_PROGRAM_CHARACTERS:
         return None
     if not prelude:
@@ -186,18 +181,6 @@ def extract(completion: str, prelude: str, entry_point: str) -> str | None:
     if re.search(rf"^def\s+{re.escape(entry_point)}\b", code, re.MULTILINE):
         return f"{prelude}\n\n{code}"
     return prelude + _body(code)
-
-
-def _last_block(completion: str) -> str | None:
-    """The last block marked as Python, else the last one, else None."""
-    fences = list(_FENCE.finditer(completion))
-    blocks = []
-    # Fences open and close in turn; an odd one opens a block without an end.
-    for place in range(0, len(fences), 2):
-        closing = fences[place + 1].start() if place + 1 < len(fences) else None
-        code = completion[fences[place].end() + 1 : closing]
-        blocks.append((fences[place][1].lower() in _PYTHON, place, code))
-    return max(blocks)[2] if blocks else None
 
 
 def same_output(written: str, expected: str) -> bool:

@@ -1,22 +1,26 @@
 r"""Mathematics: problems with a short answer, and three ways to grade one.
 
   lenient   the answer that `math_text.find` reads (an `Answer:` line, boxes, `####`, or
-            the last number), equal to the gold answer as text or as value: units,
-            percent, fractions, intervals, sets and lists in any order. The default.
+            the last formula), equal to the gold answer as text or in meaning: values,
+            units, percent, intervals, equations, lists in any order. The default.
             Numbers of a set with a tolerance (Minerva's) need not be equal, but near.
-  strict    the same without the last number, equal as text alone once both are spelt
+  strict    the same without the last formula, equal as text alone once both are spelt
             alike. A list keeps its order, and a fraction must be reduced.
   dapo      what verl and DAPO score by, decision by decision: see `math_dapo.py`.
   hapo      dapo, with math-verify as a second chance, as the published HAPO code.
 
 Each reads one answer, so naming several is naming a list, which equals only a list.
+`dapo` and `hapo` see the gold answer as it is in the file, as the graders do that they
+stand for; the others see it without its box. docs/math_grading.md says what is equal.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
 
 from hapo_jax.tasks import math_dapo, math_sets, math_text, math_value
+from hapo_jax.tasks.answers import equality
 from hapo_jax.tasks.problems import (
     Demonstration,
     Grade,
@@ -26,6 +30,8 @@ from hapo_jax.tasks.problems import (
 )
 
 GRADINGS = ("lenient", "strict", "dapo", "hapo")
+_REFERENCES = ("dapo", "hapo")
+_PACKED = '{"gold": '
 
 
 def problems(
@@ -44,8 +50,8 @@ def problems(
       prompt_template: text around `{problem}`; empty for the bare problem, and for
         files of verl's kind, whose prompts are whole messages.
       grading: one of `GRADINGS`.
-      on_error: "stop" at a broken row, or "skip" and count it. A gold answer that says
-        nothing or is too long makes a row broken.
+      on_error: "stop" at a broken row, or "skip" and count it. A gold answer in which
+        the grading finds nothing, or too much, makes a row broken.
 
     Raises:
       ValueError: there is no such split or grading, or its file is missing or broken.
@@ -58,7 +64,7 @@ def problems(
         prompt_template=prompt_template,
         row=source.row,
         on_error=on_error,
-        check=_gold,
+        check=functools.partial(_check_gold, grading=grading),
     )
     return [
         dataclasses.replace(
@@ -100,18 +106,17 @@ def grade(completion: str, answer: str) -> Grade:
       ValueError: the gold answer says nothing, or is too long.
     """
     answer, grading, tolerance = unpack(answer)
-    gold = _gold(answer)
+    # The rules of dapo and hapo see the gold answer as it stands in the file.
+    gold = answer if grading in _REFERENCES else _gold(answer)
     pred = extract(completion, grading)
     if pred is None:
         return Grade(0.0, None)
-    if grading in ("dapo", "hapo"):
-        gold = answer  # their rules see it as it stands in the file
     return Grade(1.0 if equal(gold, pred, grading, tolerance) else 0.0, pred)
 
 
 def extract(completion: str, grading: str = "lenient") -> str | None:
     """The answer that a grading reads in a completion, as written, or None."""
-    if grading in ("dapo", "hapo"):
+    if grading in _REFERENCES:
         return math_dapo.find(completion)
     return math_text.find(completion, unmarked=grading == "lenient")
 
@@ -126,35 +131,25 @@ def equal(
       grading: one of `GRADINGS`.
       tolerance: by how much numbers may differ to `lenient`, relative to the gold one.
     """
-    if grading in ("dapo", "hapo"):
+    if grading in _REFERENCES:
         return math_dapo.same(gold, pred) or (
             grading == "hapo" and _second_chance(gold, pred)
         )
-    if math_text.denied(gold, pred):
-        return False
-    gold, pred = math_text.clean(gold), math_text.clean(pred)
-    if not math_text.speaks(gold) or not math_text.speaks(pred):
-        return False
-    if math_text.same(gold, pred):
-        return True
     if grading == "strict":
-        return math_value.same_reduced(gold, pred)
-    if math_value.same(gold, pred, tolerance):
-        return True
-    spelt = math_text.as_intervals(gold), math_text.as_intervals(pred)
-    return spelt != (gold, pred) and math_value.same(*spelt, tolerance)
+        return equality.same_written(gold, pred)
+    return equality.same(gold, pred, tolerance)
 
 
 def pack(gold: str, grading: str, tolerance: float = 0.0) -> str:
     """What a problem carries as its answer: the gold answer, and how to grade."""
-    if grading == "lenient" and tolerance == 0:
+    if grading == "lenient" and tolerance == 0 and not gold.startswith(_PACKED):
         return gold
     return json.dumps({"gold": gold, "grading": grading, "tolerance": tolerance})
 
 
 def unpack(answer: str) -> tuple[str, str, float]:
     """(gold answer, grading, tolerance); the inverse of `pack`."""
-    if not answer.startswith('{"gold": '):
+    if not answer.startswith(_PACKED):
         return answer, "lenient", 0.0
     spec = json.loads(answer)
     return spec["gold"], spec["grading"], spec["tolerance"]
@@ -176,10 +171,21 @@ def _gold(answer: str) -> str:
     longest = math_text.MAX_CHARACTERS
     if gold is None or len(gold) > longest or not math_text.speaks(gold):
         raise ValueError(
-            f"answer={answer[:80]!r} must hold a letter or a digit and at most "
-            f"{longest} characters; drop the problem."
+            f"answer={answer[:80]!r} must say something, its box be closed if it has "
+            f"one, and {longest} characters be enough for it; drop the problem."
         )
     return gold
+
+
+def _check_gold(answer: str, grading: str) -> None:
+    """Raises ValueError if no completion could be right to the grading."""
+    if grading not in _REFERENCES:
+        _gold(answer)
+    elif not math_dapo.normalise(answer):
+        raise ValueError(
+            f"answer={answer[:80]!r} has nothing left once {grading!r} has taken units "
+            "and words out; drop the problem, or grade it 'lenient'."
+        )
 
 
 def _check_split(split: str) -> None:

@@ -353,9 +353,9 @@ def test_keeps_the_newest_and_the_best(tmp_path):
     for steps in ((1, 2, 3), (4, 5, 6, 7)):  # The scores must survive a restart.
         with open_folder(tmp_path, **options) as checkpoints:
             for step in steps:
-                score = scores[step]
-                metrics = None if score is None else {"eval/accuracy": score}
-                checkpoints.save(step, {"x": jnp.zeros(2)}, metrics=metrics)
+                checkpoints.save(step, {"x": jnp.zeros(2)})
+                if scores[step] is not None:
+                    checkpoints.score(step, {"eval/accuracy": scores[step]}, None)
             checkpoints.wait()
     with open_folder(tmp_path, **options) as checkpoints:
         assert checkpoints.steps() == [2, 6, 7]
@@ -372,9 +372,8 @@ def best_after(path, scores, protocol, **options):
     with open_folder(path, **options) as checkpoints:
         for step, score in scores.items():
             metrics = {f"eval/avg@{protocol['k'] if protocol else 8}": score}
-            checkpoints.save(
-                step, {"x": jnp.zeros(2)}, metrics=metrics, protocol=protocol
-            )
+            checkpoints.save(step, {"x": jnp.zeros(2)})
+            checkpoints.score(step, metrics, protocol)
         checkpoints.wait()
         return checkpoints.steps(), checkpoints.best_step()
 
@@ -389,21 +388,34 @@ def test_scores_of_another_protocol_neither_rank_nor_delete(tmp_path, other):
     # And back: scores of the first protocol compete with each other again.
     assert best_after(tmp_path, {7: 0.3, 8: 0.2}, first) == ([1, 5, 8], 1)
     assert best_after(tmp_path, {9: 0.95, 10: 0.2}, first) == ([5, 9, 10], 9)
-    # More of each are kept on demand, and none without.
-    assert best_after(tmp_path, {11: 0.3}, first, keep_best=2)[0] == [5, 9, 11]
+    # More of each are kept on demand, and none without. A step is saved before it is
+    # evaluated, so the second best is still there.
+    assert best_after(tmp_path, {11: 0.3}, first, keep_best=2)[0] == [5, 9, 10, 11]
     assert best_after(tmp_path, {12: 0.1}, first, keep_best=0) == ([12], 12)
 
 
 def test_scores_of_a_version_without_protocols_keep_their_best(tmp_path):
-    assert best_after(tmp_path, {1: 0.9, 2: 0.5, 3: 0.4}, None) == ([1, 3], 1)
-    # Such a record lacks the key.
+    scores = {1: 0.9, 2: 0.5, 3: 0.4}
+    assert best_after(tmp_path, scores, None) == ([1, 3], 1)
+    # They kept scores in the records.
+    (tmp_path / "scores.json").unlink()
     for record in tmp_path.glob("*/record/metadata"):
         content = json.loads(record.read_text())["content"]
-        del content["protocol"]
+        content["metrics"] = {"eval/avg@8": scores[content["step"]]}
         whole = {"content": content, "crc32": checkpoint._crc(content)}
         record.write_text(json.dumps(whole))
     assert best_after(tmp_path, {}, None) == ([1, 3], 1)
     assert best_after(tmp_path, {4: 0.1, 5: 0.05}, {"k": 8}) == ([1, 4, 5], 4)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"1": {"metric": "x"}}', '{"x": {}}'])
+def test_a_damaged_file_of_scores_costs_no_step(tmp_path, text, caplog):
+    assert best_after(tmp_path, {1: 0.9, 2: 0.5}, None) == ([1, 2], 1)
+    (tmp_path / "scores.json").write_text(text)
+    with open_folder(tmp_path, keep_latest=2, best_metric=r"eval/avg@\d+") as opened:
+        assert opened.restore_latest(abstract({"x": jnp.zeros(2)})).step == 2
+        assert opened.best_step() is None
+    assert "scores.json is damaged" in caplog.text
 
 
 def test_saving_a_step_again_leaves_it_as_it_is(tmp_path):

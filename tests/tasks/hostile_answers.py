@@ -57,6 +57,46 @@ _EXPLOSIVE = (
     r"\begin{pmatrix}" + r" \\ ".join([" & ".join("1" * 20)] * 20) + r"\end{pmatrix}",
     "42^{" + "0" * 50 + "}",
 )
+_ONES = r"\begin{pmatrix}1&1\\1&1\end{pmatrix}"
+# Formulas that are hard on what reads and compares them.
+_INTRICATE = (
+    _ONES * 28,
+    f"{_ONES}^{{99}}",
+    "+".join([_ONES] * 27),
+    r"\pm 1" * 150,
+    ", ".join([r"\pm1\pm1\pm1\pm1"] * 40),
+    r"\{" * 200,
+    r"\{" * 50 + "42" + r"\}" * 50,
+    "|" * 400 + "42",
+    r"\text{" * 150 + "42" + "}" * 150,
+    r"\frac{d}{dx}" * 60,
+    r"\sin" * 199 + "42",
+    r"\sqrt" * 150 + "42",
+    r"\binom{999}{499}" * 50,
+    r"\lfloor" * 100 + "42.5" + r"\rfloor" * 100,
+    "999!" + "999!" * 90,
+    "1e999" + r"\cdot 1e999" * 70,
+    "-" + "(-" * 150 + "42" + ")" * 150,
+    "41+" + "+".join(["0"] * 450) + "+2",
+    r"\cup".join(["(0,1)"] * 100),
+    r"\mathbb{R}" + r"\setminus\{41\}" * 60,
+    "x=" + "=".join(["41"] * 300),
+    " or ".join(f"x={n}" for n in range(120)),
+    "<".join("x" * 400),
+    "x_{" * 150 + "4" + "}" * 150,
+    "42" + "'" * 900,
+    r"\dot" * 200 + "x",
+    "f(" * 150 + "42" + ")" * 150,
+    r"\sum_{k=1}^{9}" * 60 + "k",
+    "1/" * 450 + "42",
+    "4_" * 300 + "2",
+    "42" + "%" * 900,
+    "42" + r"^\circ" * 150,
+    "the answer is " * 60 + "41",
+    r"\$" * 400 + "41",
+    "42 " + "per " * 200 + "x",
+    r"10^{3999}+\sin 1" + r"+\sin 10^{29}" * 40,
+)
 # Text that is hard on parsers and patterns.
 _MALFORMED = (
     "{" * DEEP + "42" + "}" * DEEP,
@@ -133,5 +173,6 @@ _LARGE = (
 
 SLOW = tuple(mark(text) for text in _EXPLOSIVE for mark in (box, line))
 COMPLETIONS = SLOW + tuple(
-    [mark(text) for text in _MALFORMED for mark in (box, line)] + list(_LARGE)
+    [mark(text) for text in _INTRICATE + _MALFORMED for mark in (box, line)]
+    + list(_LARGE)
 )

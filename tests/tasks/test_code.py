@@ -53,7 +53,7 @@ ROW = {
         ("```python\nx = 1\n```\nCut off:\n```python\nx = 2", "x = 2"),
         ("```python\nx = 1\n```\nIt prints\n```\n1\n```", "x = 1\n"),
         ("```\nx = 1\n```\nIt prints\n```\n1\n```", "1\n"),
-        ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
+        ("  ```python\n  x = 1\n  ```", "x = 1\n"),
         ("```python\ns = '```'\n```", "s = '```'\n"),
         ("", None),
         ("```python\n```", None),

@@ -172,6 +172,33 @@ EXPLOITS = [
     "Answer:",
     "Answer: $$",
     "Answer: answer",
+    # what a parser of formulas might make of it
+    "\\boxed{42^\\circ^\\circ}",
+    "\\boxed{42\\%\\%}",
+    "\\boxed{\\{\\{42\\}\\}}",
+    "\\boxed{42 \\text{ or more}}",
+    "\\boxed{42 \\text{ minus } 1}",
+    "\\boxed{42t}",
+    "\\boxed{42'}",
+    "\\boxed{42 \\mod 5}",
+    "\\boxed{42 x^0 y}",
+    "\\boxed{\\frac{d}{dx} 42x}",
+    "\\boxed{41, \\text{ but } 42}",
+    "\\boxed{41 \\to 42}",
+    "\\boxed{x_{42}}",
+    "\\boxed{x^2 = 42}",
+    "\\boxed{2x = 42}",
+    "\\boxed{41 = x = 42}",
+    "\\boxed{\\begin{aligned} 41 \\\\ 42 \\end{aligned}}",
+    "\\boxed{(42, 43)}",
+    "\\boxed{(-\\infty, 42]}",
+    "\\boxed{42 \\pm 0.5}",
+    "\\boxed{\\lfloor x \\rfloor}",
+    "<think>\\boxed{42}</think> I would say 41",
+    "The answer is 41. Or 42?",
+    "The answer is either 41 or 42",
+    "The answer is not 42",
+    "The answer is between 41 and 43, so 42 perhaps or 41",
     "#### 41, 42",
     "#### 42 #### 41",
     "####",
@@ -303,10 +330,43 @@ def test_pack_and_unpack(mode):
             assert math.unpack(math.pack(*rule)) == rule
 
 
-@pytest.mark.parametrize("gold", ["", " ", "$$", "\\boxed{}", "\\boxed{4", "7" * 1_001])
-def test_a_gold_answer_that_says_nothing_is_an_error(gold):
+NOTHING_TO_LENIENT = [
+    "",
+    " ",
+    "$$",
+    "\\boxed{}",
+    "\\boxed{4",
+    "\\text{}",
+    "?",
+    "7" * 1_001,
+]
+NOTHING_TO_DAPO = ["units", "$$", "\\text{.}", "x =", "^\\circ", "a = \\ldots"]
+
+
+@pytest.mark.parametrize("mode", ["lenient", "strict"])
+@pytest.mark.parametrize("gold", NOTHING_TO_LENIENT)
+def test_a_gold_answer_that_says_nothing_is_an_error(gold, mode):
     with pytest.raises(ValueError, match="drop the problem"):
-        math.grade("Answer: ", gold)
+        math.grade("Answer: 4", math.pack(gold, mode))
+
+
+@pytest.mark.parametrize("mode", ["dapo", "hapo"])
+@pytest.mark.parametrize("gold", NOTHING_TO_LENIENT + NOTHING_TO_DAPO)
+def test_the_references_answer_for_any_gold_answer(gold, mode):
+    assert math.grade("Answer: 42", math.pack(gold, mode)).score == 0
+
+
+@pytest.mark.parametrize("mode", ["dapo", "hapo"])
+@pytest.mark.parametrize("gold", ["\\boxed{4", "\\frac{1}{2", "\\text{no", "7" * 200])
+def test_the_references_see_the_gold_answer_as_it_stands(gold, mode):
+    assert math.grade(f"Answer: {gold}", math.pack(gold, mode)).score == 1
+
+
+@pytest.mark.parametrize("gold", ["∞", "∅", "\\mathbb{R}", "½", "\\infty"])
+def test_signs_say_something(gold):
+    assert math.grade(f"The answer is {gold}.", gold).score == 1
+    assert math.grade(f"Answer: {gold}", math.pack(gold, "strict")).score == 1
+    assert math.grade("Answer: 42", gold).score == 0
 
 
 def write(path, **fields):
@@ -331,7 +391,23 @@ def test_an_unknown_split_is_refused(tmp_path, read):
         read("dev", path=path, prompt_template="", **more)
 
 
-def test_a_gold_answer_that_says_nothing_is_found_when_the_file_is_read(tmp_path):
-    path = write(tmp_path / "a.jsonl", answer="$$")
-    with pytest.raises(ValueError, match="line 1, problem 'a': answer='\\$\\$' must"):
-        math.problems("train", path=path, prompt_template="")
+@pytest.mark.parametrize(
+    ("grading", "broken", "sound"),
+    [
+        ("lenient", NOTHING_TO_LENIENT[2:], ["∞", "units", "x = 1"]),
+        ("strict", NOTHING_TO_LENIENT[2:], ["∞", "units"]),
+        ("dapo", NOTHING_TO_DAPO, ["\\boxed{4", "7" * 1_001]),
+        ("hapo", NOTHING_TO_DAPO, ["\\boxed{4", "∞"]),
+    ],
+)
+def test_a_gold_answer_that_says_nothing_is_found_when_the_file_is_read(
+    tmp_path, grading, broken, sound
+):
+    options = {"path": tmp_path / "a.jsonl", "prompt_template": "", "grading": grading}
+    for gold in broken:
+        write(options["path"], answer=gold)
+        with pytest.raises(ValueError, match="a.jsonl, line 1, problem 'a': answer="):
+            math.problems("train", **options)
+    for gold in sound:
+        write(options["path"], answer=gold)
+        assert len(math.problems("train", **options)) == 1

@@ -63,7 +63,7 @@ def test_math_verify_reads_with_it(monkeypatch):
         "parse",
         lambda self, text: seen.append(text) or parse(self, text),
     )
-    assert math.equal("7\\sqrt{3}", "\\sqrt{147}")
+    assert math_value.verify("$7\\sqrt{3}$", "$\\sqrt{147}$")
     assert seen == ["7\\sqrt{3}", "\\sqrt{147}"]
 
 
@@ -76,10 +76,10 @@ def test_the_answers_of_a_set(name):
     problems = math.problems(
         "test", path=real_data.FOLDER / name, prompt_template="{problem}"
     )
-    texts = {math_text.clean(math_text.unboxed(p.answer)) for p in problems}
+    texts = {math_text.unboxed(p.answer).replace("$", "") for p in problems}
     compared = 0
     for text in sorted(texts):
-        if math_value.number(text) or math_value.explosive(text):
+        if text.strip("-").isdigit() or math_value.explosive(text):
             continue
         found = []
         for reader in (math_latex.Reader, math_latex.Original):

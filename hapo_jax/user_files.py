@@ -8,6 +8,7 @@ rule and the way out. Imports nothing of the package, so that every folder may u
 import contextlib
 import errno
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -80,9 +81,17 @@ def refusing(path: pathlib.Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _FAULTS:
+        fault = _FAULTS.get(error.errno)
+        if fault is None:
             raise
-        raise ValueError(f"{path} {_FAULTS[error.errno]}.") from None
+        if error.errno == errno.ENOENT and path.is_symlink():
+            fault = "is a link that leads nowhere; put the file in its place"
+        raise ValueError(f"{path} {fault}.") from None
+
+
+def is_there(path: str | pathlib.Path) -> bool:
+    """Whether there is anything; a broken link is not meant to be nothing."""
+    return os.path.lexists(path)
 
 
 def read_text(path: str | pathlib.Path) -> str:

@@ -69,7 +69,7 @@ def test_refuses_what_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.json")
     refuse("pipe.json", "is no file")
     (tmp_path / "dangling.json").symlink_to("nowhere")
-    refuse("dangling.json", "does not exist")
+    refuse("dangling.json", "is a link that leads nowhere")
     (tmp_path / "loop.json").symlink_to("loop.json")
     refuse("loop.json", "leads in a circle")
     refuse("n" * 300, "has too long a name")

@@ -145,14 +145,15 @@ _REQUIRED = (
 def _refuse_other_models(fields: Fields) -> None:
     """Raises on what is no dense decoder of the families here, and says what it is."""
     model_type = fields.text("model_type", None)
-    if quantised := fields.get("quantization_config"):
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
-        raise ValueError(
-            f"{fields.where}: quantization_config says that the weights are quantised "
-            f"({short(method or quantised)}), and they cannot be trained; give the "
-            "folder of the original model in bfloat16, or dequantise it and remove "
-            "quantization_config."
-        )
+    for key in _QUANTISED:
+        if said := fields.get(key):
+            method = said.get("quant_method") if isinstance(said, dict) else None
+            raise ValueError(
+                f"{fields.where}: {key} says that the weights are quantised "
+                f"({short(method or said)}), and they cannot be trained; give the "
+                "folder of the original model in bfloat16, or dequantise it and remove "
+                f"{key}."
+            )
     for key, what in _OTHER_MODELS.items():
         if fields.get(key):
             raise ValueError(
@@ -179,6 +180,8 @@ def _refuse_other_models(fields: Fields) -> None:
             )
 
 
+# As transformers, compressed-tensors of old and MLX say it.
+_QUANTISED = ("quantization_config", "compression_config", "quantization")
 # Fields by which a model says what it is, whatever its model_type.
 _OTHER_MODELS = {
     "vision_config": "a multimodal model",

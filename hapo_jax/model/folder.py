@@ -102,7 +102,7 @@ def check(path: str | pathlib.Path) -> None:
             hint += f", or download it from the hub: hf download {path} --local-dir DIR"
         raise ValueError(f"there is no folder {str(path)!r}; {hint}.")
     adapter = folder / _ADAPTER
-    if adapter.is_file():
+    if user_files.is_there(adapter):
         base = user_files.read_object(adapter).get("base_model_name_or_path")
         whole = [name for name in (SINGLE_FILE, INDEX_FILE) if (folder / name).exists()]
         beside = (
@@ -114,7 +114,7 @@ def check(path: str | pathlib.Path) -> None:
             "`merge_and_unload()` and `save_pretrained`, and give the new folder"
             f"{whole and ', or remove the adapter'}."
         )
-    if not (folder / CONFIG).exists():
+    if not user_files.is_there(folder / CONFIG):
         raise ValueError(f"{folder} holds no {CONFIG}; {_what_it_is(folder)}.")
 
 
@@ -147,11 +147,12 @@ def weight_files(path: str | pathlib.Path) -> list[str]:
     with user_files.refusing(folder):
         there = {file.name for file in folder.iterdir() if file.is_file()}
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
-    if SINGLE_FILE not in there and not index.exists():
+    indexed = user_files.is_there(index)
+    if SINGLE_FILE not in there and not indexed:
         raise ValueError(
             f"{folder} has no {SINGLE_FILE} or {INDEX_FILE}; {_what_it_is(folder)}."
         )
-    if not index.exists():
+    if not indexed:
         return [SINGLE_FILE]
     files = _named_by(index)
     absent = [file for file in files if file not in there]

@@ -324,7 +324,9 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
         `eos_token_id` that is an ordinary token, or no stop token at all.
     """
     folder = pathlib.Path(path)
-    if not any((folder / name).exists() for name in ("tokenizer.json", "vocab.json")):
+    if not any(
+        map(user_files.is_there, (folder / "tokenizer.json", folder / "vocab.json"))
+    ):
         raise ValueError(
             f"{folder} holds neither tokenizer.json nor vocab.json; copy the "
             "tokenizer's files there (a .gz must be unpacked; tokenizer.model must be "
@@ -363,7 +365,7 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
 def _check_files(folder: pathlib.Path) -> None:
     """Refuses broken files by name, before transformers stumbles over them."""
     for name in (*_FILES, *_CONFIGS):
-        if not (folder / name).exists():
+        if not user_files.is_there(folder / name):
             continue
         if not name.endswith(".json"):
             user_files.read_text(folder / name)
@@ -401,7 +403,8 @@ def _broken_file(folder: pathlib.Path) -> pathlib.Path:
     main = folder / "tokenizer.json"
     try:
         tokenizers.Tokenizer.from_file(str(main))
-    except BaseException:
+    except BaseException as error:
+        _refusal(error, "")
         return main if main.exists() else folder / "vocab.json"
     return folder / "tokenizer_config.json"
 
@@ -409,10 +412,11 @@ def _broken_file(folder: pathlib.Path) -> pathlib.Path:
 def _refusal(error: BaseException, what: str) -> ValueError:
     """For an exception of a library that fails on a broken file in many ways.
 
-    An exception that is nobody's fault, such as Ctrl-C, is raised again.
+    One that is no fault of a file, such as Ctrl-C or a bad disk, is raised again.
     """
     # What tokenizers, in Rust, raises where it gives up is no Exception.
-    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+    of_file = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+    if not of_file or (isinstance(error, OSError) and error.errno):
         raise error
     said = " ".join(str(error).split())[:300]
     return ValueError(

@@ -615,6 +615,41 @@ def test_missing_and_broken_shards(tmp_path):
         ({"hidden_act": "gelu"}, 'hidden_act="gelu"'),
         ({"attention_bias": True}, "attention_bias=true"),
         ({"num_key_value_heads": 3}, "multiple of num_key_value_heads=3"),
+        # Kinds of models, whatever their model_type says.
+        (
+            {"quantization_config": {"quant_method": "gptq", "bits": 4}},
+            r'quantised \("gptq"\).*in bfloat16',
+        ),
+        ({"quantization": {"bits": 4}}, r"quantised \(.*and remove quantization"),
+        (
+            {"model_type": "qwen3_moe", "num_experts": 128},
+            "num_experts=128 is of a mixture of experts.*model_type='qwen3_moe'",
+        ),
+        (
+            {"model_type": "qwen2_5_vl", "vision_config": {"depth": 32}},
+            "vision_config=.* is of a multimodal model",
+        ),
+        ({"is_encoder_decoder": True}, "is of an encoder with a decoder"),
+        (
+            {"architectures": ["LlamaForSequenceClassification"]},
+            "'SequenceClassification' .a classifier or reward model.*LlamaForCausalLM",
+        ),
+        ({"architectures": "LlamaForCausalLM"}, "architectures=.* must be"),
+        (
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types=.* all",
+        ),
+        # Other types than a field has, and numbers beyond any model.
+        ({"model_type": ["llama"]}, "model_type=.* must be a text"),
+        ({"hidden_size": 32.0}, "hidden_size=32.0 must be a whole number, from 1"),
+        ({"vocab_size": "96"}, 'vocab_size="96" must be a whole number'),
+        ({"num_hidden_layers": -2}, "num_hidden_layers=-2 must be a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers=1000000000 must be"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 must be a whole number"),
+        ({"rms_norm_eps": "1e-6"}, 'rms_norm_eps="1e-6" must be a number above 0 and'),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps=NaN must be a number"),
+        ({"tie_word_embeddings": "false"}, 'embeddings="false" must be true or false'),
+        ({"pad_token_id": "<pad>"}, 'pad_token_id="<pad>" must be a whole number'),
     ],
 )
 def test_unsupported_configs_are_named(tmp_path, change, message):
@@ -627,9 +662,10 @@ def test_unsupported_configs_are_named(tmp_path, change, message):
 def test_no_config(tmp_path):
     with pytest.raises(ValueError, match="holds no config.json"):
         huggingface.load_config(tmp_path)
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="config.json is not JSON"):
-        huggingface.load_config(tmp_path)
+    for text, words in (("{", "is not JSON"), ("[]", "holds a list where an object")):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=f"config.json {words}"):
+            huggingface.load_config(tmp_path)
 
 
 # Computed from the shapes that the models' authors publish.

@@ -3,6 +3,7 @@
 The real tokenizers are tested where their files are found (HAPO_DATA_DIR).
 """
 
+import errno
 import gzip
 import json
 import pathlib
@@ -380,6 +381,22 @@ def test_a_folder_where_a_file_belongs(tmp_path, name):
     (folder / name).unlink()
     (folder / name).mkdir()
     with pytest.raises(ValueError, match=f"{name} is no file"):
+        tokenizer_lib.load(folder)
+    (folder / name).rmdir()
+    (folder / name).symlink_to("nowhere")  # a cache that has lost it
+    with pytest.raises(ValueError, match=f"{name} is a link that leads nowhere"):
+        tokenizer_lib.load(folder)
+
+
+def test_a_bad_disk_is_no_refusal(tmp_path, monkeypatch):
+    """The next try may go well, and bad input ends a program for good."""
+    folder = write(tmp_path, eos_token="<eos>")
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(transformers.PreTrainedTokenizerFast, "from_pretrained", fail)
+    with pytest.raises(OSError, match="Input/output error"):
         tokenizer_lib.load(folder)
 
 

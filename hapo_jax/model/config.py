@@ -8,7 +8,7 @@ the differences between model families (`rope.py` those of rotary positions);
 import dataclasses
 from typing import Any
 
-from hapo_jax.model import rope
+from hapo_jax.model import folder, rope
 from hapo_jax.user_files import Fields, short
 
 ARCHITECTURES = {
@@ -216,6 +216,12 @@ def _refuse_unsupported(fields: Fields) -> None:
             "attention_bias",
             f"is not supported for model_type={fields['model_type']!r} (it would add "
             "an output bias)",
+        )
+    if fields.text("transformers_weights", folder.SINGLE_FILE) != folder.SINGLE_FILE:
+        fields.refuse(
+            "transformers_weights",
+            f"is another file than {folder.SINGLE_FILE}, which is read here; rename it "
+            "and leave the field out",
         )
     # Read by nobody here, and checked since exports pass them on.
     for key in ("bos_token_id", "pad_token_id"):

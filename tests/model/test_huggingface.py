@@ -629,6 +629,7 @@ def test_missing_and_broken_shards(tmp_path):
             {"model_type": "qwen2_5_vl", "vision_config": {"depth": 32}},
             "vision_config=.* is of a multimodal model",
         ),
+        ({"transformers_weights": "b.safetensors"}, "is another file than model.safe"),
         ({"is_encoder_decoder": True}, "is of an encoder with a decoder"),
         (
             {"architectures": ["LlamaForSequenceClassification"]},

@@ -253,9 +253,9 @@ def stop_if_diverged(state: TrainState, step: int, max_skipped: int) -> None:
 def diverged_remedy() -> str:
     """What to do about a policy that has diverged."""
     return (
-        "The last checkpoint is of a step before that. To go on from it with a lower "
-        "rate, set learner.learning_rate in the run's config.json and, alike, on the "
-        "command line; rollouts/ shows what the last steps sampled."
+        "To go on from a checkpoint with a lower rate, set learner.learning_rate in "
+        "the run's config.json and, alike, on the command line; rollouts/ shows what "
+        "the last steps sampled."
     )
 
 

@@ -12,11 +12,10 @@ import functools
 import logging
 import pathlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import optax
 import tqdm
 from absl import flags
 from ml_collections import ConfigDict
@@ -219,7 +218,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                 if step == first + 1:  # it compiles, and all before it is saved
                     urgent.enter_context(stop.at_once("in its first step"))
                 try:
-                    with _finite_policy(state, step):
+                    with _finite_policy(checkpoints, state, step - 1):
                         batch, stream, metrics = collect(stream, draw)
                 except generate_lib.Abandoned:
                     # Nothing of this step has happened: there is the one before.
@@ -326,17 +325,25 @@ def _is_evaluated(config: ConfigDict, step: int) -> bool:
 
 
 @contextlib.contextmanager
-def _finite_policy(state: TrainState, step: int) -> Iterator[None]:
-    """Around sampling: names what of the policy is broken where it cannot be drawn
-    from."""
+def _finite_policy(checkpoints: Checkpoints, state: TrainState, updated: int):
+    """Around sampling: says what of a policy is broken that cannot be drawn from.
+
+    `updated` is the step after which the policy is as it is.
+    """
     try:
         yield
     except errors.Diverged as error:
-        cli.check_finite(state, step)
+        wrong = state_lib.not_finite(state)
+        what = f"not finite: {', '.join(wrong[:5])}"
+        if not wrong:
+            what = f"parameters are too large: up to {state_lib.largest(state):.2g}"
+        saved = checkpoints.steps()
+        good, bad = ([s for s in saved if (s < updated) == k] for k in (True, False))
+        folders = " and ".join(f"checkpoints/{step}" for step in bad)
+        away = f"; move {folders} away to go on from them" if bad else ""
         raise errors.Diverged(
-            f"step {step}: {error}. All parameters are finite, so they are too large: "
-            f"their norm is {optax.tree.norm(state.params):.3g}. "
-            f"{cli.diverged_remedy()}"
+            f"after step {updated}: {error}; {what}. Checkpoints of the steps {good} "
+            f"are of policies before that{away}. {cli.diverged_remedy()}"
         ) from error
 
 
@@ -344,7 +351,8 @@ def _evaluate(
     evaluators, to_sampler, run, checkpoints, stop, state: TrainState, step: int
 ) -> None:
     """Evaluates, keeps the results under `step`, and scores its checkpoint."""
-    with cli.side_job(f"the evaluation of step {step}"), _finite_policy(state, step):
+    sound = _finite_policy(checkpoints, state, step)
+    with cli.side_job(f"the evaluation of step {step}"), sound:
         with stop.at_once(f"evaluating step {step}"):
             results, figures = eval_sampling.evaluate(
                 evaluators,

@@ -63,6 +63,16 @@ def not_finite(state: TrainState) -> list[str]:
     ]
 
 
+def largest(state: TrainState) -> float:
+    """Of the parameters, in absolute value."""
+    return float(_largest(jax.tree.leaves(state.params)))
+
+
+@jax.jit
+def _largest(leaves: list[Array]) -> Array:
+    return jnp.stack([jnp.abs(x).max() for x in leaves]).max()
+
+
 @jax.jit
 def _all_finite(leaves: list[Array]) -> list[Array]:
     return [jnp.isfinite(x).all() for x in leaves]

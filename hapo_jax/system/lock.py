@@ -18,6 +18,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from hapo_jax.system import patience
+
 _log = logging.getLogger(__name__)
 
 NAME = ".lock"
@@ -34,10 +36,27 @@ def hold(folder: str | pathlib.Path) -> Iterator[None]:
 
     Raises:
       ValueError: another process runs there; says which, where and since when.
+      DiskFailed: the folder cannot be written to.
     """
     folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     path, own = folder / NAME, _self()
+    with patience.once(str(folder)):
+        _take(folder, path, own)
+    stop = threading.Event()
+    beat = threading.Thread(target=_beat, args=(path, own, stop), daemon=True)
+    beat.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        beat.join(_BEAT_S)
+        if _read(path) == own:
+            path.unlink(missing_ok=True)
+
+
+def _take(folder: pathlib.Path, path: pathlib.Path, own: dict[str, Any]) -> None:
+    """Makes the lock this process's own; see `hold`."""
+    folder.mkdir(parents=True, exist_ok=True)
     while not _create(path, own):
         holder = _read(path)
         if holder is None and path.exists():
@@ -57,16 +76,6 @@ def hold(folder: str | pathlib.Path) -> Iterator[None]:
                 holder["host"],
             )
         _remove(path, holder, own)
-    stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, own, stop), daemon=True)
-    beat.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        beat.join(_BEAT_S)
-        if _read(path) == own:
-            path.unlink(missing_ok=True)
 
 
 def _self() -> dict[str, Any]:
@@ -99,7 +108,7 @@ def _create(path: pathlib.Path, own: dict[str, Any]) -> bool:
                 return False
         return True
     finally:
-        whole.unlink()
+        whole.unlink(missing_ok=True)
 
 
 def _remove(path: pathlib.Path, holder, own: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from hapo_jax import config as config_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
-from hapo_jax.system import errors, folders, streams
+from hapo_jax.system import errors, folders, limits, streams
 
 _REFUSED = 2  # status of a program whose input cannot be used
 _CONFIG = flags.DEFINE_string(
@@ -118,6 +118,7 @@ def start(main: Callable[[list[str]], None]) -> None:
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("hapo_jax").setLevel(logging.INFO)
         try:
+            limits.prepare()
             main(argv[1:])
         except ValueError as error:
             if _status(error) != _REFUSED:

@@ -16,7 +16,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hapo_jax import run_records
+from hapo_jax import run_records, user_files
 
 _log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def resume(
     path = settings_path(folder, name)
     settings = json.loads(json.dumps(settings))
     if path.exists():
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = user_files.read_object(path)
         # Of an earlier version; what it did not note is taken for equal, and noted now.
         unknown = sorted(settings.keys() - saved.keys())
         found = differences(saved, settings, ignore=(FILES, *unknown))
@@ -126,13 +126,13 @@ def read_results(folder: pathlib.Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} does not exist; give a folder in which hapo-eval has finished."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    return user_files.read_object(path)
 
 
 def read_set(
     folder: pathlib.Path, name: str
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """(settings, records by problem id) of a complete set."""
-    settings = json.loads(settings_path(folder, name).read_text(encoding="utf-8"))
+    settings = user_files.read_object(settings_path(folder, name))
     records = run_records.read_lines(records_path(folder, name))
     return settings, {record["id"]: record for record in records}

@@ -14,6 +14,8 @@ from hapo_jax.model import distributed
 # How long the main thread has, inside `at_once`, to end by itself. It cannot while it
 # compiles: Python's part of a signal waits until that is over.
 _PATIENCE_S = 5.0
+# SIGXCPU: the processor time that the process may use is over.
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGXCPU)
 
 
 class Stopped(BaseException):
@@ -24,7 +26,7 @@ class Stopped(BaseException):
 
 
 class Interrupt:
-    """Catches SIGTERM and SIGINT while in scope; the loop asks `requested`.
+    """Catches SIGTERM, SIGINT and SIGXCPU while in scope; the loop asks `requested`.
 
     A signal is remembered, so that what cannot be left half done is done first. Within
     `at_once` there is no such thing, and it ends the process. The second SIGINT raises
@@ -43,7 +45,7 @@ class Interrupt:
         self._previous = {}
 
     def __enter__(self) -> "Interrupt":
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             self._previous[number] = signal.signal(number, self._note)
         reads, writes = os.pipe()
         os.set_blocking(writes, False)
@@ -100,8 +102,7 @@ class Interrupt:
     def _guard(self, reads: int) -> None:
         """The thread: ends a process whose main thread cannot."""
         while came := os.read(reads, 1):
-            known = came[0] in (signal.SIGTERM, signal.SIGINT)
-            if known and self._doing is not None:
+            if came[0] in _SIGNALS and self._doing is not None:
                 about = came[0], self._doing
                 timer = threading.Timer(_PATIENCE_S, self._leave, about)
                 timer.daemon = True

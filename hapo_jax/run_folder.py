@@ -206,7 +206,7 @@ class RunFolder:
         """Whether a metric of this step is there."""
         return any(
             key in line and line["step"] == step
-            for line in run_records.read_lines(self.path / run_records.METRICS)
+            for line in run_records.read_metric_lines(self.path)
         )
 
     def save_eval(self, step: int, results: Iterable[Mapping[str, Any]]) -> None:
@@ -306,9 +306,7 @@ def _remove_leftovers(path: pathlib.Path) -> None:
 def _rewind(path: pathlib.Path, last: int) -> None:
     """Removes what the folder has about steps behind `last`."""
     kept = [
-        line
-        for line in run_records.read_lines(path / run_records.METRICS)
-        if line["step"] <= last
+        line for line in run_records.read_metric_lines(path) if line["step"] <= last
     ]
     run_records.write_lines(path / run_records.METRICS, kept)
     for folder, suffix in (
@@ -333,8 +331,7 @@ def _write_config(
     """Writes config.json; a resumed run keeps the record of its earlier starts."""
     starts = []
     if resume_step is not None and (path / run_records.CONFIG).exists():
-        text = (path / run_records.CONFIG).read_text(encoding="utf-8")
-        starts = json.loads(text)["starts"]
+        starts = run_records.read_starts(path)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     starts.append(
         {

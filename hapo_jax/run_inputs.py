@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import eval_folder, run_records
+from hapo_jax import eval_folder, run_records, user_files
 from hapo_jax.eval_sets import EvalSet
 from hapo_jax.learner import fingerprint
 from hapo_jax.model import distributed, huggingface
@@ -170,18 +170,16 @@ def read(workdir: str | pathlib.Path) -> Inputs | None:
       ValueError: the file is broken.
     """
     path = pathlib.Path(workdir) / NAME
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or not all(
-            isinstance(facts, dict) for facts in found.values()
-        ):
-            raise ValueError("no object of objects")
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    try:
+        found = user_files.read_object(path)
+        if not all(isinstance(facts, dict) for facts in found.values()):
+            raise ValueError(f"{path} is not as a run has it.")
     except ValueError as error:
         raise ValueError(
-            f"{path} is broken ({error}); remove it, and what the run reads is noted "
-            "anew, without having been compared."
+            f"{error} Or remove it: what the run reads is noted anew then, without "
+            "having been compared."
         ) from None
     return found
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from hapo_jax import config as config_lib
+from hapo_jax import user_files
 from hapo_jax.system import patience
 
 CONFIG = "config.json"
@@ -70,20 +71,36 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
       ValueError: the folder holds no run.
     """
     run = _read_run(workdir)
-    return config_lib.upgraded(run["config"], run.get("format", 1))
+    return config_lib.upgraded(run["config"], run["format"])
 
 
 def read_derived(workdir: str | pathlib.Path) -> set[str]:
     """The keys of the run's config that were left open and follow from others."""
-    return set(_read_run(workdir).get("derived", ()))
+    return set(_read_run(workdir)["derived"])
+
+
+def read_starts(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The record of every start of the run, oldest first."""
+    return _read_run(workdir)["starts"]
 
 
 def _read_run(workdir: str | pathlib.Path) -> dict[str, Any]:
-    """What config.json holds."""
+    """What config.json holds: `config`, `starts`, `derived` and `format`."""
     path = pathlib.Path(workdir) / CONFIG
     if not path.exists():
         raise ValueError(f"{path} does not exist; give the folder of a run.")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        run = {"format": 1, "derived": {}, "starts": []} | user_files.read_object(path)
+        kinds = {"config": dict, "derived": dict, "starts": list, "format": int}
+        for key, kind in kinds.items():
+            if not isinstance(run.get(key), kind):
+                raise ValueError(f"{path}: {key!r} is missing, or not as a run has it.")
+    except ValueError as error:
+        raise ValueError(
+            f"{error} To let the run go on with the config that is given, uncompared, "
+            f"remove {path}."
+        ) from None
+    return run
 
 
 def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
@@ -96,10 +113,24 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
       ValueError: another line is broken.
     """
     steps: dict[int, dict[str, float]] = {}
-    for line in read_lines(pathlib.Path(workdir) / METRICS):
+    for line in read_metric_lines(workdir):
         values = {k: math.nan if v is None else v for k, v in line.items()}
         steps.setdefault(line["step"], {}).update(values)
     return [steps[step] for step in sorted(steps)]
+
+
+def read_metric_lines(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of the metrics as they are written, each with its `step`.
+
+    Raises:
+      ValueError: a line is broken.
+    """
+    path = pathlib.Path(workdir) / METRICS
+    lines = read_lines(path)
+    for number, line in enumerate(lines, start=1):
+        if type(line.get("step")) is not int:
+            raise ValueError(f"{path}, line {number}: it has no step; remove it.")
+    return lines
 
 
 def rollout_steps(workdir: str | pathlib.Path) -> list[int]:
@@ -114,7 +145,10 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
     list).
     """
     path = _existing(pathlib.Path(workdir) / ROLLOUTS, step, ".parquet")
-    table = parquet.read_table(path)
+    try:
+        table = parquet.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is broken ({error}); remove it.") from None
     numeric = [name for name in PER_TOKEN if name != "token_strings"]
     rows = table.to_pylist()
     for row in rows:
@@ -183,20 +217,33 @@ def write_lines(path: pathlib.Path, objects: Iterable[Mapping[str, Any]]) -> Non
 
 
 def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
-    """Objects of a JSONL file; none if there is no file. Drops a torn last line."""
+    """Objects of a JSONL file; none if there is no file.
+
+    Drops a torn last line, and the zero bytes that a machine leaves behind that lost
+    power while it wrote.
+
+    Raises:
+      ValueError: another line is broken, or it is no file; names file and line.
+    """
     if not path.exists():
         return []
-    *lines, torn = path.read_bytes().split(b"\n")
+    if not path.is_file():
+        raise ValueError(f"{path} must be a file; move what is there away.")
+    data = path.read_bytes().rstrip(b"\0")
+    *lines, torn = data.split(b"\n")
     if torn:
         lines.append(torn)
     objects = []
     for number, line in enumerate(lines, start=1):
         try:
-            objects.append(json.loads(line))
-        except ValueError as error:  # not JSON, or not UTF-8
-            if number == len(lines):
+            found = json.loads(line)
+            if not isinstance(found, dict):
+                raise ValueError("it is no object")
+        except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
+            if number == len(lines) and line == torn:
                 break
-            raise ValueError(f"{path}, line {number}: {error}; remove it.") from error
+            raise ValueError(f"{path}, line {number}: {error}; remove it.") from None
+        objects.append(found)
     return objects
 
 

@@ -1,9 +1,11 @@
 """Faults of machines, injected: nothing is lost, and the words are clear."""
 
 import errno
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -403,6 +405,18 @@ with interrupt.Interrupt() as stop:
     assert "saved\nSIGTERM while compiling. All finished steps are saved." in out
 
 
+def test_a_process_whose_processor_time_is_over_saves(
+    config, whole, tmp_path, monkeypatch
+):
+    with monkeypatch.context() as patched:
+        over = functools.partial(os.kill, os.getpid(), signal.SIGXCPU)
+        at_metrics_of(2, over, patched)
+        train.train(config, str(tmp_path))
+    assert saved_steps(tmp_path) == {1, 2}
+    train.train(config, str(tmp_path))
+    assert_same_run(tmp_path, whole)
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_full_standard_output_fails_nothing():
     code = "from hapo_jax import cli; cli.start(lambda rest: print('x' * 10**6))"
@@ -481,3 +495,53 @@ def test_strays_are_left_alone_and_leftovers_are_removed(config, whole, tmp_path
     assert not any(path.exists() for path in left)
     assert run_records.rollout_steps(tmp_path) == run_records.rollout_steps(whole)
     assert run_records.eval_steps(tmp_path) == run_records.eval_steps(whole)
+
+
+BROKEN = {
+    "empty": b"",
+    "zeros": b"\0" * 64,
+    "null": b"null\n",
+    "list": b"[1, 2]\n",
+    "half": b'{"config": {"a"',
+    "utf-16": '{"config": {}}'.encode("utf-16"),
+    "latin-1": b'{"config": "\xe9"}\n',
+    "deep": b"[" * 10**5,
+    "page": b"<!DOCTYPE html><html>Sign in</html>\n",
+}
+FILES = ("config.json", "inputs.json", "metrics.jsonl", "checkpoints/scores.json")
+
+
+@pytest.mark.parametrize("content", [*BROKEN, "folder"])
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_file_that_is_broken_is_named_or_made_anew(
+    config, whole, tmp_path, name, content
+):
+    """Read as it should be, or refused by its name with a remedy that works."""
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    path = workdir / name
+    path.unlink()
+    if content == "folder":
+        path.mkdir()
+    else:
+        path.write_bytes(BROKEN[content])
+    try:
+        train.train(config, str(workdir))
+    except ValueError as error:
+        assert str(path) in str(error) and "move" in str(error)
+        if content == "folder":
+            path.rmdir()
+        else:
+            path.unlink()
+        train.train(config, str(workdir))
+    assert saved_steps(workdir) == saved_steps(whole)
+
+
+@pytest.mark.parametrize("content", BROKEN)
+def test_a_broken_record_is_named(whole, tmp_path, content):
+    shutil.copytree(whole, tmp_path / "run")
+    step = run_records.rollout_steps(whole)[0]
+    path = tmp_path / "run" / "rollouts" / f"step_{step:08d}.parquet"
+    path.write_bytes(BROKEN[content])
+    with pytest.raises(ValueError, match=f"{path} is broken .*; remove it"):
+        run_records.read_rollouts(tmp_path / "run", step)

@@ -200,7 +200,8 @@ def steps_of(workdir):
 
 def saved_steps(workdir):
     """The steps that a run's folder has checkpoints of."""
-    return {int(p.name) for p in (workdir / "checkpoints").iterdir() if p.is_dir()}
+    found = {p.name for p in (workdir / "checkpoints").iterdir() if p.is_dir()}
+    return {int(name) for name in found - {"scores.json"}}
 
 
 def numbers(workdir):

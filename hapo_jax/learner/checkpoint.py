@@ -457,9 +457,9 @@ class Checkpoints:
         try:
             for step, found in json.loads(path.read_text()).items():
                 self._scores[int(step)] = Score(**found)
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
             logging.warning(
-                "%s is damaged (%s); what was best before is not known.", path, error
+                "%s is damaged (%s); what was best before is not known.", path, e
             )
 
     def _read_patiently(

@@ -19,6 +19,7 @@ import functools
 import json
 import logging
 import math
+import os
 import pathlib
 import subprocess
 import sys
@@ -277,6 +278,7 @@ def check_config(
         Change(key, saved.get(key), given.get(key))
         for key in sorted(saved.keys() | given.keys())
         if saved.get(key) != given.get(key)
+        and not _same_place(key, saved.get(key), given.get(key))
     ]
     refused = [
         c
@@ -294,6 +296,13 @@ def check_config(
             f"with the new ones, write them into {path}."
         )
     return changes
+
+
+def _same_place(key: str, a: Any, b: Any) -> bool:
+    """Whether two values are one path, written in two ways."""
+    if not key.endswith("path") or not all(isinstance(x, str) and x for x in (a, b)):
+        return False
+    return os.path.realpath(a) == os.path.realpath(b)
 
 
 def _remove_leftovers(path: pathlib.Path) -> None:

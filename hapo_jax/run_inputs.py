@@ -289,14 +289,19 @@ def differences(saved: Inputs, given: Inputs) -> list[str]:
     return found
 
 
+# Settings that say where something lies that is compared by what it holds.
+_PLACES = ("model.path", "task.train.path", "task.test.path", "data.exclude_ids")
+
+
 def may_change(workdir: str | pathlib.Path, keys: Collection[str]) -> tuple[str, ...]:
     """The keys of a config that a resumed run may set anew.
 
-    A run that has noted no inputs may have seen another day's date in each of its
-    starts, so it may be given one.
+    Where files lie does not matter once it is noted what was in them. A run that has
+    noted nothing may have seen another day's date in each of its starts, so it may be
+    given one.
     """
     noted = (pathlib.Path(workdir) / NAME).exists()
-    return tuple(keys) if noted else (*keys, "task.template_options")
+    return (*keys, *_PLACES) if noted else (*keys, "task.template_options")
 
 
 def digest(inputs: Inputs) -> dict[str, str]:

@@ -237,6 +237,18 @@ def test_resuming_with_another_config_is_refused_by_key(tmp_path):
         pass
 
 
+def test_a_path_may_be_written_in_another_way(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with open_folder(tmp_path, config=make_config(data_path="data/a")):
+        pass
+    whole = make_config(data_path=str(tmp_path / "data" / "a"))
+    with open_folder(tmp_path, resume_step=3, config=whole):
+        pass
+    other = make_config(data_path=str(tmp_path / "data" / "b"))
+    with pytest.raises(ValueError, match="data_path: was"):
+        open_folder(tmp_path, resume_step=3, config=other)
+
+
 def test_a_derived_setting_may_follow_what_may_change(tmp_path):
     """A schedule that lasts as long as the run survives a longer run; one that was
     given in steps is refused, as any other setting."""

@@ -117,6 +117,7 @@ def start(main: Callable[[list[str]], None]) -> None:
         # What this package has to say is for the user; libraries say too much.
         absl_logging.set_verbosity(absl_logging.WARNING)
         logging.getLogger("hapo_jax").setLevel(logging.INFO)
+        streams.install()  # once absl has found the stream of its own log
         try:
             limits.prepare()
             main(argv[1:])
@@ -129,7 +130,6 @@ def start(main: Callable[[list[str]], None]) -> None:
         except errors.RunFailed as error:
             _end(error, 1)
 
-    streams.install()
     app.run(guarded, flags_parser=_parse)
 
 

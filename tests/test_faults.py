@@ -419,7 +419,14 @@ def test_a_process_whose_processor_time_is_over_saves(
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 def test_a_full_standard_output_fails_nothing():
-    code = "from hapo_jax import cli; cli.start(lambda rest: print('x' * 10**6))"
+    code = """
+import logging
+from hapo_jax import cli
+def main(rest):
+    print("x" * 10**6)
+    logging.getLogger("hapo_jax").warning("y" * 10**6)
+cli.start(main)
+"""
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=full, stderr=full, cwd=ROOT

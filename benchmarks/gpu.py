@@ -140,7 +140,7 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
     policy = policy_lib.make(model, None, "", "bfloat16", mesh)
     engine = parts.make_engine(
         policy,
-        parts.make_objective(config_lib.default()),
+        parts.make_method(config_lib.default()),
         slots=rows,
         rows_per_lane=GROUP,
         prompt_tokens=prompt,
@@ -162,7 +162,12 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
         with jax.set_mesh(mesh):
             done = list(
                 engine.run(
-                    params, requests, seed=0, step=0, stats=stats, base_temperature=1.0
+                    params,
+                    requests,
+                    seed=0,
+                    step=0,
+                    method_state=stats,
+                    base_temperature=1.0,
                 )
             )
         assert sum(len(c.tokens) for c in done) == rows * new

@@ -10,7 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
-from hapo_jax.algo.objective import Objective
+from hapo_jax.algo.method import Method
 from hapo_jax.eval_sets import EvalSet
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
@@ -132,7 +132,7 @@ def updates_per_step(config: ConfigDict) -> int:
 def make_learner(
     options: ConfigDict,
     policy: Policy,
-    objective: Objective,
+    method: Method,
     optimizer: optimizer_lib.Optimizer,
     *,
     longest: int,
@@ -144,17 +144,17 @@ def make_learner(
 
     Args:
       options: that section.
-      policy, objective, optimizer: what learns, and how.
+      policy, method, optimizer: what learns, and how.
       longest: tokens of the longest prompt plus completion.
       minibatch_rows: completions per update.
       recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
     """
     return train_step.make_learner(
         policy.graphdef,
-        objective,
+        method,
         optimizer,
         policy.mesh,
-        jax.tree.map(lambda x: x.sharding, policy.abstract_state(optimizer)),
+        jax.tree.map(lambda x: x.sharding, policy.abstract_state(optimizer, method)),
         base_temperature=base_temperature,
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
@@ -218,7 +218,7 @@ def make_engine(
     most_rows: int,
     group_size: int,
     truncation: sampler_lib.Truncation,
-    temperature_fn: sampler_lib.TemperatureFn,
+    temperature_fn: sampler_lib.TemperatureFn | None,
 ) -> engine_lib.Engine:
     """An Engine with as many slots as the config asks for, or as fit.
 
@@ -285,7 +285,7 @@ def make_generator(
     most_rows: int,
     group_size: int,
     truncation: sampler_lib.Truncation,
-    temperature_fn: sampler_lib.TemperatureFn,
+    temperature_fn: sampler_lib.TemperatureFn | None,
 ) -> Generator:
     """A Generator with an engine of its own.
 

@@ -4,6 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Iterator
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from ml_collections import ConfigDict
 from hapo_jax import config as config_lib
 from hapo_jax import ranges, tasks
 from hapo_jax.algo import importance
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax.algo import method as method_lib
 from hapo_jax.model import folder
 from hapo_jax.model.config import ModelConfig
 
@@ -19,7 +20,7 @@ from hapo_jax.model.config import ModelConfig
 def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     """Checks what can be known without the model, and fills in what was left open.
 
-    The settings of `config.algo` are checked by `objective.make_objective`, mesh sizes
+    The settings of `config.algo` are checked by `method.make`, mesh sizes
     against the model by `sharding.param_shardings`.
 
     Args:
@@ -112,36 +113,46 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     return resolved
 
 
-def check_advantages(config: ConfigDict, objective: objective_lib.Objective) -> None:
+def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
     """Refuses settings under which no completion can ever have an advantage.
 
-    Asks the objective itself, with a batch of which every other completion is right.
+    Asks the method itself, with a batch of which every other completion is right.
 
     Args:
       config: resolved.
-      objective: of that config.
+      method: of that config.
 
     Raises:
       ValueError: every advantage is 0; names the settings that lead to it.
     """
     r = config.rollout
-    rows = min(2 * r.group_size, r.batch_prompts * r.group_size)
-    number = np.arange(rows, dtype=np.int32)
-    rewards = np.where(number % 2, config.reward.wrong, config.reward.correct)
-    advantages = objective_lib.compute_advantages(
-        objective,
-        jnp.asarray(rewards, jnp.float32),
-        jnp.ones((rows, 2), bool),
-        jnp.asarray(number // r.group_size * r.group_size),
+    number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
+    right = number % 2 == 0
+    shape = (len(number), 2)
+    # Entropies that differ, for methods that weigh completions by them.
+    entropy = (1 + number[:, None] + np.zeros(shape)).astype(np.float32)
+    reference = np.zeros(shape, np.float32) if method.needs_reference else None
+    rows = method_lib.Rows(
+        mask=np.ones(shape, bool),
+        old_logprobs=-entropy,
+        old_entropy=entropy,
+        behavior_logprobs=-entropy,
+        reference_logprobs=reference,
+        rewards=np.where(right, config.reward.correct, config.reward.wrong).astype(
+            np.float32
+        ),
+        scores=right.astype(np.float32),
+        group_ids=number // r.group_size * r.group_size,
     )
-    if not np.any(np.asarray(advantages)):
+    constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
+    if not np.any(np.asarray(constants["advantages"])):
         raise ValueError(
-            f"rollout.group_size={r.group_size} with algo.advantage="
-            f"{config.algo.advantage!r}, algo.token_group.strength="
+            f"rollout.group_size={r.group_size} with algo.advantage.name="
+            f"{config.algo.advantage.name!r}, algo.token_group.strength="
             f"{config.algo.token_group.strength} and algo.singleton="
             f"{config.algo.singleton!r} gives every completion the advantage 0, and "
             "nothing would be learnt; use a group of at least 2, or for groups of one "
-            "algo.singleton='verl' or algo.advantage='reinforce_pp' with "
+            "algo.singleton='verl' or algo.advantage.name='reinforce_pp' with "
             "algo.token_group.strength=0."
         )
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from hapo_jax.algo import settings
+
 
 def default() -> ConfigDict:
     """The config that every experiment starts from. `task` is the experiment's own."""
@@ -90,7 +92,7 @@ def default() -> ConfigDict:
     c.grading.memory_gib = 4.0  # per process
     c.grading.start_timeout_s = 120.0  # for a process to start and import its grader
 
-    c.algo = _algo()
+    c.algo = ConfigDict(settings.defaults())  # HAPO; see algo/settings.py
 
     c.learner = ConfigDict()
     c.learner.minibatch_prompts = 16  # groups per optimizer update
@@ -192,60 +194,8 @@ def default_sft() -> ConfigDict:
     return c
 
 
-def _algo() -> ConfigDict:
-    """HAPO as in the paper (arXiv 2509.16591)."""
-    a = ConfigDict()
-    # Base: grpo | dr_grpo | rloo | opo | reinforce_pp | reinforce_pp_baseline
-    a.advantage = "grpo"
-    a.singleton = "zero"  # group of one: zero | verl (raw reward)
-    a.advantage_fallback = 0.0  # hapo_public: 5.0, |A| that falls back to GRPO; 0: off
-
-    a.entropy = ConfigDict()  # the entropy score, input of A, C and D
-    a.entropy.quantile = 0.8  # pivot rho
-    a.entropy.floor = 1e-8  # nats, before the logarithm
-    a.entropy.source = "old"  # for C and D: old (start of the step) | current
-    a.entropy.scope = "batch"  # of the statistics for C and D: batch | micro
-    a.entropy.spread = "std"  # std | quantile_rms (public code)
-    a.entropy.low_sign = "paper"  # paper | public (confident tokens score positive)
-
-    a.temperature = ConfigDict()  # A: adaptive temperature
-    a.temperature.strength = 0.1  # tau; 0: off
-    a.temperature.min_factor = 0.5  # of the base temperature
-    a.temperature.max_factor = 1.5
-    a.temperature.score = "raw"  # raw | scaled (public code)
-
-    a.token_group = ConfigDict()  # B: token-level group average
-    a.token_group.strength = 1.0  # 0: `advantage` above; between: a blend
-
-    a.redistribution = ConfigDict()  # C: differential advantage redistribution
-    a.redistribution.strength = 1.0  # alpha; 0: off
-    a.redistribution.zone = "adapted"  # clip range in the neutral zone: adapted | base
-
-    a.clip = ConfigDict()  # D: asymmetric adaptive clipping
-    a.clip.low = 0.2
-    a.clip.high = 0.28
-    a.clip.strength = 1.0  # beta; 0: the plain range
-    a.clip.dual = 0.0  # bound for negative advantages, > 1; 0: off
-    a.clip.log_ratio = 20.0  # log-ratio clamped to this before exp; 0: no clamp
-
-    # token_mean | token_mean_micro | seq_mean_token_mean | seq_mean_token_sum |
-    # seq_mean_token_sum_norm | token_sum
-    a.aggregation = "token_mean"
-    # Constant of seq_mean_token_sum_norm; 0: rollout.max_completion_tokens.
-    a.aggregation_scale_tokens = 0
-
-    a.kl = ConfigDict()  # to the reference, the policy that the run started from
-    a.kl.strength = 0.0  # 0: off, and no reference is kept
-    a.kl.estimator = "k3"  # abs | k2 | k3, or k1+ | abs+ | k3+: the gradient of k2
-
-    a.importance = ConfigDict()  # correction from behavior to old policy
-    a.importance.mode = "none"  # none | token | sequence | icepop
-    a.importance.cap = 2.0
-    a.importance.floor = 0.0  # of icepop
-    return a
-
-
-# A method is DAPO, GRPO, … by its settings alone; nothing in the code asks its name.
+# A method is DAPO, GRPO, … by its settings alone; nothing in the code asks its name. A
+# section that chooses a stage is given whole: its name and its options.
 _HAPO_OFF = {
     "algo.temperature.strength": 0.0,
     "algo.token_group.strength": 0.0,
@@ -255,7 +205,7 @@ _HAPO_OFF = {
 _DAPO_OFF = {
     **_HAPO_OFF,
     "algo.clip.high": 0.2,
-    "algo.aggregation": "seq_mean_token_mean",
+    "algo.aggregation": {"name": "seq_mean_token_mean"},
     "rollout.dynamic_sampling": False,
     "reward.overlong_buffer_tokens": 0,
     "reward.overlong_buffer_share": 0.0,
@@ -274,7 +224,7 @@ METHODS = {
         "algo.clip.high": 0.2,
         "algo.clip.dual": 10.0,
         "algo.clip.log_ratio": 0.0,
-        "algo.aggregation": "token_mean_micro",
+        "algo.aggregation": {"name": "token_mean_micro"},
         "rollout.dynamic_sampling": False,
         "reward.wrong": -1.0,
     },
@@ -282,19 +232,23 @@ METHODS = {
     "grpo": {**_DAPO_OFF, "algo.kl.strength": 0.04},
     "dr_grpo": {
         **_DAPO_OFF,
-        "algo.advantage": "dr_grpo",
-        "algo.aggregation": "seq_mean_token_sum_norm",
+        "algo.advantage": {"name": "dr_grpo"},
+        "algo.aggregation": {"name": "seq_mean_token_sum_norm"},
     },
-    "rloo": {**_DAPO_OFF, "algo.advantage": "rloo", "algo.aggregation": "token_mean"},
+    "rloo": {
+        **_DAPO_OFF,
+        "algo.advantage": {"name": "rloo"},
+        "algo.aggregation": {"name": "token_mean"},
+    },
     "reinforce_pp": {
         **_DAPO_OFF,
-        "algo.advantage": "reinforce_pp",
-        "algo.aggregation": "token_mean",
+        "algo.advantage": {"name": "reinforce_pp"},
+        "algo.aggregation": {"name": "token_mean"},
     },
     "reinforce_pp_baseline": {
         **_DAPO_OFF,
-        "algo.advantage": "reinforce_pp_baseline",
-        "algo.aggregation": "token_mean",
+        "algo.advantage": {"name": "reinforce_pp_baseline"},
+        "algo.aggregation": {"name": "token_mean"},
     },
 }
 
@@ -333,8 +287,20 @@ def apply_method(config: ConfigDict, name: str) -> ConfigDict:
             f"there are {', '.join(METHODS)}."
         )
     config.method = config.settings_of = name
-    config.update_from_flattened_dict(METHODS[name])
+    for key, value in METHODS[name].items():
+        _set(config, key, value)
     return config
+
+
+def _set(config: ConfigDict, key: str, value: Any) -> None:
+    """Sets a key with its section; a dict takes the place of the whole section."""
+    section, _, name = key.rpartition(".")
+    holder = get(config, section) if section else config
+    with holder.unlocked():
+        if isinstance(value, dict):
+            del holder[name]
+            value = ConfigDict(value)
+        holder[name] = value
 
 
 def departures(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
@@ -394,9 +360,9 @@ _RULES = (
         "reward.overlong_buffer_share × rollout.max_completion_tokens",
     ),
     _Rule(
-        "algo.aggregation_scale_tokens",
-        0,
-        lambda c: c.algo.aggregation == "seq_mean_token_sum_norm",
+        "algo.aggregation.scale_tokens",
+        None,
+        lambda c: get(c, "algo.aggregation.name") == "seq_mean_token_sum_norm",
         lambda c: c.rollout.max_completion_tokens,
         "rollout.max_completion_tokens",
     ),
@@ -429,14 +395,15 @@ def resolve(config: ConfigDict) -> Resolved:
         is_open = get(resolved, rule.key) == rule.open  # None where there is no key
         if is_open and rule.applies(resolved):
             value = rule.value(resolved)
-            resolved.update_from_flattened_dict({rule.key: value})
+            _set(resolved, rule.key, value)
             found.append(Derived(rule.key, rule.open, value, rule.words))
     return Resolved(resolved.lock(), tuple(found))
 
 
-# Sections whose keys are options of a task, variables of a template, or fields of a
-# model's config.json.
+# Sections whose keys are options of a task or of a stage, variables of a template, or
+# fields of a model's config.json.
 OPEN = (
+    *(f"algo.{name}" for name in settings.STAGES),
     "task.train",
     "task.test",
     "task.words",
@@ -484,6 +451,8 @@ def upgraded(saved: dict, format: int) -> dict:
       saved: nested dicts, resolved.
       format: see `run_records.FORMAT`.
     """
+    if format < 3 and "algo" in saved:
+        saved = saved | {"algo": _with_stages(saved["algo"])}
     if format >= 2 or "learner" not in saved:
         return saved
     updates, learner = 1, dict(saved["learner"])
@@ -496,6 +465,17 @@ def upgraded(saved: dict, format: int) -> dict:
         steps = learner[key] / updates
         learner[key] = int(steps) if steps == int(steps) else steps
     return saved | {"learner": learner}
+
+
+def _with_stages(algo: dict) -> dict:
+    """Advantage and aggregation were names, and the scale of one a setting."""
+    algo = dict(algo)
+    scale = algo.pop("aggregation_scale_tokens", 0)
+    algo["advantage"] = {"name": algo["advantage"]}
+    aggregation = {"name": algo["aggregation"]}
+    if aggregation["name"] == "seq_mean_token_sum_norm":
+        aggregation["scale_tokens"] = scale
+    return algo | {"aggregation": aggregation}
 
 
 def from_saved(saved: dict) -> ConfigDict:
@@ -582,14 +562,3 @@ def nearest(name: str, known) -> str:
     """` (did you mean …?)` for a misspelt name, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def flat(config: ConfigDict) -> dict:
-    """Keyword arguments of a section: `clip.low` becomes `clip_low`."""
-    out = {}
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            out |= {f"{key}_{k}": v for k, v in flat(value).items()}
-        else:
-            out[key] = value
-    return out

@@ -7,7 +7,6 @@ every slot taken, scoring, and updates. What does not fit fails here, and not in
 five. Writes nothing.
 """
 
-import functools
 import time
 
 import jax
@@ -15,9 +14,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import builders, check, cli
-from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import settings
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import perf
 from hapo_jax.learner import state as state_lib
@@ -40,8 +39,8 @@ def dry_run(config: ConfigDict) -> None:
     resolved = check.check(config, num_devices=jax.device_count())
     cli.announce(config, resolved)
     config = resolved.config
-    objective = objective_lib.make_objective(**config_lib.flat(config.algo))
-    check.check_advantages(config, objective)
+    method = method_lib.make(settings.of(config.algo.to_dict()))
+    check.check_advantages(config, method)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     prompts = builders.make_prompts(config, policy, config.task.train)
     r = config.rollout
@@ -56,8 +55,8 @@ def dry_run(config: ConfigDict) -> None:
     with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
         optimizer = builders.make_optimizer(config)
         started = time.perf_counter()
-        abstract = policy.abstract_state(optimizer)
-        state = state_lib.place(policy.load(), optimizer, abstract)
+        abstract = policy.abstract_state(optimizer, method)
+        state = state_lib.place(policy.load(), optimizer, method, abstract)
         jax.block_until_ready(state)
         _line("load", [time.perf_counter() - started, None])
 
@@ -69,7 +68,7 @@ def dry_run(config: ConfigDict) -> None:
             most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
-            temperature_fn=functools.partial(objective_lib.temperature, objective),
+            temperature_fn=method.temperature,
         )
         vocab = policy.config.vocab_size
         engine, params = generator.engine, policy.to_sampler()(state.params)
@@ -78,21 +77,21 @@ def dry_run(config: ConfigDict) -> None:
         learner = builders.make_learner(
             config.learner,
             policy,
-            objective,
+            method,
             optimizer,
             longest=r.max_prompt_tokens + r.max_completion_tokens,
             minibatch_rows=config.learner.minibatch_prompts * r.group_size,
             recompute_old_logprobs=config.learner.recompute_old_logprobs,
             base_temperature=r.base_temperature,
         )
-        reference = policy.load_reference() if objective.needs_reference else None
+        reference = policy.load_reference() if method.needs_reference else None
         scores = []
 
         def score():
             scores[:] = learn_lib.given_scores(learner, state.params, reference, batch)
 
         _line("score", _twice(score))
-        learnt, _ = learn_lib.prepare(learner, batch, state.stats, *scores)
+        learnt, _ = learn_lib.prepare(learner, batch, state.method_state, *scores)
         minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
         program = learner.update.lower(state, minibatch).compile()
 
@@ -159,7 +158,7 @@ def _decode(
         requests,
         seed=0,
         step=0,
-        stats=state.stats,
+        method_state=state.method_state,
         base_temperature=r.base_temperature,
     ):
         pass

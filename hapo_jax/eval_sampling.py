@@ -21,8 +21,6 @@ from ml_collections import ConfigDict
 
 from hapo_jax import builders, eval_scores, eval_votes, tasks
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.algo import temperature as temperature_lib
 from hapo_jax.eval_sets import EvalSet
 from hapo_jax.model import distributed
 from hapo_jax.rollout.engine import Completion, Request
@@ -105,17 +103,6 @@ def make_evaluators(
     temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
     sizes = [min(options.num_problems or len(p), len(p)) for _, p in sets]
 
-    def constant(entropy, stats, base_temperature):
-        return temperature_lib.adaptive(
-            entropy,
-            stats,
-            base_temperature=base_temperature,
-            strength=0.0,
-            min_factor=1.0,
-            max_factor=1.0,
-            floor=1e-8,
-        )
-
     first = builders.make_generator(
         config,
         policy,
@@ -127,7 +114,7 @@ def make_evaluators(
         ),
         group_size=len(temperatures),
         truncation=Truncation(top_p=options.top_p),
-        temperature_fn=constant,
+        temperature_fn=None,
     )
     return [
         Evaluator(
@@ -313,7 +300,7 @@ def _draw(
         requests,
         seed=g.seed,
         step=_EVAL_STEP,
-        stats=entropy_lib.initial_stats(),
+        method_state=None,
         base_temperature=1.0,
         should_stop=lambda: bool(g.beat()),
     )

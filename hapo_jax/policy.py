@@ -54,10 +54,10 @@ class Policy:
             self.source, self.config, dtype=self.dtype, shardings=self.train_shardings
         )
 
-    def abstract_state(self, optimizer) -> TrainState:
+    def abstract_state(self, optimizer, method) -> TrainState:
         """A TrainState of ShapeDtypeStructs with shardings, to restore into."""
         abstract = jax.eval_shape(
-            lambda params: state_lib.init_state(params, optimizer),
+            lambda params: state_lib.init_state(params, optimizer, method),
             self.abstract_params,
         )
         shardings = state_lib.state_shardings(abstract, self.mesh, sharding.TRAIN_RULES)

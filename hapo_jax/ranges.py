@@ -1,6 +1,6 @@
 """What each setting may be: its choices, or its range. `check.py` refuses the rest.
 
-Those of `algo` are in `algo/settings.py`; `config.py` says what they mean.
+Those of `algo` are beside its settings, and those of a task's options below.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hapo_jax import config as config_lib
-from hapo_jax.algo.settings import Range
+from hapo_jax.algo.ranges import Range
 from hapo_jax.learner import optimizer
 from hapo_jax.model import tokenizer, transformer
 from hapo_jax.tasks import logic, problems

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hapo_jax.algo.objective import TokenTerms
+from hapo_jax.algo.method import Rows, Terms
+from hapo_jax.learner.head import Scores
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.run_folder import RunFolder
@@ -14,9 +15,9 @@ def save(
     run: RunFolder,
     step: int,
     batch: RolloutBatch,
-    terms: TokenTerms,
-    logprobs: np.ndarray,
-    old_logprobs: np.ndarray,
+    rows: Rows,
+    terms: Terms,
+    now: Scores,
     *,
     generator: Generator,
     pieces: Callable[[np.ndarray], list[str]],
@@ -28,7 +29,8 @@ def save(
       run: where to.
       step: the update that the batch was sampled for.
       batch: B rows.
-      terms, logprobs, old_logprobs: [B, T], see `learn.look_back`.
+      rows: what the updates knew of it, see `learn.Learnt`.
+      terms, now: [B, T], see `learn.look_back`.
       generator: knows prompts and how to decode.
       pieces: token ids → each token's text.
       num_rows: rows to record, whole groups; 0 records none. Empty rows are left out.
@@ -70,12 +72,18 @@ def save(
             "tokens": batch.completion_tokens[index],
             "token_strings": [pieces(t) for t in tokens],
             "entropy": batch.entropy[index],
+            "old_entropy": rows.old_entropy[index],
+            "score": terms.score[index],
             "temperature": batch.temperature[index],
             "behavior_logprobs": batch.behavior_logprobs[index],
-            "old_logprobs": old_logprobs[index],
-            "logprobs": logprobs[index],
+            "old_logprobs": rows.old_logprobs[index],
+            "logprobs": now.logprobs[index],
             "ratio": terms.ratio[index],
+            "weight": terms.weight[index],
+            "base_advantages": terms.base_advantages[index],
             "advantages": terms.advantages[index],
+            "loss": terms.loss[index],
+            "counted": terms.counted[index],
             "clip_low": terms.clip_low[index],
             "clip_high": terms.clip_high[index],
             "clipped_low": terms.clipped_low[index],

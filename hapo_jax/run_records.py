@@ -22,7 +22,7 @@ from hapo_jax.system import patience
 
 CONFIG = "config.json"
 # Of config.json. 1: warmup_steps and decay_steps counted optimizer updates.
-FORMAT = 2
+FORMAT = 3
 METRICS = "metrics.jsonl"
 BEGUN = ".begun"  # ends the name of a file that is being written
 ROLLOUTS = "rollouts"
@@ -41,13 +41,19 @@ PER_COMPLETION = {
 PER_TOKEN = {
     "tokens": pa.int32(),
     "token_strings": pa.string(),
-    "entropy": pa.float32(),  # nats, of the untempered distribution
+    "entropy": pa.float32(),  # nats, of the untempered distribution, when it was drawn
+    "old_entropy": pa.float32(),  # of the policy before the update
+    "score": pa.float32(),  # entropy score in [-1, 1]; 0 where no stage reads it
     "temperature": pa.float32(),  # at which the token was drawn
     "behavior_logprobs": pa.float32(),  # under the distribution drawn from
     "old_logprobs": pa.float32(),  # base temperature, before the update
     "logprobs": pa.float32(),  # base temperature, after the update
     "ratio": pa.float32(),  # exp(logprobs - old_logprobs)
+    "weight": pa.float32(),  # importance weight; 1 where there is none
+    "base_advantages": pa.float32(),  # before redistribution
     "advantages": pa.float32(),
+    "loss": pa.float32(),  # before aggregation
+    "counted": pa.bool_(),  # in the loss's denominator
     "clip_low": pa.float32(),  # the ratio counts in [1 - clip_low, 1 + clip_high]
     "clip_high": pa.float32(),
     "clipped_low": pa.bool_(),  # which clip fired

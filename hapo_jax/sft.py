@@ -2,12 +2,13 @@
 
     hapo-sft --config=configs/countdown_sft.py --workdir=runs/warm
 
-Trains with the learner of RL and maximum likelihood as its objective, and leaves a
+Trains with the learner of RL and maximum likelihood as its method, and leaves a
 Hugging Face folder in <workdir>/hf for `model.path` of an RL config. Without
 `model.path` it makes a new, small model with one token per word of the task.
 """
 
 import contextlib
+import dataclasses
 import functools
 import math
 import pathlib
@@ -30,7 +31,8 @@ from hapo_jax import (
     tasks,
 )
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import likelihood
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import settings
 from hapo_jax.learner import head, metrics, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
@@ -78,11 +80,12 @@ def sft(config: ConfigDict, workdir: str) -> None:
     inputs = run_inputs.of_sft(config, policy, shown, tokens)
     run_inputs.check(folder, inputs)
     optimizer = builders.make_optimizer(config)
-    abstract = policy.abstract_state(optimizer)
+    method = likelihood()
+    abstract = policy.abstract_state(optimizer, method)
     learner = builders.make_learner(
         options,
         policy,
-        likelihood.make_likelihood_objective(),
+        method,
         optimizer,
         longest=config.max_prompt_tokens + config.max_completion_tokens,
         minibatch_rows=options.batch_rows,
@@ -100,12 +103,12 @@ def sft(config: ConfigDict, workdir: str) -> None:
     ):
         stop.last = checkpoints.wait
         with stop.at_once("starting"):
-            restored = checkpoints.restore_latest(abstract)
+            restored = checkpoints.restore_latest(state_lib.to_saved(abstract))
             first = restored.step if restored else 0
             state = (
-                restored.state
+                state_lib.from_saved(restored.state, abstract.frozen)
                 if restored
-                else state_lib.place(params, optimizer, abstract)
+                else state_lib.place(params, optimizer, method, abstract)
             )
         with run_folder.RunFolder(
             workdir,
@@ -159,7 +162,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
                             checkpoints.save_surely,
                             give_up=lambda: stop.requested is not None,
                         )
-                    save(step, state)
+                    save(step, state_lib.to_saved(state))
                 if evaluated and not asked_to_stop:  # or else when the run goes on
                     evaluate(state.params, step)
                 if last:
@@ -188,10 +191,27 @@ def _is_evaluated(config: ConfigDict, step: int) -> bool:
     return step == config.num_steps or bool(every and step % every == 0)
 
 
+def likelihood() -> method_lib.Method:
+    """Maximum likelihood as a method, so that SFT and RL share one update.
+
+    L = -mean over tokens of log π(token): no ratio, no clip, no reward is read.
+    """
+    return method_lib.make(
+        dataclasses.replace(
+            settings.Settings(),
+            advantage={"name": "ones"},
+            token_group=settings.TokenGroup(strength=0.0),
+            redistribution=settings.Redistribution(strength=0.0),
+            clip=settings.Clip(strength=0.0),
+            surrogate={"name": "likelihood"},
+        )
+    )
+
+
 def _update(learner: train_step.Learner, state, chosen: RolloutBatch):
     """One update on a batch of demonstrations: the new state, and its tally."""
     old = head.Scores(chosen.base_logprobs, chosen.entropy)  # not read
-    learnt, _ = learn_lib.prepare(learner, chosen, state.stats, old)
+    learnt, _ = learn_lib.prepare(learner, chosen, state.method_state, old)
     minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
     return learner.update(state, minibatch)
 

@@ -3,7 +3,7 @@
     hapo-train --config=configs/countdown.py --workdir=runs/demo
 
 A step is collect → update → log → evaluate → save. The method (HAPO, DAPO, GRPO, …) is
-a choice of functions made once, from the config, in `objective.make_objective`.
+a choice of functions made once, from the config, in `algo/method.py`.
 """
 
 import contextlib
@@ -36,9 +36,9 @@ from hapo_jax import (
     run_inputs,
     run_records,
 )
-from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import settings
 from hapo_jax.learner import flops, perf
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
@@ -84,8 +84,8 @@ def train(config: ConfigDict, workdir: str) -> None:
     run_folder.check_config(folder, resolved, may_change=may_change)
     cli.announce(config, resolved)
     config = resolved.config
-    objective = objective_lib.make_objective(**config_lib.flat(config.algo))
-    check.check_advantages(config, objective)
+    method = method_lib.make(settings.of(config.algo.to_dict()))
+    check.check_advantages(config, method)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     prompts = builders.make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
@@ -93,18 +93,18 @@ def train(config: ConfigDict, workdir: str) -> None:
     held_out = eval_sampling.read_sets(
         config, policy, eval_sets.parse(config.eval.sets, config)
     )
-    reference_params = policy.load_reference() if objective.needs_reference else None
+    reference_params = policy.load_reference() if method.needs_reference else None
     inputs = run_inputs.of_run(config, policy, prompts, held_out, reference_params)
     run_inputs.check(folder, inputs)
 
     # Build.
     r, options = config.rollout, config.learner
     optimizer = builders.make_optimizer(config)
-    abstract = policy.abstract_state(optimizer)
+    abstract = policy.abstract_state(optimizer, method)
     learner = builders.make_learner(
         options,
         policy,
-        objective,
+        method,
         optimizer,
         longest=r.max_prompt_tokens + r.max_completion_tokens,
         minibatch_rows=options.minibatch_prompts * r.group_size,
@@ -128,7 +128,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
-            temperature_fn=functools.partial(objective_lib.temperature, objective),
+            temperature_fn=method.temperature,
         )
         evaluators = eval_sampling.make_evaluators(config, policy, pool, held_out)
         data_checks.report(
@@ -156,12 +156,13 @@ def train(config: ConfigDict, workdir: str) -> None:
         )
         evaluators = [e.with_beat(watch.beat) for e in evaluators]
         with stop.at_once("starting"):
-            restored = checkpoints.restore_latest(abstract)
+            restored = checkpoints.restore_latest(state_lib.to_saved(abstract))
             if restored is None:
                 first, stream = 0, collect_lib.StreamState()
-                state = state_lib.place(policy.load(), optimizer, abstract)
+                state = state_lib.place(policy.load(), optimizer, method, abstract)
             else:
-                first, state = restored.step, restored.state
+                first = restored.step
+                state = state_lib.from_saved(restored.state, abstract.frozen)
                 stream = collect_lib.StreamState.from_plain(restored.extra)
         run = stack.enter_context(
             run_folder.RunFolder(
@@ -210,7 +211,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                 _generate,
                 generator,
                 to_sampler(state.params),
-                state.stats,
+                state.method_state,
                 [r.base_temperature] * r.group_size,
                 step,
             )
@@ -224,7 +225,12 @@ def train(config: ConfigDict, workdir: str) -> None:
                     # Nothing of this step has happened: there is the one before.
                     step, asked_to_stop = step - 1, stop.agree()
                     save = checkpoints.save_surely
-                    save(step, state, extra=stream.to_plain(), give_up=lambda: True)
+                    save(
+                        step,
+                        state_lib.to_saved(state),
+                        extra=stream.to_plain(),
+                        give_up=lambda: True,
+                    )
                     break
                 collected = time.perf_counter()
                 state, learnt, learning = learn_lib.learn(
@@ -257,6 +263,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                         run,
                         step,
                         batch,
+                        learnt.rows,
                         *learn_lib.look_back(learner, state, learnt),
                         generator=generator,
                         pieces=policy.tokenizer.pieces,
@@ -275,7 +282,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                         checkpoints.save_surely,
                         give_up=lambda: stop.requested is not None,
                     )
-                save(step, state, extra=stream.to_plain())
+                save(step, state_lib.to_saved(state), extra=stream.to_plain())
             if evaluated and not asked_to_stop:  # or else when the run goes on
                 evaluate(state, step)
             if last:
@@ -302,13 +309,13 @@ def train(config: ConfigDict, workdir: str) -> None:
 
 
 def _generate(
-    generator, params, stats, base_temperatures, step, prompt_ids, first_sample
+    generator, params, method_state, base_temperatures, step, prompt_ids, first_sample
 ):
     """One round of a step, for `collect`."""
     return generate_lib.generate(
         generator,
         params,
-        stats,
+        method_state,
         base_temperatures=base_temperatures,
         step=step,
         prompt_ids=prompt_ids,

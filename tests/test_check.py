@@ -7,7 +7,7 @@ import pytest
 
 from hapo_jax import arguments, check, sft, train
 from hapo_jax import config as config_lib
-from hapo_jax.algo import objective
+from hapo_jax.algo import method, settings
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -67,13 +67,13 @@ def refuse(program, config, workdir, changes):
         ({"rollout.group_size": 1}, ["rollout.group_size=1", "at least 2"]),
         # The token-level average takes the place of the base advantage.
         (
-            {"rollout.group_size": 1, "algo.advantage": "reinforce_pp"},
+            {"rollout.group_size": 1, "algo.advantage.name": "reinforce_pp"},
             ["token_group.strength=1.0", "advantage 0"],
         ),
         (
             {
                 "rollout.group_size": 1,
-                "algo.advantage": "reinforce_pp_baseline",
+                "algo.advantage.name": "reinforce_pp_baseline",
                 "algo.token_group.strength": 0.0,
             },
             ["reinforce_pp_baseline", "advantage 0"],
@@ -89,7 +89,7 @@ def refuse(program, config, workdir, changes):
         ({"data.on_error": "skip"}, ["data.on_error='skip'", "countdown"]),
         ({"reward.wrong": 2.0}, ["reward.correct=1.0", "reward.wrong=2.0"]),
         ({"algo.clip.low": -1.0}, ["algo.clip.low", "-1.0"]),
-        ({"algo.advantage": "gpro"}, ["algo.advantage", "gpro"]),
+        ({"algo.advantage.name": "gpro"}, ["algo.advantage.name", "gpro"]),
         ({"model.path": ""}, ["model.path", "Hugging Face"]),
         ({"model.path": "nowhere"}, ["model.path", "no folder 'nowhere'"]),
         ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
@@ -210,10 +210,10 @@ def test_config_arguments_are_checked(arg, words):
 def test_groups_of_one_are_accepted_where_they_learn(advantage, singleton, strength):
     config = load("countdown")
     config.rollout.group_size = 1
-    config.algo.advantage, config.algo.singleton = advantage, singleton
+    config.algo.advantage.name, config.algo.singleton = advantage, singleton
     config.algo.token_group.strength = strength
     resolved, _ = check.check(config, num_devices=8)
-    made = objective.make_objective(**config_lib.flat(resolved.algo))
+    made = method.make(settings.of(resolved.algo.to_dict()))
     check.check_advantages(resolved, made)
 
 
@@ -224,18 +224,18 @@ def test_what_is_left_open_follows_the_flags():
     arguments.override(config, "rollout.batch_prompts", "16")
     arguments.override(config, "num_steps", "300")
     resolved, derived = check.check(config, num_devices=8)
-    assert resolved.algo.aggregation_scale_tokens == 200
+    assert resolved.algo.aggregation.scale_tokens == 200
     assert resolved.rollout.round_prompts == 16
     assert resolved.learner.decay_steps == 295
     assert {d.key for d in derived} == {
-        "algo.aggregation_scale_tokens",
+        "algo.aggregation.scale_tokens",
         "rollout.round_prompts",
         "learner.decay_steps",
     }
     # What was set is not derived.
-    arguments.override(config, "algo.aggregation_scale_tokens", "7")
+    arguments.override(config, "algo.aggregation.scale_tokens", "7")
     resolved, derived = check.check(config, num_devices=8)
-    assert resolved.algo.aggregation_scale_tokens == 7 and len(derived) == 2
+    assert resolved.algo.aggregation.scale_tokens == 7 and len(derived) == 2
 
 
 @pytest.mark.parametrize(("longest", "buffer"), [(1024, 256), (256, 64)])

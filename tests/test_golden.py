@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax import config as config_lib
 from hapo_jax.algo import (
     advantages,
     clipping,
@@ -25,11 +24,12 @@ from hapo_jax.algo import (
     kl,
     losses,
     masked,
-    objective,
     rewards,
     shaping,
     temperature,
 )
+from tests import tiny
+from tests.algo import given
 
 _BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "public"
 FOLDER = pathlib.Path(os.environ.get("HAPO_GOLDEN_DIR", _BESIDE))
@@ -141,7 +141,7 @@ def _sampler_temperature(case):
 
 
 def _clip_range(case):
-    low, high = clipping.adaptive_range(
+    low, high = clipping.by_score(
         case.inputs["h_hat"],
         low=case.config["cliprange_low"],
         high=case.config["cliprange_high"],
@@ -209,18 +209,22 @@ def _overlong(case):
 
 
 def _make(method, **changes):
-    """The objective of a method of the configs, with some settings changed."""
-    config, _ = config_lib.resolve(
-        config_lib.apply_method(config_lib.default(), method)
-    )
-    return objective.make_objective(**{**config_lib.flat(config.algo), **changes})
+    """A method of the configs, with some settings changed."""
+    return tiny.method(method, **changes)
+
+
+def _temperature(made, nats, stats, base_temperature):
+    base = jnp.full(nats.shape, base_temperature, jnp.float32)
+    if made.temperature is None:
+        return base
+    return made.temperature(nats, {"entropy": stats}, base)
 
 
 def _tokens(case, **fields):
     """The case as Tokens; what it has not, no stage of the tests reads."""
     inputs = case.inputs
     zeros = jnp.zeros(case.mask.shape)
-    given = {
+    numbers = {
         "logprobs": inputs["log_prob"],
         "entropy": inputs["entropy"],
         "old_logprobs": inputs["old_log_prob"],
@@ -230,7 +234,7 @@ def _tokens(case, **fields):
         "advantages": inputs.get("advantages", zeros),
         "mask": case.mask,
     }
-    return objective.Tokens(**{**given, **fields})
+    return given.Tokens(**{**numbers, **fields})
 
 
 def _value_and_grad(made, tokens, stats):
@@ -238,7 +242,7 @@ def _value_and_grad(made, tokens, stats):
 
     def mean(logprobs):
         tokens_here = tokens._replace(logprobs=logprobs)
-        numerator, denominator, sums = objective.loss(made, tokens_here, stats)
+        numerator, denominator, sums = given.loss(made, tokens_here, stats)
         return numerator / jnp.where(denominator == 0, 1, denominator), sums
 
     (value, sums), grad = jax.value_and_grad(mean, has_aux=True)(tokens.logprobs)
@@ -248,7 +252,9 @@ def _value_and_grad(made, tokens, stats):
 def _aggregation(case):
     """Settings for an aggregation of the references, by their name for it."""
     name = case.config["loss_agg_mode"].replace("-", "_")
-    return {"aggregation": name, "aggregation_scale_tokens": case.mask.shape[1]}
+    if name != "seq_mean_token_sum_norm":
+        return {"aggregation": {"name": name}}
+    return {"aggregation": {"name": name, "scale_tokens": case.mask.shape[1]}}
 
 
 def _clip_metrics(sums, tokens):
@@ -267,7 +273,7 @@ def _num_clipped(sums):
 
 
 def _hapo_public(case, **settings):
-    """The public code's objective with the strengths of a case."""
+    """The public code's method with the strengths of a case."""
     config = case.config
     return _make(
         "hapo_public",
@@ -284,7 +290,8 @@ def _hapo_public(case, **settings):
 def _hapo_policy_loss(case):
     aggregation = _aggregation(case)
     # This fork divides by the padded length alone, not by the rows as well.
-    aggregation["aggregation_scale_tokens"] /= case.mask.shape[0]
+    if "scale_tokens" in aggregation["aggregation"]:
+        aggregation["aggregation"]["scale_tokens"] /= case.mask.shape[0]
     made = _hapo_public(case, **aggregation)
     tokens = _tokens(case)
     value, grad, sums = _value_and_grad(made, tokens, entropy.initial_stats())
@@ -295,7 +302,7 @@ def _hapo_policy_loss(case):
 
 def _hapo_public_chain(case):
     made = _hapo_public(case)
-    adapted = objective.compute_advantages(made, *_completions(case))
+    adapted = given.advantages(made, *_completions(case))
     tokens = _tokens(case, advantages=adapted)
     value, grad, _ = _value_and_grad(made, tokens, entropy.initial_stats())
     return {"loss": value, "grad_log_prob": grad, "advantages": adapted}
@@ -311,7 +318,7 @@ def _hapo_public_microbatch(case):
         for start, end in zip([0, *ends[:-1]], ends, strict=True):
             rows = tokens._replace(logprobs=logprobs)
             rows = jax.tree.map(lambda x: x[start:end], rows)
-            parts.append(objective.loss(made, rows, entropy.initial_stats())[:2])
+            parts.append(given.loss(made, rows, entropy.initial_stats())[:2])
         numerators, denominators = zip(*parts, strict=True)
         return sum(numerators) / sum(denominators)
 
@@ -334,10 +341,10 @@ def _hapo_paper(case):
         clip_high=config["eps_high"],
     )
     nats, mask = case.inputs["entropy"], case.mask
-    stats = objective.fit_stats(made, nats, mask, entropy.initial_stats())
-    adapted = objective.compute_advantages(made, *_completions(case))
+    stats = given.fit(made, nats, mask, entropy.initial_stats())
+    adapted = given.advantages(made, *_completions(case))
     tokens = _tokens(case, advantages=adapted)
-    terms = objective.token_terms(made, tokens, stats)
+    terms = given.terms(made, tokens, stats)
     value, grad, _ = _value_and_grad(made, tokens, stats)
     return {
         "quantile": stats.quantile,
@@ -350,7 +357,7 @@ def _hapo_paper(case):
         "advantages_redistributed": terms.advantages,
         "loss": value,
         "grad_log_prob": grad,
-        "temperature": objective.temperature(made, nats, stats, base_temperature=1.0),
+        "temperature": _temperature(made, nats, stats, 1.0),
     }
 
 

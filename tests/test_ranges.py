@@ -6,7 +6,8 @@ import pytest
 
 from hapo_jax import check, ranges, tasks
 from hapo_jax import config as config_lib
-from hapo_jax.algo import objective, settings
+from hapo_jax.algo import settings
+from hapo_jax.algo.ranges import Range
 from tests.test_check import load
 
 HUGE = {int: 10**23, float: 1e300}
@@ -45,9 +46,8 @@ def test_every_setting_is_declared():
             assert number == (key in ranges.RANGES), key
     known = {*config_lib.keys(RL), *config_lib.keys(SFT)}
     assert known >= ranges.RANGES.keys() | ranges.CHOICES.keys()
-    made = config_lib.flat(RL.algo)
-    for name, value in made.items():
-        assert isinstance(value, int | float) == (name in settings.RANGES), name
+    of_algo = {key for key in config_lib.keys(RL) if key.startswith("algo.")}
+    assert of_algo == settings.LEGAL.keys() | {f"algo.{n}" for n in settings.STAGES}
 
 
 @pytest.mark.parametrize("key", ranges.RANGES)
@@ -88,16 +88,19 @@ def test_values_that_break_a_run_later_are_refused(key, value):
     assert refused(key, value)
 
 
-@pytest.mark.parametrize("name", settings.RANGES)
-def test_a_number_of_algo_beyond_its_range_is_refused(name):
-    given = config_lib.flat(config_lib.apply_method(config_lib.default(), "hapo").algo)
-    key = settings.config_key(name)
-    for value in (math.nan, math.inf, -math.inf, 1e30, -1.0, "1", None, True):
+@pytest.mark.parametrize("key", settings.LEGAL)
+def test_a_setting_of_algo_beyond_its_range_is_refused(key):
+    legal = settings.LEGAL[key]
+    values = [math.nan, math.inf, -math.inf, 1e30, -1.0, "1", None]
+    if isinstance(legal, Range):
+        values += [True] + [0.0] * (not legal.holds(0.0))
+    for value in values:
+        section = settings.defaults()
+        *parts, last = key.split(".")[1:]
+        holder = section[parts[0]] if parts else section
+        holder[last] = value
         with pytest.raises(ValueError, match=key):
-            objective.make_objective(**given | {name: value})
-    if not settings.RANGES[name].holds(0.0):
-        with pytest.raises(ValueError, match=key):
-            objective.make_objective(**given | {name: 0.0})
+            settings.of(section)
 
 
 @pytest.mark.parametrize("name", ["countdown", "gsm8k", "logic", "mbpp"])

@@ -8,7 +8,8 @@ import numpy as np
 from flax import nnx
 
 from hapo_jax import config as config_lib
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import settings as settings_lib
 from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
@@ -51,12 +52,30 @@ def prompts(lengths, columns: int, seed: int = 0):
     return rows, np.array(lengths, np.int32)
 
 
-def objective(method: str = "hapo", **changes) -> objective_lib.Objective:
-    """The objective of a method; `changes` are keywords of `make_objective`."""
-    config = config_lib.apply_method(config_lib.default(), method)
+def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
+    """The settings of a method of the configs, with some changed.
+
+    `clip_low` is `algo.clip.low`, and so on; a stage is given by its name, or as a dict
+    with its options.
+    """
+    config = config_lib.apply_method(config_lib.default(), name)
     config, _ = config_lib.resolve(config)
-    settings = config_lib.flat(config.algo)
-    return objective_lib.make_objective(**settings | changes)
+    section = config.algo.to_dict()
+    keys = {key.removeprefix("algo."): None for key in settings_lib.LEGAL}
+    by_name = {key.replace(".", "_"): key for key in keys}
+    for change, value in changes.items():
+        if change in settings_lib.STAGES:
+            section[change] = value if isinstance(value, dict) else {"name": value}
+            continue
+        *parts, last = by_name[change].split(".")
+        holder = functools.reduce(lambda x, part: x[part], parts, section)
+        holder[last] = value
+    return settings_lib.of(section)
+
+
+def method(name: str = "hapo", **changes) -> method_lib.Method:
+    """A method of the configs; `changes` as in `settings`."""
+    return method_lib.make(settings(name, **changes))
 
 
 def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):

@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from benchmarks import workload
 from hapo_jax import builders
-from hapo_jax import config as config_lib
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import settings
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner import train_step
@@ -85,20 +85,21 @@ class InstantGrader:
         return future
 
 
-def make_objective(config: ConfigDict) -> objective_lib.Objective:
-    """The objective of a config."""
-    return objective_lib.make_objective(**config_lib.flat(config.algo))
+def make_method(config: ConfigDict) -> method_lib.Method:
+    """The method of a config."""
+    return method_lib.make(settings.of(config.algo.to_dict()))
 
 
-def statistics(vocab: int) -> entropy_lib.EntropyStats:
-    """Statistics under which temperatures do move.
+def statistics(vocab: int) -> dict[str, entropy_lib.EntropyStats]:
+    """A method's state with statistics under which temperatures do move.
 
     The fresh ones would set every temperature to the base. Random weights give nearly
     uniform distributions, so the entropy of the uniform one is the pivot.
     """
     pivot = jnp.log(jnp.log(jnp.float32(vocab)))
     # Each in a buffer of its own, since an update donates them.
-    return entropy_lib.EntropyStats(pivot, *map(jnp.float32, (1.0, 1.0, -1.0)))
+    stats = entropy_lib.EntropyStats(pivot, *map(jnp.float32, (1.0, 1.0, -1.0)))
+    return {"entropy": stats}
 
 
 def random_params(policy: Policy, shardings: nnx.State, dtype=jnp.float32) -> nnx.State:
@@ -114,7 +115,7 @@ def random_params(policy: Policy, shardings: nnx.State, dtype=jnp.float32) -> nn
 
 def make_engine(
     policy: Policy,
-    objective: objective_lib.Objective,
+    method: method_lib.Method,
     *,
     slots: int,
     rows_per_lane: int,
@@ -137,7 +138,7 @@ def make_engine(
         stop_ids=(),
         pad_id=pad_id,
         truncation=sampler_lib.Truncation(),
-        temperature_fn=functools.partial(objective_lib.temperature, objective),
+        temperature_fn=method.temperature,
         dtype=policy.dtype,
     )
 
@@ -151,14 +152,15 @@ def make_learner(
     learner = builders.make_learner(
         config.learner,
         policy,
-        make_objective(config),
+        make_method(config),
         optimizer,
         longest=r.max_prompt_tokens + r.max_completion_tokens,
         minibatch_rows=rows * r.group_size,
         recompute_old_logprobs=config.learner.recompute_old_logprobs,
         base_temperature=r.base_temperature,
     )
-    return learner, state_lib.place(params, optimizer, policy.abstract_state(optimizer))
+    abstract = policy.abstract_state(optimizer, make_method(config))
+    return learner, state_lib.place(params, optimizer, make_method(config), abstract)
 
 
 class Step(NamedTuple):
@@ -181,7 +183,7 @@ def make_step(
       prompts: [N, P] int32, of every step.
     """
     r, group_size = config.rollout, config.rollout.group_size
-    objective = make_objective(config)
+    method = make_method(config)
     problems = tuple(Problem(str(n), "", "", "") for n in range(len(prompts)))
     generator = builders.make_generator(
         config,
@@ -191,7 +193,7 @@ def make_step(
         most_rows=len(prompts) * group_size,
         group_size=group_size,
         truncation=sampler_lib.Truncation(),
-        temperature_fn=functools.partial(objective_lib.temperature, objective),
+        temperature_fn=method.temperature,
     )
     to_sampler = policy.to_sampler()
     learner, state = make_learner(config, policy, params)
@@ -207,7 +209,7 @@ def make_step(
         batch, _ = generate_lib.generate(
             generator,
             to_sampler(state.params),
-            state.stats,
+            state.method_state,
             base_temperatures=[r.base_temperature] * group_size,
             step=i,
             prompt_ids=np.arange(len(prompts)),

@@ -58,7 +58,7 @@ def _generator(method: str, policy, params, work: workload.Work, options: dict):
     config = config_lib.apply_method(config_lib.default(), method)
     engine = parts.make_engine(
         policy,
-        parts.make_objective(config),
+        parts.make_method(config),
         prompt_tokens=work.prompts.shape[1],
         completion_tokens=work.max_tokens,
         pad_id=work.pad_id,
@@ -70,7 +70,12 @@ def _generator(method: str, policy, params, work: workload.Work, options: dict):
     def lengths(seed: int) -> np.ndarray:
         found = np.zeros(len(requests), np.int32)
         for done in engine.run(
-            params, requests, seed=seed, step=0, stats=stats, base_temperature=1.0
+            params,
+            requests,
+            seed=seed,
+            step=0,
+            method_state=stats,
+            base_temperature=1.0,
         ):
             found[done.request] = len(done.tokens)
         return found

@@ -72,8 +72,10 @@ def _updater(
         learner, state = parts.make_learner(config, policy, policy.load())
         batch = batch_of(update, config.rollout.group_size)
         old = head.Scores(batch.base_logprobs, batch.entropy)
-        learnt, stats = learn_lib.prepare(learner, batch, state.stats, old)
-    state = state._replace(stats=stats)
+        learnt, method_state = learn_lib.prepare(
+            learner, batch, state.method_state, old
+        )
+    state = state._replace(method_state=method_state)
     trained = int(batch.completion_mask.sum())
 
     def run() -> dict:

@@ -16,7 +16,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import masked
+from hapo_jax.algo import masked, stages
+from hapo_jax.algo.ranges import Range
 
 Array = jax.Array
 
@@ -25,7 +26,18 @@ SINGLETONS = ("zero", "verl")
 # Added to a group's standard deviation, in units of reward; verl and HAPO use 1e-6.
 STD_EPSILON = 1e-6
 
+# Of every function here. It is computed once per step, before the policy is run.
+_declare = stages.declare(
+    by_rows=True,
+    options={
+        "singleton": SINGLETONS,
+        "gamma": Range(0, 1, above=True),
+        "fallback": Range(0, 1e6),
+    },
+)
 
+
+@_declare
 def grpo(
     rewards: Array,
     mask: Array,
@@ -59,6 +71,7 @@ def grpo(
     return _per_token(scaled, mask)
 
 
+@_declare
 def dr_grpo(
     rewards: Array, mask: Array, group_ids: Array, *, singleton: str = "zero"
 ) -> Array:
@@ -69,6 +82,7 @@ def dr_grpo(
     return grpo(rewards, mask, group_ids, scale_by_std=False, singleton=singleton)
 
 
+@_declare
 def rloo(
     rewards: Array, mask: Array, group_ids: Array, *, singleton: str = "zero"
 ) -> Array:
@@ -83,6 +97,7 @@ def rloo(
     return _per_token(left_out, mask)
 
 
+@_declare
 def opo(
     rewards: Array, mask: Array, group_ids: Array, *, singleton: str = "zero"
 ) -> Array:
@@ -97,6 +112,7 @@ def opo(
     return _per_token(centred, mask)
 
 
+@_declare
 def reinforce_pp(
     rewards: Array, mask: Array, group_ids: Array, *, gamma: float = 1.0
 ) -> Array:
@@ -125,6 +141,7 @@ def returns_to_go(rewards: Array, mask: Array, *, gamma: float) -> Array:
     return jnp.where(mask, rewards[:, None] * jnp.power(gamma, after), 0)
 
 
+@_declare
 def reinforce_pp_baseline(
     rewards: Array, mask: Array, group_ids: Array, *, singleton: str = "zero"
 ) -> Array:
@@ -136,6 +153,7 @@ def reinforce_pp_baseline(
     return masked.whiten(baselined, mask)
 
 
+@_declare
 def hapo_token_group(
     rewards: Array,
     mask: Array,
@@ -243,6 +261,13 @@ def _check(rewards: Array, mask: Array, group_ids: Array) -> None:
     chex.assert_equal_shape_prefix([rewards, mask, group_ids], 1)
 
 
+@_declare
+def ones(rewards: Array, mask: Array, group_ids: Array) -> Array:
+    """1 for every token: maximum likelihood, as for supervised fine-tuning."""
+    _check(rewards, mask, group_ids)
+    return _per_token(jnp.ones_like(rewards), mask)
+
+
 ADVANTAGES: dict[str, Callable[..., Array]] = {
     "grpo": grpo,
     "dr_grpo": dr_grpo,
@@ -250,4 +275,5 @@ ADVANTAGES: dict[str, Callable[..., Array]] = {
     "opo": opo,
     "reinforce_pp": reinforce_pp,
     "reinforce_pp_baseline": reinforce_pp_baseline,
+    "ones": ones,
 }

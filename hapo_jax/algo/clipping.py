@@ -1,13 +1,25 @@
-"""Clip range of the importance ratio, per token."""
+"""Clip range of the importance ratio, per token: (width below 1, width above 1)."""
+
+from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
 
+from hapo_jax.algo import stages
+
 Array = jax.Array
 
 
-def adaptive_range(
+@stages.declare()
+def plain(mask: Array, *, low: float, high: float) -> tuple[Array, Array]:
+    """The same range everywhere."""
+    widths = jnp.zeros(mask.shape, jnp.float32)
+    return widths + jnp.float32(low), widths + jnp.float32(high)
+
+
+@stages.declare()
+def by_score(
     score: Array, *, low: float, high: float, strength: float
 ) -> tuple[Array, Array]:
     """Asymmetric clip range that follows the entropy score.
@@ -34,3 +46,9 @@ def adaptive_range(
     widen_low = 1 - strength * jnp.minimum(score, 0)
     widen_high = 1 + strength * jnp.maximum(score, 0)
     return low * widen_low, high * widen_high
+
+
+CLIP_RANGES: dict[str, Callable[..., tuple[Array, Array]]] = {
+    "plain": plain,
+    "by_score": by_score,
+}

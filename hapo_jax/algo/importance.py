@@ -11,7 +11,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import masked
+from hapo_jax.algo import masked, stages
 
 Array = jax.Array
 
@@ -22,6 +22,7 @@ OUTSIDE = ("clip", "zero")
 LOG_LIMIT = 20.0
 
 
+@stages.declare(by_rows=True)
 def weights(
     old_logprobs: Array,
     behavior_logprobs: Array,

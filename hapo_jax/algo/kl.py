@@ -1,7 +1,11 @@
 """Estimators of the KL divergence from single samples, per token."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+
+from hapo_jax.algo import stages
 
 Array = jax.Array
 
@@ -55,3 +59,30 @@ def estimate(
         return value
     k2 = jnp.square(difference) / 2
     return k2 + jax.lax.stop_gradient(value - k2)
+
+
+@stages.declare(silent_at_zero=False)
+def term(
+    logprobs: Array,
+    reference_logprobs: Array,
+    *,
+    strength: float,
+    estimator: str,
+    limit: float,
+    cap: float,
+) -> Array:
+    """strength * KL(policy | reference); options as in `estimate`."""
+    kl = estimate(
+        logprobs, reference_logprobs, estimator=estimator, limit=limit, cap=cap
+    )
+    return strength * kl
+
+
+@stages.declare()
+def none(mask: Array) -> Array:
+    """No regulariser."""
+    return jnp.zeros(mask.shape, jnp.float32)
+
+
+# Beside the KL term, which has settings of its own.
+REGULARISERS: dict[str, Callable[..., Array]] = {"none": none}

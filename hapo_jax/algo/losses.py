@@ -14,7 +14,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import masked
+from hapo_jax.algo import masked, stages
+from hapo_jax.algo.ranges import Range
 
 Array = jax.Array
 
@@ -35,6 +36,7 @@ class Surrogate(NamedTuple):
     dual_clipped: Array
 
 
+@stages.declare()
 def importance_ratio(logprobs: Array, old_logprobs: Array, *, limit: float) -> Array:
     """r = exp(clip(logprobs - old_logprobs, -limit, limit)).
 
@@ -52,8 +54,9 @@ def importance_ratio(logprobs: Array, old_logprobs: Array, *, limit: float) -> A
     return jnp.exp(jnp.clip(log_ratio, -limit, limit))
 
 
+@stages.declare()
 def ppo(
-    ratio: Array, advantages: Array, low: Array, high: Array, *, dual: float
+    ratio: Array, advantages: Array, clip_low: Array, clip_high: Array, *, dual: float
 ) -> Surrogate:
     """Clipped surrogate of PPO, with an optional dual clip.
 
@@ -67,30 +70,45 @@ def ppo(
     Args:
       ratio: [B, T] float32, differentiable.
       advantages: [B, T] float32, constant.
-      low: [B, T] float32, width of the range below 1.
-      high: [B, T] float32, width of the range above 1.
+      clip_low: [B, T] float32, width of the range below 1.
+      clip_high: [B, T] float32, width of the range above 1.
       dual: largest ratio that a negative advantage sees, > 1; 0 for no dual clip.
 
     Returns:
       Surrogate.
     """
-    chex.assert_equal_shape([ratio, advantages, low, high])
-    clipped_low = (advantages < 0) & (ratio < 1 - low)
-    clipped_high = (advantages > 0) & (ratio > 1 + high)
+    chex.assert_equal_shape([ratio, advantages, clip_low, clip_high])
+    clipped_low = (advantages < 0) & (ratio < 1 - clip_low)
+    clipped_high = (advantages > 0) & (ratio > 1 + clip_high)
     dual_clipped = jnp.zeros_like(clipped_low)
-    bounded = jnp.where(clipped_low, 1 - low, ratio)
-    bounded = jnp.where(clipped_high, 1 + high, bounded)
+    bounded = jnp.where(clipped_low, 1 - clip_low, ratio)
+    bounded = jnp.where(clipped_high, 1 + clip_high, bounded)
     if dual:
         dual_clipped = (advantages < 0) & (ratio > dual)
         bounded = jnp.where(dual_clipped, dual, bounded)
     return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
 
 
+@stages.declare(silent_at_zero=False)
+def likelihood(logprobs: Array) -> Surrogate:
+    """L = -log π(token), maximum likelihood: no ratio, no clip, no advantage."""
+    never = jnp.zeros(logprobs.shape, bool)
+    return Surrogate(-logprobs, never, never, never)
+
+
+SURROGATES: dict[str, Callable[..., Surrogate]] = {
+    "ppo": ppo,
+    "likelihood": likelihood,
+}
+
+
+@stages.declare()
 def token_mean(mask: Array) -> tuple[Array, Array]:
     """Every token alike: the mean over the tokens of the mini-batch."""
     return mask.astype(jnp.float32), masked.count(mask)
 
 
+@stages.declare(by_rows=True)
 def token_mean_micro(mask: Array) -> tuple[Array, Array]:
     """The mean over the tokens of this micro-batch, times its rows: public HAPO.
 
@@ -101,17 +119,20 @@ def token_mean_micro(mask: Array) -> tuple[Array, Array]:
     return mask * (rows / jnp.maximum(masked.count(mask), 1)), rows
 
 
+@stages.declare()
 def seq_mean_token_mean(mask: Array) -> tuple[Array, Array]:
     """The mean over rows of the row's token mean: GRPO's paper."""
     lengths = jnp.maximum(masked.count(mask, axis=1), 1)
     return mask / lengths[:, None], _filled_rows(mask)
 
 
+@stages.declare()
 def seq_mean_token_sum(mask: Array) -> tuple[Array, Array]:
     """The mean over rows of the row's sum."""
     return mask.astype(jnp.float32), _filled_rows(mask)
 
 
+@stages.declare(options={"scale_tokens": Range(0, 1e9, above=True)})
 def seq_mean_token_sum_norm(mask: Array, *, scale_tokens: float) -> tuple[Array, Array]:
     """The mean over rows of the row's sum / scale_tokens: Dr.GRPO.
 
@@ -121,6 +142,7 @@ def seq_mean_token_sum_norm(mask: Array, *, scale_tokens: float) -> tuple[Array,
     return mask / jnp.float32(scale_tokens), _filled_rows(mask)
 
 
+@stages.declare()
 def token_sum(mask: Array) -> tuple[Array, Array]:
     """The sum over tokens; its denominator of 0 stands for no division."""
     return mask.astype(jnp.float32), jnp.zeros((), jnp.float32)
@@ -131,7 +153,6 @@ def _filled_rows(mask: Array) -> Array:
     return masked.count(jnp.any(mask, axis=1))
 
 
-# `seq_mean_token_sum_norm` also takes `scale_tokens`.
 AGGREGATIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
     "token_mean": token_mean,
     "token_mean_micro": token_mean_micro,

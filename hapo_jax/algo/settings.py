@@ -1,7 +1,9 @@
-"""Checks of the objective's settings; `objective.make_objective` calls `check`.
+"""The settings of a method: each with its default, its unit and its legal values, once.
 
-Every rule is one row: when it fails, the message names the config key, the value, the
-rule and the remedy. Nothing is compiled before all of them have passed.
+The section `algo` of a config is made from these classes, and `of` makes them from such
+a section again. A section of the form {name, options} chooses a stage; its options are
+the keyword parameters of that function, see `stages.py`. HAPO as in the paper (arXiv
+2509.16591) is the default.
 """
 
 import dataclasses
@@ -9,185 +11,225 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hapo_jax.algo import advantages, entropy, importance, kl, losses, temperature
+from hapo_jax.algo import advantages, entropy, importance, kl, temperature
+from hapo_jax.algo.ranges import Range
 
 ENTROPY_SOURCES = ("old", "current")
 ENTROPY_SCOPES = ("batch", "micro")
 ZONES = ("adapted", "base")
 IMPORTANCE_MODES = ("none", *importance.LEVELS, "icepop")
 
-# `clip_low` of `make_objective` is `algo.clip.low` of the config, and so on.
-_SECTIONS = (
-    "entropy",
-    "temperature",
-    "token_group",
-    "redistribution",
-    "clip",
-    "kl",
-    "importance",
-)
 
-_CHOICES = {
-    "advantage": tuple(advantages.ADVANTAGES),
-    "singleton": advantages.SINGLETONS,
-    "entropy_source": ENTROPY_SOURCES,
-    "entropy_scope": ENTROPY_SCOPES,
-    "entropy_spread": entropy.SPREADS,
-    "entropy_low_sign": entropy.LOW_SIGNS,
-    "temperature_score": temperature.SCORES,
-    "redistribution_zone": ZONES,
-    "aggregation": tuple(losses.AGGREGATIONS),
-    "kl_estimator": kl.ESTIMATORS,
-    "importance_mode": IMPORTANCE_MODES,
-}
+def _setting(default: Any, legal: Range | tuple) -> Any:
+    return dataclasses.field(default=default, metadata={"legal": legal})
+
+
+def _stage(name: str) -> Any:
+    """A section that chooses a stage by name."""
+    return dataclasses.field(default_factory=lambda: {"name": name})
 
 
 @dataclasses.dataclass(frozen=True)
-class Range:
-    """Numbers that a setting may have; NaN and infinities are never among them.
+class Entropy:
+    """The entropy score, input of A, C and D."""
 
-    Attributes:
-      low, high: the ends, which belong to it unless `above` or `below` says otherwise.
-      above, below: the low or the high end does not belong to it.
-      whole: whole numbers alone.
-      also: one more number that is allowed, such as 0 for "off".
+    quantile: float = _setting(0.8, Range(0, 1))  # pivot rho
+    # Nats, before the logarithm; log(vocabulary) is about 12.
+    floor: float = _setting(1e-8, Range(0, 1, above=True))
+    # For C and D, and of stages that read `entropy`: of the policy at the start of the
+    # step, or the current one.
+    source: str = _setting("old", ENTROPY_SOURCES)
+    scope: str = _setting("batch", ENTROPY_SCOPES)  # of the statistics for C and D
+    spread: str = _setting("std", entropy.SPREADS)  # quantile_rms: public code
+    # Sign of confident tokens; public: they score positive.
+    low_sign: str = _setting("paper", entropy.LOW_SIGNS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Temperature:
+    """A: adaptive temperature."""
+
+    strength: float = _setting(0.1, Range(0, 10))  # tau; 0: off
+    min_factor: float = _setting(0.5, Range(0, 1, above=True))  # of the base
+    max_factor: float = _setting(1.5, Range(1, 1e6))
+    score: str = _setting("raw", temperature.SCORES)  # scaled: public code
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenGroup:
+    """B: token-level group average."""
+
+    strength: float = _setting(1.0, Range(0, 1))  # 0: `advantage`; between: a blend
+    scale_by_std: bool = _setting(True, (True, False))
+
+
+@dataclasses.dataclass(frozen=True)
+class Redistribution:
+    """C: differential advantage redistribution."""
+
+    strength: float = _setting(1.0, Range(0, 1))  # alpha; 0: off
+    zone: str = _setting("adapted", ZONES)  # clip range in the neutral zone
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """D: asymmetric adaptive clipping."""
+
+    low: float = _setting(0.2, Range(0, 1, above=True))
+    high: float = _setting(0.28, Range(0, 1_000, above=True))
+    strength: float = _setting(1.0, Range(0, 10))  # beta; 0: the plain range
+    # Bound of the ratio for negative advantages; 0: off.
+    dual: float = _setting(0.0, Range(1, 1e6, above=True, also=0))
+    # Nats; the log-ratio is clamped to this before exp, which overflows at 88.
+    log_ratio: float = _setting(20.0, Range(0, 80))  # 0: no clamp
+
+
+@dataclasses.dataclass(frozen=True)
+class Kl:
+    """KL term to the reference, the policy that the run started from."""
+
+    strength: float = _setting(0.0, Range(0, 1_000))  # 0: off, no reference is kept
+    estimator: str = _setting("k3", kl.ESTIMATORS)  # …+: the gradient of k2
+    # Of k3; nats: the log-ratio and the estimate are clipped to these.
+    limit: float = _setting(20.0, Range(0, 80, above=True))
+    cap: float = _setting(10.0, Range(0, 1e9, above=True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Importance:
+    """Correction from the behaviour policy to the old one."""
+
+    mode: str = _setting("none", IMPORTANCE_MODES)
+    cap: float = _setting(2.0, Range(1, 1e6))
+    floor: float = _setting(0.0, Range(0, 1, below=True))  # of icepop
+    # Divide by the mean weight of the batch.
+    normalize: bool = _setting(False, (False, True))
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All settings of a method; the section `algo` of a config."""
+
+    advantage: Mapping[str, Any] = _stage("grpo")
+    # What a group of one gets: 0, or verl's raw reward.
+    singleton: str = _setting("zero", advantages.SINGLETONS)
+    # |A| of B from which a group falls back to GRPO, as in the public code; 0: never.
+    advantage_fallback: float = _setting(0.0, Range(0, 1e6))
+    entropy: Entropy = Entropy()
+    temperature: Temperature = Temperature()
+    token_group: TokenGroup = TokenGroup()
+    shaping: Mapping[str, Any] = _stage("redistribute")
+    redistribution: Redistribution = Redistribution()
+    clip: Clip = Clip()
+    clip_range: Mapping[str, Any] = _stage("by_score")
+    surrogate: Mapping[str, Any] = _stage("ppo")
+    mask: Mapping[str, Any] = _stage("all")
+    regulariser: Mapping[str, Any] = _stage("none")  # beside the KL term
+    aggregation: Mapping[str, Any] = _stage("token_mean")
+    kl: Kl = Kl()
+    importance: Importance = Importance()
+
+
+def defaults() -> dict[str, Any]:
+    """Nested dicts of the default settings."""
+    return dataclasses.asdict(Settings())
+
+
+# Sections that choose a stage; what else they hold are its options.
+STAGES = tuple(
+    name for name, value in vars(Settings()).items() if isinstance(value, Mapping)
+)
+
+
+def _legal() -> dict[str, Range | tuple]:
+    """Legal values by key, such as "algo.clip.low"."""
+    found = {}
+    for field in dataclasses.fields(Settings):
+        value = getattr(Settings(), field.name)
+        if "legal" in field.metadata:
+            found[f"algo.{field.name}"] = field.metadata["legal"]
+        elif dataclasses.is_dataclass(value):
+            for part in dataclasses.fields(value):
+                key = f"algo.{field.name}.{part.name}"
+                found[key] = part.metadata["legal"]
+    return found
+
+
+LEGAL = _legal()
+
+
+def of(section: Mapping[str, Any]) -> Settings:
+    """Settings from nested dicts, such as the section `algo` of a config.
+
+    Raises:
+      ValueError: a setting or a combination makes no sense; names key, value, rule and
+        remedy. Options of stages are checked by `method.make`.
     """
-
-    low: float
-    high: float
-    above: bool = False
-    below: bool = False
-    whole: bool = False
-    also: float | None = None
-
-    def holds(self, value: Any) -> bool:
-        """Whether the value is one of these numbers."""
-        kind = int if self.whole else int | float
-        if isinstance(value, bool) or not isinstance(value, kind):
-            return False
-        if value == self.also:
-            return True
-        from_low = value > self.low if self.above else value >= self.low
-        to_high = value < self.high if self.below else value <= self.high
-        return from_low and to_high  # False for NaN
-
-    def __str__(self) -> str:
-        """In words, behind "must be", such as "0 or a number in (1, 10]"."""
-        off = "" if self.also is None else f"{self.also:g} or "
-        kind = "a whole number" if self.whole else "a number"
-        left, right = "[("[self.above], "])"[self.below]
-        return f"{off}{kind} in {left}{_plain(self.low)}, {_plain(self.high)}{right}"
-
-
-def _plain(number: float) -> str:
-    """Without an exponent where that is as short."""
-    return str(number) if isinstance(number, int) else f"{number:g}"
-
-
-# Of the arguments of `make_objective`.
-RANGES = {
-    "token_group_strength": Range(0, 1),
-    "entropy_quantile": Range(0, 1),
-    "entropy_floor": Range(0, 1, above=True),  # nats; log(vocabulary) is about 12
-    "temperature_strength": Range(0, 10),
-    "temperature_min_factor": Range(0, 1, above=True),
-    "temperature_max_factor": Range(1, 1e6),
-    "redistribution_strength": Range(0, 1),
-    "clip_low": Range(0, 1, above=True),
-    "clip_high": Range(0, 1_000, above=True),
-    "clip_strength": Range(0, 10),
-    "clip_dual": Range(1, 1e6, above=True, also=0),
-    "clip_log_ratio": Range(0, 80),  # nats; exp overflows at 88
-    "aggregation_scale_tokens": Range(0, 1e9),
-    "kl_strength": Range(0, 1_000),
-    "importance_cap": Range(1, 1e6),
-    "importance_floor": Range(0, 1, below=True),
-    "advantage_fallback": Range(0, 1e6),
-}
-
-
-def check(settings: Mapping[str, Any]) -> None:
-    """Raises ValueError for the first setting or combination that makes no sense.
-
-    Args:
-      settings: the arguments of `objective.make_objective` by name.
-    """
-    for name, choices in _CHOICES.items():
-        require(settings, name, settings[name] in choices, f"be one of {choices}")
-    for name, numbers in RANGES.items():
-        require(settings, name, numbers.holds(settings[name]), f"be {numbers}")
-    _check_entropy(settings)
-    _check_clip(settings)
-    _check_rest(settings)
+    fields = {}
+    for field in dataclasses.fields(Settings):
+        value = section[field.name]
+        default = getattr(Settings(), field.name)
+        if dataclasses.is_dataclass(default):
+            value = type(default)(**value)
+        elif isinstance(default, Mapping):
+            value = dict(value)
+        fields[field.name] = value
+    made = Settings(**fields)
+    for key, legal in LEGAL.items():
+        if isinstance(legal, Range):
+            require(made, key, legal.holds(_get(made, key)), f"be {legal}")
+        else:
+            require(made, key, _get(made, key) in legal, f"be one of {legal}")
+    _check_together(made)
+    return made
 
 
 def require(
-    settings: Mapping[str, Any], name: str, holds: bool, rule: str, remedy: str = ""
+    settings: Settings, key: str, holds: bool, rule: str, remedy: str = ""
 ) -> None:
     """Raises ValueError naming key, value, rule and remedy unless `holds`."""
     if not holds:
-        key, value = config_key(name), settings[name]
         remedy = remedy or f"change --config.{key}"
-        raise ValueError(f"{key}={value!r} must {rule}; {remedy}.")
+        raise ValueError(f"{key}={_get(settings, key)!r} must {rule}; {remedy}.")
 
 
-def config_key(name: str) -> str:
-    """Config key of an argument of `make_objective`, e.g. "algo.clip.low"."""
-    for section in _SECTIONS:
-        if name.startswith(f"{section}_"):
-            return f"algo.{section}.{name.removeprefix(f'{section}_')}"
-    return f"algo.{name}"
+def _get(settings: Settings, key: str) -> Any:
+    value = settings
+    for part in key.split(".")[1:]:
+        value = getattr(value, part)
+    return value
 
 
-def _check_entropy(settings: Mapping[str, Any]) -> None:
-    """Statistics."""
-    quantile = settings["entropy_quantile"]
+def _check_together(s: Settings) -> None:
+    """Combinations."""
     require(
-        settings,
-        "entropy_quantile",
-        round(quantile, 4) == quantile,
+        s,
+        "algo.entropy.quantile",
+        round(s.entropy.quantile, 4) == s.entropy.quantile,
         "have at most four decimals",
         "round it",
     )
-
-
-def _check_clip(settings: Mapping[str, Any]) -> None:
-    """Clip range, dual clip and clamp of the log-ratio."""
-    low, high = settings["clip_low"], settings["clip_high"]
-    widest = 1 + settings["clip_strength"]
-    dual, limit = settings["clip_dual"], settings["clip_log_ratio"]
+    widest = 1 + s.clip.strength
     require(
-        settings,
-        "clip_low",
-        low * widest <= 1,
+        s,
+        "algo.clip.low",
+        s.clip.low * widest <= 1,
         "be, times (1 + algo.clip.strength), at most 1",
         "the lower bound of a ratio must stay at 0 or above, so lower either",
     )
-    largest = max(1 + high * widest, dual)
+    largest = max(1 + s.clip.high * widest, s.clip.dual)
     require(
-        settings,
-        "clip_log_ratio",
-        limit == 0 or limit > math.log(largest),
+        s,
+        "algo.clip.log_ratio",
+        s.clip.log_ratio == 0 or s.clip.log_ratio > math.log(largest),
         f"be above {math.log(largest):.3g} nats, the log of the largest bound on a "
         "ratio, or 0 for none",
         "20 is usual",
     )
-
-
-def _check_rest(settings: Mapping[str, Any]) -> None:
-    """Aggregation, KL term and importance weights."""
     require(
-        settings,
-        "aggregation_scale_tokens",
-        settings["aggregation"] != "seq_mean_token_sum_norm"
-        or settings["aggregation_scale_tokens"] > 0,
-        "be above 0 for algo.aggregation='seq_mean_token_sum_norm'",
-        "set it to the longest completion in tokens",
-    )
-    require(
-        settings,
-        "kl_estimator",
-        settings["kl_strength"] == 0 or settings["kl_estimator"] != "k1",
+        s,
+        "algo.kl.estimator",
+        s.kl.strength == 0 or s.kl.estimator != "k1",
         "not be k1 in a loss, where its expected gradient is 0",
         "use k1+, k2 or k3, or set algo.kl.strength to 0",
     )

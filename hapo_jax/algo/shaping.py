@@ -1,20 +1,32 @@
 """Changes to advantages that depend on the token: differential redistribution."""
 
+from collections.abc import Callable
+
 import chex
 import jax
 import jax.numpy as jnp
 
+from hapo_jax.algo import stages
+
 Array = jax.Array
 
 
+@stages.declare()
+def none(advantages: Array) -> Array:
+    """Advantages as they are."""
+    return advantages
+
+
+@stages.declare()
 def redistribute(
     advantages: Array,
     score: Array,
     ratio: Array,
-    low: Array,
-    high: Array,
+    clip_low: Array,
+    clip_high: Array,
     *,
     strength: float,
+    zone: tuple[float, float] | None = None,
 ) -> Array:
     """Differential advantage redistribution.
 
@@ -31,18 +43,25 @@ def redistribute(
       advantages: [B, T] float32.
       score: [B, T] float32 in [-1, 1], see `entropy.score`.
       ratio: [B, T] float32, importance ratio; no gradient flows through it here.
-      low: [B, T] float32, clip width below 1 that defines the zone: the adapted one
-        (as in the public code and the paper's notation) or the plain one.
-      high: [B, T] float32, clip width above 1, likewise.
+      clip_low, clip_high: [B, T] float32, widths of the clip range, which define the
+        zone (as in the public code and the paper's notation).
       strength: in [0, 1]; above 1 a confident token's advantage would change sign.
+      zone: (low, high) that define the zone in place of the clip range.
 
     Returns:
       [B, T] float32.
     """
-    chex.assert_equal_shape([advantages, score, ratio, low, high])
+    chex.assert_equal_shape([advantages, score, ratio, clip_low, clip_high])
     if strength == 0:
         return advantages
+    low, high = zone or (clip_low, clip_high)
     ratio = jax.lax.stop_gradient(ratio)
     inside = (ratio > 1 - low / 2) & (ratio < 1 + high / 2)
     scaled = jnp.where(score > 0, ~inside, inside)
     return advantages * jnp.where(scaled, 1 + strength * score, 1)
+
+
+SHAPINGS: dict[str, Callable[..., Array]] = {
+    "none": none,
+    "redistribute": redistribute,
+}

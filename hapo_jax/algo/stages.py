@@ -1,132 +1,232 @@
-"""The stages of an objective as functions, and what each of them reads.
+"""A stage of a method: one function, whose signature says what it reads.
 
-`objective.make_objective` picks among these; the formulas are in the other files of
-this folder. A stage takes the tokens even where it ignores them: the stages of other
-methods need them.
+    @stages.declare(silent_at_zero=True, options={"beta_low": Range(0, 10)})
+    def ce_gppo(ratio, advantages, clip_low, clip_high, *, beta_low=0.75): ...
+
+Positional parameters are names of numbers per token (`NAMES`), and the stage is given
+just these. Keyword parameters are its options, which a config sets in the section of
+the stage. So nothing is written down twice: what the learner must provide, what a
+config may say, and docs/methods.md follow from the signature.
 """
 
+import dataclasses
+import difflib
 import functools
-from collections.abc import Callable
-from typing import NamedTuple
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from hapo_jax.algo import advantages as advantages_lib
-from hapo_jax.algo import clipping, importance, kl, losses, shaping
+from hapo_jax.algo.ranges import FINITE, Range
 
 Array = jax.Array
 
+# What a stage may read, float32 [B, T] unless it says otherwise; in nats where it is a
+# log-prob or an entropy.
+NAMES = {
+    "mask": "bool; True on the tokens of the completion",
+    "old_logprobs": "policy before the step's updates, base temperature",
+    "old_entropy": "policy before the step's updates",
+    "behavior_logprobs": "under the distribution that the token was drawn from",
+    "reference_logprobs": "frozen reference policy",
+    "rewards": "[B]; the verifier's score plus penalties",
+    "scores": "[B]; the verifier's score, 1 is correct",
+    "group_ids": "[B] int32; equal for the completions of a prompt",
+    "entropy": "of the policy that algo.entropy.source names, old or current",
+    "score": "entropy score in [-1, 1], by the statistics of algo.entropy",
+    "logprobs": "current policy, base temperature; the one input with a gradient",
+    "ratio": "current over old policy; differentiable",
+    "advantages": "as the stage before it left them",
+    "clip_low": "width of the clip range below 1",
+    "clip_high": "width of the clip range above 1",
+    "state": "the stage's own state; any pytree",
+}
+PER_COMPLETION = frozenset({"rewards", "scores", "group_ids"})
 
-class Tokens(NamedTuple):
-    """What the loss reads; only `logprobs` is differentiated.
 
-    Arrays are [B, T], values outside the mask are arbitrary. Log-probs are of the
-    sampled token and, like entropies, in nats and float32.
+class Declared(NamedTuple):
+    """What a signature cannot say.
 
     Attributes:
-      logprobs: current policy, base temperature.
-      entropy: current policy, or None unless `Objective.needs_current_entropy`.
-      old_logprobs: policy before the update, base temperature.
-      old_entropy: policy before the update.
-      behavior_logprobs: under the distribution drawn from.
-      reference_logprobs: frozen reference, or None unless `Objective.needs_reference`.
-      advantages: float32, from `compute_advantages`.
-      mask: bool, True where the loss counts.
+      by_rows: a token's value depends on other tokens, so that the stage needs whole
+        completions.
+      silent_at_zero: a token whose advantage is 0 has loss 0 and gradient 0 behind it.
+      options: legal values by option: a Range, or a tuple of choices.
+      init: () -> the stage's state before the first step; None if it keeps none.
+      update: (values, state) -> its state for this step and the next rollout; values
+        are what is known before the policy is run, by name. It is given the options
+        that it has parameters for.
     """
 
-    logprobs: Array
-    entropy: Array | None
-    old_logprobs: Array
-    old_entropy: Array
-    behavior_logprobs: Array
-    reference_logprobs: Array | None
-    advantages: Array
-    mask: Array
+    by_rows: bool = True
+    silent_at_zero: bool = False
+    options: Mapping[str, Range | tuple] = {}
+    init: Callable[[], Any] | None = None
+    update: Callable[[Mapping[str, Array], Any], Any] | None = None
 
 
-def advantage(name: str, strength: float, fallback: float, singleton: str) -> Callable:
-    """Base advantage, token-level group average, or a blend of the two."""
-    base = advantages_lib.ADVANTAGES[name]
-    if name != "reinforce_pp":  # which knows no groups
-        base = functools.partial(base, singleton=singleton)
-    token_group = functools.partial(
-        advantages_lib.hapo_token_group, fallback=fallback, singleton=singleton
-    )
-    if strength in (0, 1):
-        return token_group if strength else base
+def declare(
+    *,
+    by_rows: bool = False,
+    silent_at_zero: bool = True,
+    options: Mapping[str, Range | tuple] | None = None,
+    init: Callable[[], Any] | None = None,
+    update: Callable[[Mapping[str, Array], Any], Any] | None = None,
+) -> Callable:
+    """Marks a function as a stage; the function itself stays as it is.
 
-    def blend(rewards, mask, group_ids):
-        by_token = token_group(rewards, mask, group_ids)
-        return (1 - strength) * base(rewards, mask, group_ids) + strength * by_token
+    A function without this mark works as well. It is taken to need whole completions
+    and not to be silent at zero, which is always right and costs speed.
+    """
 
-    return blend
+    def mark(function: Callable) -> Callable:
+        function.declared = Declared(
+            by_rows, silent_at_zero, options or {}, init, update
+        )
+        return function
 
-
-def token_ratio(tokens: Tokens, *, limit: float) -> Array:
-    """Importance ratio per token."""
-    return losses.importance_ratio(tokens.logprobs, tokens.old_logprobs, limit=limit)
-
-
-def clip_range(tokens: Tokens, score: Array, **options) -> tuple[Array, Array]:
-    """Clip range from the entropy score alone."""
-    del tokens
-    return clipping.adaptive_range(score, **options)
+    return mark
 
 
-def redistribute(tokens, score, ratio, low, high, *, strength, base):
-    """Redistributed advantages; `base` replaces the adapted range of the zone."""
-    if base is not None:
-        low, high = jnp.full_like(low, base[0]), jnp.full_like(high, base[1])
-    return shaping.redistribute(
-        tokens.advantages, score, ratio, low, high, strength=strength
-    )
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A function of a method with its options filled in.
+
+    Attributes:
+      key: of its section in the config, such as `algo.surrogate`.
+      function: of the numbers that it reads.
+      reads: their names, in the order of its parameters.
+      declared: what its signature cannot say.
+    """
+
+    key: str
+    function: Callable
+    reads: tuple[str, ...]
+    declared: Declared
+
+    def __call__(self, values: Mapping[str, Array]) -> Any:
+        """Its result, from numbers by name."""
+        return self.function(*(values[name] for name in self.reads))
 
 
-def ppo(tokens, ratio, advantages, low, high, *, dual) -> losses.Surrogate:
-    """Clipped surrogate; other surrogates also read log-probs."""
-    del tokens
-    return losses.ppo(ratio, advantages, low, high, dual=dual)
+def bind(
+    key: str,
+    table: Mapping[str, Callable],
+    choice: Mapping[str, Any],
+    **given: Any,
+) -> Stage:
+    """The stage that a section of the config asks for.
 
+    Args:
+      key: the section, for messages.
+      table: the functions that there are, by name.
+      choice: `name`, of the table or `package.module:function`, and its options.
+      **given: values of other sections; each goes to a parameter of its name, if there
+        is one, and is not an option then.
 
-def all_tokens(tokens: Tokens, surrogate: losses.Surrogate) -> tuple[Array, Array]:
-    """Every token of the completion is kept and counted."""
-    del surrogate
-    return tokens.mask, tokens.mask
-
-
-def importance_weights(mode: str, floor: float, cap: float) -> Callable | None:
-    """Importance weights of sampler against learner, or None."""
-    if mode == "none":
-        return None
-    options = {
-        "level": "token" if mode == "icepop" else mode,
-        "outside": "zero" if mode == "icepop" else "clip",
-        "floor": floor,
-        "cap": cap,
-    }
-    return lambda tokens: importance.weights(
-        tokens.old_logprobs, tokens.behavior_logprobs, tokens.mask, **options
-    )
-
-
-def regularisers(strength: float, estimator: str) -> tuple[Callable, ...]:
-    """The KL term towards the reference, if any."""
-    if strength == 0:
-        return ()
-    return (
-        lambda tokens: (
-            strength
-            * kl.estimate(
-                tokens.logprobs, tokens.reference_logprobs, estimator=estimator
+    Raises:
+      ValueError: no such function, or an option that it does not have or that is out
+        of its range; names key, value, rule and remedy.
+    """
+    function = find(f"{key}.name", table, choice["name"])
+    reads, options = signature(function)
+    for name in reads:
+        if name not in NAMES:
+            raise ValueError(
+                f"{key}.name={choice['name']!r} reads {name!r}, and a stage can read "
+                f"{', '.join(NAMES)}; rename its parameter, or make it an option by "
+                "putting it behind *."
             )
-        ),
-    )
+    declared = getattr(function, "declared", Declared())
+    free = {name: p for name, p in options.items() if name not in given}
+    chosen = {name: value for name, value in choice.items() if name != "name"}
+    for name, value in chosen.items():
+        if name not in free:
+            raise ValueError(
+                f"{key}.{name} is no option of {key}.name={choice['name']!r}"
+                f"{nearest(name, free)}; it takes {', '.join(free) or 'none'}."
+            )
+        if rule := _wrong(value, free[name], declared.options.get(name)):
+            raise ValueError(
+                f"{key}.{name}={value!r} must {rule}; change --config.{key}.{name}."
+            )
+    for name, parameter in free.items():
+        if parameter.default is inspect.Parameter.empty and name not in chosen:
+            raise ValueError(
+                f"{key}.{name} is missing; {key}.name={choice['name']!r} needs it."
+            )
+    passed = {name: given[name] for name in options if name in given}
+    bound = functools.partial(function, **passed, **chosen)
+    if declared.update is not None:  # it may read the options, too
+        known = inspect.signature(declared.update).parameters
+        values = {n: p.default for n, p in free.items()} | passed | chosen
+        values = {n: value for n, value in values.items() if n in known}
+        update = functools.partial(declared.update, **values)
+        declared = declared._replace(update=update)
+    return Stage(key, bound, reads, declared)
 
 
-def aggregation(name: str, scale_tokens: float) -> Callable:
-    """Aggregation by name, with its scale where it has one."""
-    aggregate = losses.AGGREGATIONS[name]
-    if name == "seq_mean_token_sum_norm":
-        return functools.partial(aggregate, scale_tokens=scale_tokens)
-    return aggregate
+def signature(
+    function: Callable,
+) -> tuple[tuple[str, ...], dict[str, inspect.Parameter]]:
+    """(names that a stage reads, its options) by its parameters."""
+    parameters = inspect.signature(function).parameters
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    reads = tuple(n for n, p in parameters.items() if p.kind is not keyword)
+    return reads, {n: p for n, p in parameters.items() if p.kind is keyword}
+
+
+def find(key: str, table: Mapping[str, Callable], name: Any) -> Callable:
+    """A function by its name in a table, or by `package.module:function`.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"{key}={name!r} must be a name, one of {', '.join(table)}.")
+    if name in table:
+        return table[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"{key}={name!r} must be one of {', '.join(table)}{nearest(name, table)}, "
+            "or a function of yours as package.module:function."
+        )
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # a module that it imports is missing
+        raise ValueError(
+            f"{key}={name!r}: there is no module {error.name!r}; install its package, "
+            "or put its folder on PYTHONPATH."
+        ) from None
+    if not callable(found):
+        raise ValueError(
+            f"{key}={name!r}: module {module!r} has no function {attribute!r}."
+        )
+    return found
+
+
+def nearest(name: str, known) -> str:
+    """` (did you mean …?)` for a misspelt name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _wrong(
+    value: Any, parameter: inspect.Parameter, legal: Range | tuple | None
+) -> str:
+    """What an option must be, if it is not; an empty string otherwise."""
+    default = parameter.default
+    if legal is None and isinstance(default, float):
+        legal = FINITE
+    if isinstance(legal, Range):
+        return "" if legal.holds(value) else f"be {legal}"
+    if isinstance(legal, tuple):
+        return "" if value in legal else f"be one of {', '.join(map(str, legal))}"
+    if default is inspect.Parameter.empty or isinstance(value, type(default)):
+        return ""
+    return f"be of type {type(default).__name__}"

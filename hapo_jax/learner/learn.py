@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from hapo_jax.algo import method as method_lib
 from hapo_jax.learner import head, metrics, packing, train_step
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
@@ -17,13 +18,13 @@ class Learnt(NamedTuple):
     Attributes:
       batch: the rollout.
       rows: with old log-probs and entropies.
-      prepared: advantages, weights and statistics.
+      prepared: constants and state of the method, and weights.
       scorings: plans of the batch, one for each policy that scored it.
       updates: plan of each update.
     """
 
     batch: RolloutBatch
-    rows: train_step.Rows
+    rows: method_lib.Rows
     prepared: train_step.Prepared
     scorings: tuple[packing.Plan, ...] = ()
     updates: tuple[packing.Plan, ...] = ()
@@ -47,14 +48,14 @@ def learn(
       state: donated; use the returned one.
       batch: B rows, a multiple of `learner.minibatch_rows`.
       passes: over the batch.
-      reference_params: of the reference policy, if the objective has a KL term.
+      reference_params: of the reference policy, if the method reads it.
 
     Returns:
       The new state, what the updates saw, and the step's metrics.
     """
     scores = given_scores(learner, state.params, reference_params, batch)
-    learnt, stats = prepare(learner, batch, state.stats, *scores)
-    state = state._replace(stats=stats)
+    learnt, method_state = prepare(learner, batch, state.method_state, *scores)
+    state = state._replace(method_state=method_state)
 
     tallies, plans = [], []
     for _ in range(passes):
@@ -120,26 +121,28 @@ def plan_all(learner: train_step.Learner, batch: RolloutBatch) -> packing.Plan:
 def prepare(
     learner: train_step.Learner,
     batch: RolloutBatch,
-    stats,
+    method_state,
     old: head.Scores,
     reference: head.Scores | None = None,
 ):
-    """Advantages, weights and statistics of a batch, given its scores.
+    """Constants, weights and the method's new state for a batch, given its scores.
 
     Returns:
-      Learnt, and the new EntropyStats on the devices.
+      Learnt, and the new state of the method on the devices.
     """
-    rows = train_step.Rows(
-        completion_mask=batch.completion_mask,
-        behavior_logprobs=batch.behavior_logprobs,
+    rows = method_lib.Rows(
+        mask=batch.completion_mask,
         old_logprobs=old.logprobs,
         old_entropy=old.entropy,
+        behavior_logprobs=batch.behavior_logprobs,
         reference_logprobs=None if reference is None else reference.logprobs,
         rewards=batch.rewards,
+        scores=batch.scores,
         group_ids=batch.group_ids,
     )
-    prepared = learner.prepare(distributed.put(rows, learner.row_sharding), stats)
-    return Learnt(batch, rows, jax.device_get(prepared)), prepared.stats
+    placed = distributed.put(rows, learner.row_sharding)
+    prepared = learner.prepare(placed, method_state)
+    return Learnt(batch, rows, jax.device_get(prepared)), prepared.method_state
 
 
 def make_minibatch(
@@ -147,15 +150,15 @@ def make_minibatch(
 ) -> tuple[train_step.Minibatch, packing.Plan]:
     """The mini-batch that begins at completion `first`, on the devices, and its plan.
 
-    Completions whose advantages are all 0 are left out where the objective allows it;
+    Completions whose advantages are all 0 are left out where the method allows it;
     they still count in the denominator.
     """
     span = slice(first, first + learner.minibatch_rows)
-    batch, rows, advantages, known, weights = jax.tree.map(
+    batch, constants, weights = jax.tree.map(
         lambda x: x[span],
-        (learnt.batch, learnt.rows, *learnt.prepared[:3]),
+        (learnt.batch, learnt.prepared.constants, learnt.prepared.weights),
     )
-    include = (advantages != 0).any(axis=1) if learner.skips else None
+    include = (constants["advantages"] != 0).any(axis=1) if learner.skips else None
     plan = packing.make_plan(
         learner.layout,
         batch.prompt_lengths,
@@ -164,17 +167,15 @@ def make_minibatch(
         include=include,
     )
     packed, index = _pack(learner, plan, batch)
-    tokens = train_step.tokens(rows, advantages)
-    if learner.token_wise:
-        tokens, known, weights = jax.tree.map(
-            lambda x: packing.gather(index, x), (tokens, known, weights)
+    if not learner.by_rows:
+        constants, weights = jax.tree.map(
+            lambda x: packing.gather(index, x), (constants, weights)
         )
     minibatch = train_step.Minibatch(
         packed=packed,
-        tokens=tokens,
-        known=known,
+        constants=constants,
         weights=weights,
-        index=None if learner.token_wise else index,
+        index=index if learner.by_rows else None,
         denominator=learnt.prepared.denominators[first // learner.minibatch_rows],
         num_tokens=np.int32(batch.completion_mask.sum()),
     )
@@ -185,14 +186,14 @@ def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
     """What the loss makes of each token now that the updates are done.
 
     Returns:
-      TokenTerms, current and old log-probs, NumPy, [B, T] each. Ratios compare the
+      method.Terms and the current head.Scores, NumPy, [B, T] each. Ratios compare the
       policy after the step with the one before it.
     """
     (now,) = score(learner, [state.params], learnt.batch)
-    tokens = train_step.tokens(learnt.rows, learnt.prepared.advantages)
-    tokens = tokens._replace(logprobs=now.logprobs, entropy=now.entropy)
-    terms = jax.device_get(learner.inspect(tokens, state.stats))
-    return terms, now.logprobs, learnt.rows.old_logprobs
+    current = {"logprobs": now.logprobs, "entropy": now.entropy}
+    constants = learnt.prepared.constants
+    terms = jax.device_get(learner.inspect(current, constants, state.method_state))
+    return terms, now
 
 
 def _pack(learner: train_step.Learner, plan: packing.Plan, batch: RolloutBatch):

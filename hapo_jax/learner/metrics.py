@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hapo_jax.learner.train_step import Prepared, Rows, Tally
+from hapo_jax.algo.method import Rows
+from hapo_jax.learner.train_step import Prepared, Tally
 from hapo_jax.rollout.batch import RolloutBatch
 
 # A token counts as off by much where the policy that drew it and the one whose
@@ -44,11 +45,11 @@ def of_updates(tallies: Sequence[Tally]) -> dict[str, float]:
 
 def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, float]:
     """Metrics over all completion tokens of the batch; entropies in nats."""
-    mask, stats = batch.completion_mask, prepared.stats
+    mask, stats = batch.completion_mask, prepared.method_state["entropy"]
     metrics = {"batch/tokens": float(mask.sum())}
     if not mask.any():
         return metrics
-    entropy, advantages = rows.old_entropy[mask], prepared.advantages[mask]
+    entropy, advantages = rows.old_entropy[mask], prepared.constants["advantages"][mask]
     # How much likelier the old policy finds a token than the distribution that it was
     # drawn from: adaptive temperature, truncation, and groups of earlier steps.
     ratio = np.exp(np.clip(rows.old_logprobs - batch.behavior_logprobs, -20, 20)[mask])

@@ -1,44 +1,61 @@
 """What training changes, and how it lies on the mesh."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.algo.method import Method
 from hapo_jax.model import sharding
 
 Array = jax.Array
 
 
 class TrainState(NamedTuple):
-    """What an update changes; all of it is in a checkpoint.
+    """What an update changes; all but `frozen` is in a checkpoint.
 
     Attributes:
-      params: float32 master parameters, an `nnx.State`.
-      opt_state: of optax, sharded like the parameters.
-      stats: entropy statistics of the last batch, for its updates and the next rollout.
+      trainable: float32 master parameters, an `nnx.State`.
+      frozen: the policy's other parameters, an `nnx.State`; empty if all are trained.
+      opt_state: of optax, sharded like the trainable parameters.
+      method_state: of the method, see `Method.init_state`: statistics of the last
+        batch's entropies, for its updates and the next rollout, and what stages keep.
       skipped: int32 scalar, updates skipped in a row for non-finite gradients.
       skipped_total: int32 scalar, in the whole run.
     """
 
-    params: nnx.State
+    trainable: nnx.State
+    frozen: nnx.State
     opt_state: optax.OptState
-    stats: entropy_lib.EntropyStats
+    method_state: Any
     skipped: Array
     skipped_total: Array
 
+    @property
+    def params(self) -> nnx.State:
+        """All parameters of the policy, as the model takes them."""
+        return merge(self.frozen, self.trainable)
+
+
+def merge(frozen: nnx.State, trainable: nnx.State) -> nnx.State:
+    """All parameters of a policy from both of its parts."""
+    return nnx.merge_state(frozen, trainable) if frozen else trainable
+
 
 def init_state(
-    params: nnx.State, optimizer: optax.GradientTransformation
+    params: nnx.State,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    frozen: nnx.State | None = None,
 ) -> TrainState:
-    """A TrainState at step 0 around given parameters."""
+    """A TrainState at step 0 around given parameters, which are trained."""
     return TrainState(
         params,
+        nnx.State({}) if frozen is None else frozen,
         optimizer.init(params),
-        entropy_lib.initial_stats(),
+        method.init_state(),
         jnp.int32(0),
         jnp.int32(0),
     )
@@ -49,10 +66,12 @@ def not_finite(state: TrainState) -> list[str]:
 
     The spread of the entropies may be infinite: there was none.
     """
+    stats = state.method_state["entropy"]
+    stats = stats._replace(std=jnp.nan_to_num(stats.std, nan=jnp.nan))
     watched = {
-        "params": state.params,
+        "params": state.trainable,
         "opt_state": state.opt_state,
-        "stats": state.stats._replace(std=jnp.nan_to_num(state.stats.std, nan=jnp.nan)),
+        "method_state": {**state.method_state, "entropy": stats},
     }
     leaves = jax.tree_util.tree_leaves_with_path(watched)
     finite = jax.device_get(_all_finite([x for _, x in leaves]))
@@ -65,7 +84,7 @@ def not_finite(state: TrainState) -> list[str]:
 
 def largest(state: TrainState) -> float:
     """Of the parameters, in absolute value."""
-    return float(_largest(jax.tree.leaves(state.params)))
+    return float(_largest(jax.tree.leaves(state.trainable)))
 
 
 @jax.jit
@@ -79,12 +98,17 @@ def _all_finite(leaves: list[Array]) -> list[Array]:
 
 
 def place(
-    params: nnx.State, optimizer: optax.GradientTransformation, abstract: TrainState
+    params: nnx.State,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    abstract: TrainState,
 ) -> TrainState:
     """`init_state`, laid out as the shardings of `abstract` say; consumes `params`."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     init = jax.jit(
-        lambda p: init_state(p, optimizer), out_shardings=shardings, donate_argnums=0
+        lambda p: init_state(p, optimizer, method),
+        out_shardings=shardings,
+        donate_argnums=0,
     )
     return init(params)
 
@@ -98,7 +122,8 @@ def state_shardings(
       abstract: a TrainState of ShapeDtypeStructs, from `jax.eval_shape(init_state)`.
       mesh, rules: see `sharding.param_shardings`.
     """
-    params = sharding.param_shardings(abstract.params, mesh, rules)
+    params = sharding.param_shardings(abstract.trainable, mesh, rules)
+    frozen = sharding.param_shardings(abstract.frozen, mesh, rules)
     whole = sharding.replicated(mesh)
     # Whatever optax keeps per parameter has the parameters' structure.
     opt_state = jax.tree.map(
@@ -106,5 +131,32 @@ def state_shardings(
         abstract.opt_state,
         is_leaf=lambda node: isinstance(node, nnx.State),
     )
-    rest = jax.tree.map(lambda _: whole, abstract._replace(params=(), opt_state=()))
-    return rest._replace(params=params, opt_state=opt_state)
+    rest = abstract._replace(trainable=(), frozen=(), opt_state=())
+    rest = jax.tree.map(lambda _: whole, rest)
+    return rest._replace(trainable=params, frozen=frozen, opt_state=opt_state)
+
+
+# Of the arrays of a TrainState in a checkpoint: runs of earlier versions have them so.
+def to_saved(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state, by the names that it has there."""
+    own = dict(state.method_state)
+    saved = {
+        "params": state.trainable,
+        "opt_state": state.opt_state,
+        "stats": own.pop("entropy"),
+        "skipped": state.skipped,
+        "skipped_total": state.skipped_total,
+    }
+    return {**saved, "method_state": own} if own else saved
+
+
+def from_saved(saved: dict[str, Any], frozen: nnx.State) -> TrainState:
+    """The state that a checkpoint holds, and the parameters that are not in it."""
+    return TrainState(
+        trainable=saved["params"],
+        frozen=frozen,
+        opt_state=saved["opt_state"],
+        method_state={"entropy": saved["stats"], **saved.get("method_state", {})},
+        skipped=saved["skipped"],
+        skipped_total=saved["skipped_total"],
+    )

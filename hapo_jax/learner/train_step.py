@@ -1,7 +1,7 @@
 """The learner's jitted functions: score a batch, turn rewards into advantages, update.
 
     Packed ─ score ──► old log-probs and entropies
-    Rows ── prepare ─► advantages, EntropyStats, weights
+    Rows ── prepare ─► constants of the method, its state, weights
     Minibatch ─ update ► new TrainState          (once per mini-batch)
 
 Sums of a mini-batch run over its micro-batches in float32 and are divided once, by
@@ -12,67 +12,46 @@ with a token in it: every function is compiled once.
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax.algo import method as method_lib
 from hapo_jax.learner import head, packing, scoring
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.learner.state import TrainState
+from hapo_jax.learner.state import TrainState, merge
 from hapo_jax.model import sharding, target, transformer
 
 Array = jax.Array
-
-
-class Rows(NamedTuple):
-    """Completions as `prepare` sees them; fields as in `batch.RolloutBatch`.
-
-    Attributes:
-      completion_mask, behavior_logprobs, old_logprobs, old_entropy: [B, T].
-      reference_logprobs: [B, T], or None.
-      rewards, group_ids: [B].
-    """
-
-    completion_mask: Array
-    behavior_logprobs: Array
-    old_logprobs: Array
-    old_entropy: Array
-    reference_logprobs: Array | None
-    rewards: Array
-    group_ids: Array
 
 
 class Prepared(NamedTuple):
     """What an update needs beside the policy; B rows in mini-batches of b.
 
     Attributes:
-      advantages: [B, T] float32.
-      known: [B, T] each; None for an objective that is not token-wise, as is weights.
-      weights: [B, T] float32, of the aggregation.
-      denominators: [B/b] float32, of each mini-batch; 0 if not token-wise.
-      stats: of the batch.
+      constants: [B, T] each by name, see `Method.constants`.
+      weights: [B, T] float32, of the aggregation; None for a method that is by rows.
+      denominators: [B/b] float32, of each mini-batch; 0 if by rows.
+      method_state: of this step.
     """
 
-    advantages: Array
-    known: objective_lib.Known | None
+    constants: dict[str, Array]
     weights: Array | None
     denominators: Array
-    stats: entropy_lib.EntropyStats
+    method_state: Any
 
 
 class Minibatch(NamedTuple):
-    """One update's work. Token-wise objectives get what they read target by target;
-    the others get rows, and where each target stands in them.
+    """One update's work. Most methods get what they read target by target; those that
+    are by rows get rows, and where each target stands in them.
 
     Attributes:
       packed: M micro-batches; targets [M, S, N].
-      tokens: [M, S, N] each, or rows [b, T]; without current log-probs and entropies.
-      known, weights: [M, S, N], or None with rows.
+      constants: [M, S, N] each, or rows [b, T].
+      weights: [M, S, N], or None with rows.
       index: of the targets in the rows, or None without rows.
       denominator: float32 scalar; 0 with rows.
       num_tokens: int32 scalar, completion tokens of the mini-batch, those of
@@ -80,8 +59,7 @@ class Minibatch(NamedTuple):
     """
 
     packed: packing.Packed
-    tokens: objective_lib.Tokens
-    known: objective_lib.Known | None
+    constants: dict[str, Array]
     weights: Array | None
     index: packing.Index | None
     denominator: Array
@@ -93,7 +71,7 @@ class Tally(NamedTuple):
 
     Attributes:
       numerator, denominator: float32, of the loss.
-      sums: `area/name` to [2] float32, see `objective.loss`.
+      sums: `area/name` to [2] float32, see `method.token_loss`.
       grad_norm: float32, of the whole gradient before clipping.
       finite: bool, loss and gradient were; otherwise the update was skipped.
       trained_tokens: int32, completion tokens that went through the policy.
@@ -114,16 +92,15 @@ class Learner(NamedTuple):
 
     Attributes:
       score: (params, Packed) -> head.Scores, [M, S, N].
-      prepare: (Rows, EntropyStats) -> Prepared.
-      update: (TrainState, Minibatch) -> (TrainState, Tally), with the state's
-        statistics; the state is donated.
-      inspect: (Tokens, EntropyStats) -> TokenTerms, [B, T].
+      prepare: (method.Rows, method state) -> Prepared.
+      update: (TrainState, Minibatch) -> (TrainState, Tally); the state is donated.
+      inspect: (current, constants, method state) -> method.Terms, [B, T].
       layout: how rows are cut.
       width: columns of a chunk of the head.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      token_wise, skips: see `objective.Objective`; `skips` if completions without
-        advantages need no pass.
+      by_rows: see `Method`.
+      skips: completions without advantages need no pass.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -131,12 +108,12 @@ class Learner(NamedTuple):
     score: Callable[..., head.Scores]
     prepare: Callable[..., Prepared]
     update: Callable[..., tuple[TrainState, Tally]]
-    inspect: Callable[..., objective_lib.TokenTerms]
+    inspect: Callable[..., method_lib.Terms]
     layout: packing.Layout
     width: int
     minibatch_rows: int
     recompute_old_logprobs: bool
-    token_wise: bool
+    by_rows: bool
     skips: bool
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
@@ -151,7 +128,7 @@ class Learner(NamedTuple):
 
 def make_learner(
     graphdef: nnx.GraphDef,
-    objective: objective_lib.Objective,
+    method: method_lib.Method,
     optimizer: optimizer_lib.Optimizer,
     mesh: jax.sharding.Mesh,
     state_shardings: TrainState,
@@ -167,7 +144,7 @@ def make_learner(
 
     Args:
       graphdef: of the policy.
-      objective: the method, see `algo/objective.py`.
+      method: see `algo/method.py`.
       optimizer: with its learning rate.
       mesh: rows are split over its data and fsdp axes.
       state_shardings: of every leaf of the TrainState.
@@ -186,9 +163,18 @@ def make_learner(
     options = dict(
         branches=layout.share_prompts, base_temperature=base_temperature, width=width
     )
-    packed = packing.Packed(*(by_row,) * (len(packing.Packed._fields) - 1), whole)
-    by_target = by_row if objective.token_wise else whole
-    minibatch = Minibatch(packed, by_target, by_target, by_target, by_row, whole, whole)
+    packed = packing.Packed(
+        **dict.fromkeys(packing.Packed._fields, by_row) | {"num_micros": whole}
+    )
+    by_target = whole if method.by_rows else by_row
+    minibatch = Minibatch(
+        packed=packed,
+        constants=by_target,
+        weights=by_target,
+        index=by_row,
+        denominator=whole,
+        num_tokens=whole,
+    )
     return Learner(
         score=jax.jit(
             functools.partial(_score, graphdef, **options),
@@ -197,7 +183,7 @@ def make_learner(
             compiler_options=target.training_options(),
         ),
         prepare=jax.jit(
-            functools.partial(_prepare, objective, minibatch_rows=minibatch_rows),
+            functools.partial(_prepare, method, minibatch_rows=minibatch_rows),
             in_shardings=(rows, whole),
             out_shardings=whole,
         ),
@@ -205,9 +191,9 @@ def make_learner(
             functools.partial(
                 _update,
                 graphdef,
-                objective,
+                method,
                 optimizer,
-                state_shardings.params,
+                state_shardings.trainable,
                 remat=remat,
                 **options,
             ),
@@ -216,13 +202,13 @@ def make_learner(
             donate_argnums=0,
             compiler_options=target.training_options(),
         ),
-        inspect=jax.jit(functools.partial(objective_lib.token_terms, objective)),
+        inspect=jax.jit(method.terms),
         layout=layout,
         width=width,
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
-        token_wise=objective.token_wise,
-        skips=objective.token_wise and objective.zero_advantage_is_silent,
+        by_rows=method.by_rows,
+        skips=method.silent_at_zero and not method.by_rows,
         row_sharding=rows,
         shardings=minibatch,
     )
@@ -236,40 +222,23 @@ def _score(graphdef, params, packed: packing.Packed, **options) -> head.Scores:
 
 
 def _prepare(
-    objective, rows: Rows, previous: entropy_lib.EntropyStats, *, minibatch_rows: int
+    method: method_lib.Method, rows: method_lib.Rows, state, *, minibatch_rows: int
 ) -> Prepared:
-    """Advantages and statistics over the whole batch, weights per mini-batch."""
-    mask = rows.completion_mask
-    advantages = objective_lib.compute_advantages(
-        objective, rows.rewards, mask, rows.group_ids
-    )
-    stats = objective_lib.fit_stats(objective, rows.old_entropy, mask, previous)
-    by_minibatch = mask.reshape(-1, minibatch_rows, mask.shape[1])
-    if not objective.token_wise:
+    """The method's state and constants over the whole batch, weights per mini-batch."""
+    state = method.update_state(rows, state)
+    constants = method.constants(rows, state)
+    counted = constants.get("counted", rows.mask) & rows.mask
+    by_minibatch = counted.reshape(-1, minibatch_rows, counted.shape[1])
+    if method.by_rows:
         zeros = jnp.zeros(len(by_minibatch), jnp.float32)
-        return Prepared(advantages, None, None, zeros, stats)
-    weights, denominators = jax.vmap(objective.aggregate)(by_minibatch)
-    known = objective_lib.known(objective, tokens(rows, advantages), stats)
-    return Prepared(advantages, known, weights.reshape(mask.shape), denominators, stats)
-
-
-def tokens(rows: Rows, advantages: Array) -> objective_lib.Tokens:
-    """The objective's view of rows, without the current policy."""
-    return objective_lib.Tokens(
-        logprobs=None,
-        entropy=None,
-        old_logprobs=rows.old_logprobs,
-        old_entropy=rows.old_entropy,
-        behavior_logprobs=rows.behavior_logprobs,
-        reference_logprobs=rows.reference_logprobs,
-        advantages=advantages,
-        mask=rows.completion_mask,
-    )
+        return Prepared(constants, None, zeros, state)
+    weights, denominators = jax.vmap(method.aggregate)(by_minibatch)
+    return Prepared(constants, weights.reshape(counted.shape), denominators, state)
 
 
 def _update(
     graphdef,
-    objective,
+    method: method_lib.Method,
     optimizer,
     param_shardings,
     state: TrainState,
@@ -280,23 +249,29 @@ def _update(
     **options,
 ):
     """One optimizer update."""
-    dtype = nnx.merge(graphdef, state.params).dtype
+    model = nnx.merge(graphdef, state.params)
     # Cast once, and not in every micro-batch.
-    params = transformer.compute_params(state.params, dtype)
-    through_head = _token_wise if objective.token_wise else _row_wise
-    options["unused_ids"] = nnx.merge(graphdef, params).config.unused_ids
-    through_head = functools.partial(through_head, objective, state.stats, **options)
+    cast = functools.partial(transformer.compute_params, dtype=model.dtype)
+    trainable, frozen = cast(state.trainable), cast(state.frozen)
+    through_head = _by_rows if method.by_rows else _by_token
+    options["unused_ids"] = model.config.unused_ids
+    through_head = functools.partial(
+        through_head, method, state.method_state, **options
+    )
+
+    def policy(trainable):
+        return nnx.merge(graphdef, merge(frozen, trainable))
 
     def gradients(k):
         """Sums of micro-batch k, its gradients, and that in the unembedding."""
         micro = scoring.micro_batch(batch.packed, k)
         hidden, pull = jax.vjp(
-            lambda params: scoring.states(
-                nnx.merge(graphdef, params), micro, branches=branches, remat=remat
+            lambda trainable: scoring.states(
+                policy(trainable), micro, branches=branches, remat=remat
             ),
-            params,
+            trainable,
         )
-        weight = nnx.merge(graphdef, params).unembedding()
+        weight = policy(trainable).unembedding()
         sums, d_hidden, d_weight = through_head(hidden, weight, micro, batch, k)
         (grads,) = pull(d_hidden)
         return sums, grads, d_weight
@@ -304,7 +279,7 @@ def _update(
     def add(k, total):
         total = jax.tree.map(jnp.add, total, gradients(k))
         # Within the loop, so that devices exchange only the share that each keeps.
-        return _constrain(total, param_shardings, nnx.merge(graphdef, params))
+        return _constrain(total, param_shardings, policy(trainable))
 
     zeros = jax.tree.map(
         lambda s: jnp.zeros(s.shape, jnp.float32), jax.eval_shape(gradients, 0)
@@ -312,8 +287,9 @@ def _update(
     (numerator, denominator, sums), grads, d_weight = jax.lax.fori_loop(
         0, batch.packed.num_micros, add, zeros
     )
-    name = nnx.merge(graphdef, params).unembedding_name
-    grads[name] = grads[name].replace(grads[name].get_value() + d_weight)
+    name = model.unembedding_name
+    if name in grads:  # it is trained
+        grads[name] = grads[name].replace(grads[name].get_value() + d_weight)
     return _apply(
         optimizer,
         state,
@@ -326,21 +302,27 @@ def _update(
     )
 
 
-def _token_wise(
-    objective, stats, hidden, weight, micro, batch: Minibatch, k, **options
+def _by_token(
+    method: method_lib.Method,
+    method_state,
+    hidden,
+    weight,
+    micro,
+    batch: Minibatch,
+    k,
+    **options,
 ):
     """The head where a token's loss needs no other token: one pass over the logits."""
-    constants = jax.tree.map(
-        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False),
-        (batch.tokens, batch.known, batch.weights),
-    )
+    given = _of_micro((batch.constants, batch.weights), k)
 
-    def slopes(scores: head.Scores, constants):
-        tokens, known, weights = constants
+    def slopes(scores: head.Scores, given):
+        constants, weights = given
 
         def value(logprobs):
-            given = tokens._replace(logprobs=logprobs, entropy=scores.entropy)
-            return objective_lib.token_loss(objective, given, known, weights, stats)
+            current = _current(logprobs, scores.entropy)
+            return method_lib.token_loss(
+                method, current, constants, weights, method_state
+            )
 
         (numerator, sums), slope = jax.value_and_grad(value, has_aux=True)(
             scores.logprobs
@@ -353,13 +335,22 @@ def _token_wise(
         weight,
         micro.targets,
         micro.counts,
-        constants,
-        with_entropy=objective.needs_current_entropy,
+        given,
+        with_entropy=method.needs_current_entropy,
         **options,
     )
 
 
-def _row_wise(objective, stats, hidden, weight, micro, batch: Minibatch, k, **options):
+def _by_rows(
+    method: method_lib.Method,
+    method_state,
+    hidden,
+    weight,
+    micro,
+    batch: Minibatch,
+    k,
+    **options,
+):
     """The head where the loss needs rows, or statistics of the micro-batch: scores
     first, then the loss of the rows, then gradients from logits made again."""
     scores = head.scores(
@@ -367,26 +358,25 @@ def _row_wise(objective, stats, hidden, weight, micro, batch: Minibatch, k, **op
         weight,
         micro.targets,
         micro.counts,
-        with_entropy=objective.needs_current_entropy,
+        with_entropy=method.needs_current_entropy,
         **options,
     )
-    index = jax.tree.map(
-        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False), batch.index
-    )
-    shape = batch.tokens.mask.shape
+    index = _of_micro(batch.index, k)
+    shape = batch.constants["mask"].shape
 
     def rows(x):
         """[S, N] → [b, T]; padding points behind the last row."""
         return jnp.zeros(shape, x.dtype).at[index.row, index.column].set(x, mode="drop")
 
-    mask = rows(jnp.ones(micro.targets.shape, bool))
+    at_hand = rows(jnp.ones(micro.targets.shape, bool))
+    constants = {**batch.constants, "mask": at_hand}
     entropy = None if scores.entropy is None else rows(scores.entropy)
 
     def value(logprobs):
-        tokens = batch.tokens._replace(
-            logprobs=rows(logprobs), entropy=entropy, mask=mask
+        current = _current(rows(logprobs), entropy)
+        numerator, denominator, sums = method_lib.rows_loss(
+            method, current, constants, method_state
         )
-        numerator, denominator, sums = objective_lib.loss(objective, tokens, stats)
         return numerator, (denominator, sums)
 
     (numerator, aux), slope = jax.value_and_grad(value, has_aux=True)(scores.logprobs)
@@ -401,6 +391,19 @@ def _row_wise(objective, stats, hidden, weight, micro, batch: Minibatch, k, **op
         **options,
     )
     return (numerator, *aux), d_hidden, d_weight
+
+
+def _of_micro(tree, k):
+    """What of [M, ...] belongs to micro-batch k."""
+    return jax.tree.map(
+        lambda x: jax.lax.dynamic_index_in_dim(x, k, keepdims=False), tree
+    )
+
+
+def _current(logprobs, entropy) -> dict[str, Array]:
+    """What `Method.terms` reads of the current policy."""
+    current = {"logprobs": logprobs}
+    return current if entropy is None else {**current, "entropy": entropy}
 
 
 def _constrain(total, param_shardings, model: transformer.Transformer):
@@ -436,20 +439,25 @@ def _apply(
     applies = finite & (num_tokens > 0)
 
     learning_rate = jnp.float32(optimizer.learning_rate(state.opt_state))
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    params, opt_state = jax.tree.map(
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.trainable)
+    trainable = optax.apply_updates(state.trainable, updates)
+    trainable, opt_state = jax.tree.map(
         lambda new, old: jnp.where(applies, new, old),
-        (params, opt_state),
-        (state.params, state.opt_state),
+        (trainable, opt_state),
+        (state.trainable, state.opt_state),
     )
-    state = TrainState(
-        params,
-        opt_state,
-        state.stats,
-        jnp.where(finite, 0, state.skipped + 1),
-        state.skipped_total + ~finite,
+    state = state._replace(
+        trainable=trainable,
+        opt_state=opt_state,
+        skipped=jnp.where(finite, 0, state.skipped + 1),
+        skipped_total=state.skipped_total + ~finite,
     )
     return state, Tally(
-        numerator, denominator, sums, grad_norm, finite, trained_tokens, learning_rate
+        numerator=numerator,
+        denominator=denominator,
+        sums=sums,
+        grad_norm=grad_norm,
+        finite=finite,
+        trained_tokens=trained_tokens,
+        learning_rate=learning_rate,
     )

@@ -4,7 +4,6 @@ They are the engine's and the learner's own jitted functions, with shapes in pla
 arrays: nothing is allocated.
 """
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -14,10 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import builders
-from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import settings
 from hapo_jax.learner import flops, packing, train_step
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model.config import ModelConfig
@@ -79,14 +77,14 @@ def programs(
     """
     mesh = _mesh(config, devices)
     local = _host_mesh(config, host_devices)
-    objective = objective_lib.make_objective(**config_lib.flat(config.algo))
+    method = method_lib.make(settings.of(config.algo.to_dict()))
 
     def policy(mesh):
         return policy_lib.make(model, None, "", config.model.dtype, mesh)
 
     state = policy(mesh).abstract_state(builders.make_optimizer(config))
     hosts = len(devices) // len(host_devices)
-    sampling = _sampling(config, policy(local), objective, hosts, completion_tokens)
+    sampling = _sampling(config, policy(local), method, hosts, completion_tokens)
     copies = per_device(policy(local).abstract_params, policy(local).sample_shardings)
     copies *= policy(local).dtype.itemsize / 4
     # While it samples a host holds the training state, and the parameters from which
@@ -96,7 +94,7 @@ def programs(
     sampling = [p._replace(resident_bytes=p.resident_bytes + beside) for p in sampling]
     prefill, decode = sampling
     prefill = prefill._replace(resident_bytes=prefill.resident_bytes - int(copies))
-    learning = _learning(config, policy(mesh), objective, state, completion_tokens)
+    learning = _learning(config, policy(mesh), method, state, completion_tokens)
     return [prefill, decode, *learning]
 
 
@@ -133,11 +131,7 @@ def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
     return sharding.make_mesh(data=-1, tensor=tensor, devices=devices)
 
 
-def _stats() -> entropy_lib.EntropyStats:
-    return jax.eval_shape(entropy_lib.initial_stats)
-
-
-def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
+def _sampling(config, policy, method, hosts: int, completion_tokens: int):
     """Prefill and decode of one host."""
     r, model = config.rollout, policy.config
     rows = -(-r.round_prompts // hosts) * r.group_size
@@ -149,14 +143,14 @@ def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
         most_rows=rows,
         group_size=r.group_size,
         truncation=Truncation(r.top_k, r.top_p, r.min_p),
-        temperature_fn=functools.partial(objective_lib.temperature, objective),
+        temperature_fn=method.temperature,
     )
     params = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, policy.dtype), policy.abstract_params
     )
     with jax.set_mesh(policy.mesh):
         prefill, resident = _prefill(engine, params, policy)
-        decode, in_use = _decode(engine, params, policy)
+        decode, in_use = _decode(engine, params, policy, method)
     prompts = engine.prefill_sizes[-1]
     P, T, B = r.max_prompt_tokens, completion_tokens, engine.num_slots
     # Slots that come free are refilled, so that a step takes as long as its tokens do,
@@ -202,10 +196,12 @@ def _prefill(engine: Engine, params, policy):
     return engine.prefill.lower(params, tokens, lengths), waiting
 
 
-def _decode(engine: Engine, params, policy):
+def _decode(engine: Engine, params, policy, method):
     """The program for the widest cache, and the bytes that one step must read."""
     weights = jax.eval_shape(engine.weights, params)
-    lowered = engine.decode.lower(weights, _slots(engine, policy), _stats())
+    lowered = engine.decode.lower(
+        weights, _slots(engine, policy), jax.eval_shape(method.init_state)
+    )
     in_use = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
     return lowered, in_use
 
@@ -238,7 +234,7 @@ def _weight_bytes(engine: Engine, params, policy) -> int:
     return per_device(abstract, decoding.shardings(policy.config, policy.mesh))
 
 
-def _learning(config, policy, objective, state, completion_tokens: int):
+def _learning(config, policy, method, state, completion_tokens: int):
     """Scoring of a batch and update from a mini-batch, over the whole mesh."""
     r, options, model = config.rollout, config.learner, policy.config
     longest = r.max_prompt_tokens + r.max_completion_tokens
@@ -247,7 +243,7 @@ def _learning(config, policy, objective, state, completion_tokens: int):
     learner = builders.make_learner(
         options,
         policy,
-        objective,
+        method,
         optimizer,
         longest=longest,
         minibatch_rows=b,
@@ -260,11 +256,11 @@ def _learning(config, policy, objective, state, completion_tokens: int):
     with jax.set_mesh(policy.mesh):
         packed = _packed(learner, layout.num_micros(B, longest))
         score = learner.score.lower(state.params, packed)
-        minibatch = _minibatch(learner, objective, layout.num_micros(b, longest), r)
+        minibatch = _minibatch(learner, method, layout.num_micros(b, longest), r)
         update = learner.update.lower(state, minibatch)
-    scorings = options.recompute_old_logprobs + objective.needs_reference
+    scorings = options.recompute_old_logprobs + method.needs_reference
     reference = 0
-    if objective.needs_reference:
+    if method.needs_reference:
         reference = per_device(policy.abstract_params, policy.train_shardings)
         reference = int(reference * policy.dtype.itemsize / 4)
     moments = per_device(state) - per_device(state.params)
@@ -332,7 +328,7 @@ def _packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
     return packing.Packed(*(row,) * 5, target, target, counts, number)
 
 
-def _minibatch(learner, objective, num_micros: int, r) -> train_step.Minibatch:
+def _minibatch(learner, method, num_micros: int, r) -> train_step.Minibatch:
     """Shapes of `learn.make_minibatch`."""
     b, packed = learner.minibatch_rows, _packed(learner, num_micros)
 
@@ -340,25 +336,30 @@ def _minibatch(learner, objective, num_micros: int, r) -> train_step.Minibatch:
         return jax.ShapeDtypeStruct(shape, dtype)
 
     field = of((b, r.max_completion_tokens))
-    rows = train_step.Rows(
-        completion_mask=of(field.shape, bool),
-        behavior_logprobs=field,
+    rows = method_lib.Rows(
+        mask=of(field.shape, bool),
         old_logprobs=field,
         old_entropy=field,
-        reference_logprobs=field if objective.needs_reference else None,
+        behavior_logprobs=field,
+        reference_logprobs=field if method.needs_reference else None,
         rewards=of((b,)),
+        scores=of((b,)),
         group_ids=of((b,), jnp.int32),
     )
-    prepared = jax.eval_shape(learner.prepare, rows, _stats())
-    tokens = train_step.tokens(rows, prepared.advantages)
-    known, weights, index = prepared.known, prepared.weights, None
+    prepared = jax.eval_shape(learner.prepare, rows, method.init_state())
+    constants, weights, index = prepared.constants, prepared.weights, None
     shape = packed.targets.shape
-    if learner.token_wise:
-        tokens, known, weights = jax.tree.map(
-            lambda x: of(shape, x.dtype), (tokens, known, weights)
-        )
-    else:
+    if learner.by_rows:
         index = packing.Index(of(shape, jnp.int32), of(shape, jnp.int32))
+    else:
+        constants, weights = jax.tree.map(
+            lambda x: of(shape, x.dtype), (constants, weights)
+        )
     return train_step.Minibatch(
-        packed, tokens, known, weights, index, of(()), of((), jnp.int32)
+        packed=packed,
+        constants=constants,
+        weights=weights,
+        index=index,
+        denominator=of(()),
+        num_tokens=of((), jnp.int32),
     )

@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import platform as platform_lib
@@ -47,7 +46,7 @@ class Engine:
         stop_ids: tuple[int, ...],
         pad_id: int,
         truncation: sampler.Truncation,
-        temperature_fn: sampler.TemperatureFn,
+        temperature_fn: sampler.TemperatureFn | None,
         dtype=jnp.float32,
         platform: platform_lib.Platform | None = None,
     ):
@@ -97,12 +96,12 @@ class Engine:
         def weights(params):
             return decoding.weights(nnx.merge(graphdef, params))
 
-        def decode(weights, state, stats):
+        def decode(weights, state, method_state):
             return slots.decode(
                 config,
                 weights,
                 state,
-                stats,
+                method_state,
                 steps=chunk_tokens,
                 stop_ids=stop_ids,
                 pad_id=pad_id,
@@ -179,7 +178,7 @@ class Engine:
         *,
         seed: int,
         step: int,
-        stats: entropy_lib.EntropyStats,
+        method_state,
         base_temperature: float,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> Iterator[Completion]:
@@ -189,7 +188,7 @@ class Engine:
           params: the policy's, in the sampler's layout.
           requests: any number; consumed as slots become free.
           seed, step: part of the random keys, see `sampler.row_keys`.
-          stats: entropy statistics for the adaptive temperature.
+          method_state: of the last step, for the temperature.
           base_temperature: of requests without their own.
           should_stop: asked before every chunk; True ends the iteration.
 
@@ -197,7 +196,7 @@ class Engine:
           ValueError: a request is longer than the engine was made for.
           Diverged: the policy gives no distribution to draw from.
         """
-        batch = schedule.Batch(self, params, stats)
+        batch = schedule.Batch(self, params, method_state)
         queue = schedule.Queue(self, params, requests)
         flying: collections.deque = collections.deque()  # dispatched, not yet read
         while not should_stop():

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import distributed
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import grading
@@ -72,7 +71,7 @@ class Abandoned(Exception):
 def generate(
     generator: Generator,
     params,
-    stats: entropy_lib.EntropyStats,
+    method_state,
     *,
     base_temperatures: Sequence[float],
     step: int,
@@ -84,7 +83,7 @@ def generate(
     Args:
       generator: see above.
       params: the policy's, in the sampler's sharding.
-      stats: entropy statistics for the adaptive temperature.
+      method_state: of the last step, for the temperature.
       base_temperatures: [G], of a prompt's completions; 0 is greedy.
       step: part of the random keys.
       prompt_ids: [N] int64.
@@ -105,7 +104,7 @@ def generate(
         found = _generate_share(
             generator,
             params,
-            jax.device_get(stats),
+            jax.device_get(method_state),
             base_temperatures=base_temperatures,
             step=step,
             prompt_ids=prompt_ids[mine],
@@ -125,7 +124,7 @@ def _agree_to_go_on(goes_on: bool) -> None:
 def _generate_share(
     generator: Generator,
     params,
-    stats: entropy_lib.EntropyStats,
+    method_state,
     *,
     base_temperatures: Sequence[float],
     step: int,
@@ -151,7 +150,7 @@ def _generate_share(
         requests,
         seed=g.seed,
         step=step,
-        stats=stats,
+        method_state=method_state,
         base_temperature=1.0,
         should_stop=lambda: g.beat() or g.should_stop(),
     )

@@ -18,7 +18,7 @@ from hapo_jax.algo import masked
 from hapo_jax.model import decoding, transformer
 
 Array = jax.Array
-# (entropy [B], stats, base_temperature [B]) -> temperature [B]
+# (entropy [B], state of the method, base_temperature [B]) -> temperature [B]
 TemperatureFn = Callable[[Array, entropy_lib.EntropyStats, Array], Array]
 
 
@@ -86,22 +86,22 @@ class Record(NamedTuple):
 def draw(
     logits: Array,
     uniforms: Array,
-    stats: entropy_lib.EntropyStats,
+    method_state,
     base_temperature: Array,
     *,
     truncation: Truncation,
-    temperature_fn: TemperatureFn,
+    temperature_fn: TemperatureFn | None,
 ) -> tuple[Array, Record]:
     """One token per row by inverse CDF, and what the learner must know about it.
 
     Args:
       logits: [B, V] float32, untempered.
       uniforms: [B] float32 in [0, 1), one per row.
-      stats: of the previous step, for the temperature.
+      method_state: of the method, after the last step, for the temperature.
       base_temperature: [B] float32; 0 means greedy: the likeliest token, recorded with
         temperature 0 and behavior log-prob 0.
       truncation: which tokens may be drawn.
-      temperature_fn: entropy → temperature.
+      temperature_fn: entropy → temperature; None for the base temperature.
 
     Returns:
       [B] int32 tokens, and their Record.
@@ -110,7 +110,9 @@ def draw(
     # exponential needs another maximum then.
     logits = logits - logits.max(-1, keepdims=True)
     entropy, log_total = entropy_lib.of_shifted_logits(logits)
-    temperature = temperature_fn(entropy, stats, base_temperature)
+    temperature = base_temperature
+    if temperature_fn is not None:
+        temperature = temperature_fn(entropy, method_state, base_temperature)
     greedy = base_temperature <= 0
     tempered = logits / jnp.where(greedy, 1.0, temperature)[:, None]
     tempered = truncate(tempered, truncation)

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import numpy as np
 
-from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import decoding, sharding
 from hapo_jax.rollout import sampler, slots
 from hapo_jax.rollout.requests import Completion, Request
@@ -95,8 +94,8 @@ class Queue:
 class Batch:
     """The slots on the devices, and what the host knows about them."""
 
-    def __init__(self, engine: "Engine", params, stats: entropy_lib.EntropyStats):
-        self._engine, self._stats = engine, stats
+    def __init__(self, engine: "Engine", params, method_state):
+        self._engine, self._method_state = engine, method_state
         self._weights = engine.weights(params)
         self._slots = engine.empty()
         self._rows_per_lane = engine.rows_per_lane
@@ -205,7 +204,9 @@ class Batch:
 
     def decode(self) -> tuple[np.ndarray, slots.Samples]:
         """Dispatches a chunk; returns what `collect` needs to read it."""
-        self._slots, out = self._engine.decode(self._weights, self._slots, self._stats)
+        self._slots, out = self._engine.decode(
+            self._weights, self._slots, self._method_state
+        )
         self._column += self._engine.chunk_tokens
         return self._owner.copy(), out
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import decoding, sharding, transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import sampler
@@ -185,13 +184,13 @@ def decode(
     config: ModelConfig,
     weights: decoding.Weights,
     slots: Slots,
-    stats: entropy_lib.EntropyStats,
+    method_state,
     *,
     steps: int,
     stop_ids: tuple[int, ...],
     pad_id: int,
     truncation: sampler.Truncation,
-    temperature_fn: sampler.TemperatureFn,
+    temperature_fn: sampler.TemperatureFn | None,
     writes_last: bool,
 ) -> tuple[Slots, Samples]:
     """Draws up to `steps` tokens in every row that is alive.
@@ -200,7 +199,7 @@ def decode(
       config: the policy's sizes.
       weights: the policy's.
       slots: with room for `steps` more columns.
-      stats: of the previous step, for the temperature.
+      method_state: of the method, after the last step, for the temperature.
       steps: length of the scan.
       stop_ids: tokens that end a completion; they are part of it.
       pad_id: what rows that are not alive are fed.
@@ -221,7 +220,7 @@ def decode(
         token, record = sampler.draw(
             decoding.logits(config, weights, s.hidden),
             uniforms,
-            stats,
+            method_state,
             s.base_temperature,
             truncation=truncation,
             temperature_fn=temperature_fn,

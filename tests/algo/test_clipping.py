@@ -24,11 +24,11 @@ SCORE = jnp.array([[-1.0, -0.5, 0.0], [0.0, 0.5, 1.0]])
     ],
 )
 def test_by_hand(strength, low, high):
-    actual = clipping.adaptive_range(SCORE, low=0.2, high=0.28, strength=strength)
+    actual = clipping.by_score(SCORE, low=0.2, high=0.28, strength=strength)
     np.testing.assert_allclose(actual, (low, high), rtol=1e-6)
 
 
 def test_sign_confident_tokens_widen_the_left_and_uncertain_ones_the_right():
-    low, high = clipping.adaptive_range(SCORE, low=0.2, high=0.28, strength=1.0)
+    low, high = clipping.by_score(SCORE, low=0.2, high=0.28, strength=1.0)
     assert low[0, 0] > low[0, 2] and high[0, 0] == high[0, 2]
     assert high[1, 2] > high[1, 0] and low[1, 2] == low[1, 0]

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax import config as config_lib
-from hapo_jax.algo import advantages, entropy, objective, rewards
+from hapo_jax.algo import advantages, entropy, rewards
+from tests import tiny
+from tests.algo import given
 
 B, T = 4, 3
 MASK = jnp.arange(T)[None, :] < jnp.array([3, 2, 1, 3])[:, None]
@@ -20,17 +21,14 @@ METHODS = ("hapo", "hapo_public", "dapo", "grpo", "dr_grpo")
 
 @functools.cache
 def _make(method, **changes):
-    config, _ = config_lib.resolve(
-        config_lib.apply_method(config_lib.default(), method)
-    )
-    return objective.make_objective(**{**config_lib.flat(config.algo), **changes})
+    return tiny.method(method, **changes)
 
 
 def _tokens(mask=MASK, log_ratio=0.1, **fields):
     rng = np.random.default_rng(0)
     old = jnp.asarray(-rng.uniform(0.1, 3, (B, T)), jnp.float32)
     nats = jnp.asarray(rng.uniform(0.01, 2, (B, T)), jnp.float32)
-    given = {
+    numbers = {
         "logprobs": old + log_ratio,
         "entropy": nats,
         "old_logprobs": old,
@@ -40,14 +38,14 @@ def _tokens(mask=MASK, log_ratio=0.1, **fields):
         "advantages": jnp.asarray(rng.normal(size=(B, T)), jnp.float32),
         "mask": mask,
     }
-    return objective.Tokens(**{**given, **fields})
+    return given.Tokens(**{**numbers, **fields})
 
 
 @functools.cache
 def _compiled(made):
     def mean(logprobs, tokens):
         tokens = tokens._replace(logprobs=logprobs)
-        numerator, denominator, sums = objective.loss(made, tokens, STATS)
+        numerator, denominator, sums = given.loss(made, tokens, STATS)
         return numerator / jnp.where(denominator == 0, 1, denominator), sums
 
     return jax.jit(jax.value_and_grad(mean, has_aux=True))
@@ -84,7 +82,7 @@ def test_zero_variance_group(name):
 def test_all_correct_or_all_wrong(method, reward):
     """Advantages are exactly 0, and so is the gradient of the policy loss."""
     made = _make(method, kl_strength=0.0)
-    adapted = objective.compute_advantages(made, jnp.full(B, reward), MASK, GROUP)
+    adapted = given.advantages(made, jnp.full(B, reward), MASK, GROUP)
     np.testing.assert_array_equal(adapted, np.zeros((B, T)))
     value, grad, _ = _loss_and_grad(made, _tokens(advantages=adapted))
     assert value == 0
@@ -94,10 +92,10 @@ def test_all_correct_or_all_wrong(method, reward):
 @pytest.mark.parametrize("name", ["grpo", "dr_grpo", "rloo", "opo"])
 def test_group_of_one(name):
     function = advantages.ADVANTAGES[name]
-    given = jnp.array([2.0, -1.0, 0.5, 1.0]), MASK, jnp.arange(B, dtype=jnp.int32)
-    np.testing.assert_array_equal(function(*given), np.zeros((B, T)))
-    raw = jnp.where(MASK, given[0][:, None], 0)
-    verl = function(*given, singleton="verl")
+    numbers = jnp.array([2.0, -1.0, 0.5, 1.0]), MASK, jnp.arange(B, dtype=jnp.int32)
+    np.testing.assert_array_equal(function(*numbers), np.zeros((B, T)))
+    raw = jnp.where(MASK, numbers[0][:, None], 0)
+    verl = function(*numbers, singleton="verl")
     np.testing.assert_allclose(verl, raw, rtol=2e-6)  # grpo divides by 1 + 1e-6
 
 
@@ -121,7 +119,7 @@ def test_empty_micro_batch(method):
     assert value == 0
     np.testing.assert_array_equal(grad, np.zeros((B, T)))
     assert all((total == 0).all() for total in sums.values())
-    fitted = objective.fit_stats(made, _tokens().old_entropy, nothing, STATS)
+    fitted = given.fit(made, _tokens().old_entropy, nothing, STATS)
     np.testing.assert_array_equal(fitted, STATS)
 
 
@@ -166,9 +164,9 @@ def test_non_finite_outside_the_mask(method, bad):
     actual = _loss_and_grad(made, poisoned)
     jax.tree.map(np.testing.assert_array_equal, actual, expected)
     _assert_finite(actual)
-    stats = objective.fit_stats(made, poisoned.old_entropy, MASK, STATS)
+    stats = given.fit(made, poisoned.old_entropy, MASK, STATS)
     np.testing.assert_array_equal(
-        stats, objective.fit_stats(made, clean.old_entropy, MASK, STATS)
+        stats, given.fit(made, clean.old_entropy, MASK, STATS)
     )
 
 
@@ -201,8 +199,8 @@ def test_everything_at_once(method):
     mask = MASK.at[1].set(False)
     signs = jnp.array([100.0, -100.0, 0.0])
     for reward, order in itertools.product((0.0, 1.0), ((0, 1, 2), (1, 0, 2))):
-        given = jnp.array([reward, 0.0, 1.0, 1.0])
-        adapted = objective.compute_advantages(made, given, mask, GROUP)
+        numbers = jnp.array([reward, 0.0, 1.0, 1.0])
+        adapted = given.advantages(made, numbers, mask, GROUP)
         tokens = _tokens(mask, advantages=adapted)
         logprobs = tokens.old_logprobs + signs[jnp.array(order)][None, :]
         tokens = tokens._replace(logprobs=jnp.where(mask, logprobs, jnp.nan))

@@ -3,18 +3,17 @@ import math
 import pytest
 
 from hapo_jax import config as config_lib
-from hapo_jax.algo import objective
-
-DAPO = config_lib.flat(config_lib.apply_method(config_lib.default(), "dapo").algo)
+from hapo_jax.algo import settings
+from tests import tiny
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"advantage": "ppo"}, r"algo.advantage='ppo' must be one of \('grpo'"),
+        ({"advantage": "ppo"}, r"algo.advantage.name='ppo' must be one of grpo, dr"),
         ({"singleton": "raw"}, r"algo.singleton='raw'"),
         ({"entropy_scope": "mini"}, r"algo.entropy.scope='mini'"),
-        ({"aggregation": "mean"}, r"algo.aggregation='mean'"),
+        ({"aggregation": "mean"}, r"algo.aggregation.name='mean'"),
         ({"clip_low": math.nan}, r"algo.clip.low=nan must be a number in \(0, 1\]"),
         ({"clip_low": math.inf}, r"algo.clip.low=inf must be a number in"),
         ({"clip_low": "0.2"}, r"algo.clip.low='0.2' must be a number in"),
@@ -44,10 +43,6 @@ DAPO = config_lib.flat(config_lib.apply_method(config_lib.default(), "dapo").alg
         ({"temperature_min_factor": 0.0}, r"algo.temperature.min_factor=0.0 .*\(0, 1"),
         ({"temperature_max_factor": 0.9}, r"algo.temperature.max_factor=0.9 .*\[1, 1e"),
         (
-            {"aggregation": "seq_mean_token_sum_norm", "aggregation_scale_tokens": 0},
-            r"algo.aggregation_scale_tokens=0 .*longest completion",
-        ),
-        (
             {"kl_strength": 0.1, "kl_estimator": "k1"},
             r"algo.kl.estimator='k1' .*expected gradient is 0; use k1\+",
         ),
@@ -63,14 +58,18 @@ DAPO = config_lib.flat(config_lib.apply_method(config_lib.default(), "dapo").alg
 )
 def test_nonsense_is_refused_with_key_value_rule_and_remedy(changes, message):
     with pytest.raises(ValueError, match=message):
-        objective.make_objective(**{**DAPO, **changes})
+        tiny.method("dapo", **changes)
 
 
-@pytest.mark.parametrize("method", config_lib.METHODS)
-def test_every_method_of_the_configs_makes_an_objective(method):
-    config, _ = config_lib.resolve(
-        config_lib.apply_method(config_lib.default(), method)
-    )
-    made = objective.make_objective(**config_lib.flat(config.algo))
-    assert made.needs_reference == (config.algo.kl.strength > 0)
-    assert made.needs_current_entropy == (method == "hapo_public")
+@pytest.mark.parametrize("name", config_lib.METHODS)
+def test_every_method_of_the_configs_can_be_made(name):
+    made = tiny.method(name)
+    strength = tiny.settings(name).kl.strength
+    assert made.needs_reference == (strength > 0)
+    assert made.needs_current_entropy == (name == "hapo_public")
+    assert made.by_rows == (name == "hapo_public")
+
+
+def test_the_section_of_a_config_and_the_settings_are_the_same():
+    assert settings.of(config_lib.default().algo.to_dict()) == settings.Settings()
+    assert settings.defaults() == config_lib.default().algo.to_dict()

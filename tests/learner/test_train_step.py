@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import likelihood
-from hapo_jax.algo import objective as objective_lib
+from hapo_jax import sft
+from hapo_jax.algo import method as method_lib
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
@@ -59,15 +60,15 @@ CUTS = {
 }
 
 
-def make(mesh, objective, *, cut="padded", micro_rows=8, optimizer=None, **options):
+def make(mesh, method, *, cut="padded", micro_rows=8, optimizer=None, **options):
     """A learner and a fresh state on a mesh."""
     optimizer = optimizer or adamw()
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
-    abstract = policy.abstract_state(optimizer)
+    abstract = policy.abstract_state(optimizer, method)
     learner = train_step.make_learner(
         policy.graphdef,
-        objective,
+        method,
         optimizer,
         mesh,
         jax.tree.map(lambda x: x.sharding, abstract),
@@ -79,13 +80,13 @@ def make(mesh, objective, *, cut="padded", micro_rows=8, optimizer=None, **optio
         remat=options.get("remat", "none"),
     )
     params = jax.device_put(tiny.params(), policy.train_shardings)
-    return learner, state_lib.place(params, optimizer, abstract)
+    return learner, state_lib.place(params, optimizer, method, abstract)
 
 
-def step(mesh, objective, batch=None, passes=1, reference_params=None, **options):
+def step(mesh, method, batch=None, passes=1, reference_params=None, **options):
     """State, what the updates saw and metrics after one step, on the host."""
     with jax.set_mesh(mesh):
-        learner, state = make(mesh, objective, **options)
+        learner, state = make(mesh, method, **options)
         state, learnt, metrics = learn_lib.learn(
             learner,
             state,
@@ -106,7 +107,7 @@ def one_device(devices):
 
 @pytest.fixture(scope="module")
 def expected(devices):
-    return step(one_device(devices), tiny.objective("hapo"))
+    return step(one_device(devices), tiny.method("hapo"))
 
 
 def assert_same(result, expected, *, atol=1e-5):
@@ -136,7 +137,7 @@ def test_how_the_work_is_cut_changes_nothing(
     """Micro-batches × packing × sharing of prompts × mesh: parameters after two
     updates, metrics and statistics."""
     mesh = mesh8(shape) if math.prod(shape) == 8 else one_device(devices)
-    result = step(mesh, tiny.objective("hapo"), cut=cut, micro_rows=micro_rows)
+    result = step(mesh, tiny.method("hapo"), cut=cut, micro_rows=micro_rows)
     assert_same(result, expected)
 
 
@@ -147,9 +148,9 @@ def test_gradients_agree_to_1e_5(mesh8, devices, shape, cut):
     mesh = mesh8(shape) if math.prod(shape) == 8 else one_device(devices)
     descent = dict(optimizer=sgd())
     whole = dict(cut="padded", micro_rows=MINIBATCH_ROWS)
-    objective = tiny.objective("dapo")
-    (one, _), _ = step(one_device(devices), objective, **whole, **descent)
-    (other, _), _ = step(mesh, objective, cut=cut, micro_rows=4, **descent)
+    method = tiny.method("dapo")
+    (one, _), _ = step(one_device(devices), method, **whole, **descent)
+    (other, _), _ = step(mesh, method, cut=cut, micro_rows=4, **descent)
     start = jax.device_get(tiny.params())
     largest = max(
         np.abs(a - b).max()
@@ -164,7 +165,7 @@ def test_gradients_agree_to_1e_5(mesh8, devices, shape, cut):
 
 def test_sums_in_the_same_order_are_the_same_bits(devices, expected):
     """Room for more micro-batches, and chunks of the same tokens, move no bit."""
-    again = step(one_device(devices), tiny.objective("hapo"), chunk_tokens=64)
+    again = step(one_device(devices), tiny.method("hapo"), chunk_tokens=64)
     jax.tree.map(
         np.testing.assert_array_equal, again[0][0].params, expected[0][0].params
     )
@@ -174,14 +175,14 @@ def test_sums_in_the_same_order_are_the_same_bits(devices, expected):
     "options", [{"chunk_tokens": 1}, {"remat": "full"}, {"remat": "dots"}]
 )
 def test_chunks_and_remat_change_nothing(devices, expected, options):
-    assert_same(step(one_device(devices), tiny.objective("hapo"), **options), expected)
+    assert_same(step(one_device(devices), tiny.method("hapo"), **options), expected)
 
 
 def test_statistics_of_micro_batches_are_the_declared_exception(devices):
     """`hapo_public` scores a token within its micro-batch, so the cut matters."""
-    mesh, objective = one_device(devices), tiny.objective("hapo_public")
-    (whole, _), _ = step(mesh, objective, passes=2)
-    (cut, _), _ = step(mesh, objective, passes=2, micro_rows=2)
+    mesh, method = one_device(devices), tiny.method("hapo_public")
+    (whole, _), _ = step(mesh, method, passes=2)
+    (cut, _), _ = step(mesh, method, passes=2, micro_rows=2)
     gap = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.params, cut.params)
     assert max(jax.tree.leaves(gap)) > 1e-4
 
@@ -191,9 +192,9 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
     mesh = one_device(devices)
     # The update is the gradient.
     options = dict(optimizer=sgd(), base_temperature=0.7, cut="shared")
-    (_, learnt), _ = step(mesh, tiny.objective("dapo"), **options)
+    (_, learnt), _ = step(mesh, tiny.method("dapo"), **options)
     with jax.set_mesh(mesh):
-        learner, start = make(mesh, tiny.objective("dapo"), **options)
+        learner, start = make(mesh, tiny.method("dapo"), **options)
         minibatch, plan = learn_lib.make_minibatch(learner, learnt, 0)
         after, _ = learner.update(start, minibatch)
     assert (plan.row[:GROUP] < 0).all()  # equal rewards: no pass, but counted below
@@ -225,7 +226,7 @@ def test_one_program_for_every_batch(devices):
     """Lengths, skipped completions and statistics change; nothing compiles again."""
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
-        learner, state = make(mesh, tiny.objective("hapo"), cut="shared", micro_rows=2)
+        learner, state = make(mesh, tiny.method("hapo"), cut="shared", micro_rows=2)
         state, *_ = learn_lib.learn(learner, state, rollout(), passes=1)
         programs = learner.num_programs()
         assert programs == 3
@@ -238,13 +239,13 @@ def test_one_program_for_every_batch(devices):
 
 def test_recorded_old_logprobs_spare_the_scoring(devices):
     """With what scoring would have found, everything but the pass is the same."""
-    mesh, objective = one_device(devices), tiny.objective("hapo")
+    mesh, method = one_device(devices), tiny.method("hapo")
     with jax.set_mesh(mesh):
-        learner, state = make(mesh, objective)
+        learner, state = make(mesh, method)
         (old,) = learn_lib.score(learner, [state.params], rollout())
     batch = rollout()._replace(base_logprobs=old.logprobs, entropy=old.entropy)
-    expected = step(mesh, objective, batch)
-    found = step(mesh, objective, batch, recompute_old_logprobs=False)
+    expected = step(mesh, method, batch)
+    found = step(mesh, method, batch, recompute_old_logprobs=False)
     (_, learnt), metrics = expected
     assert len(learnt.scorings) == 1 and metrics.pop("mismatch/logprob_abs_max") == 0
     del metrics["mismatch/logprob_abs_mean"], metrics["mismatch/frac_off_10pct"]
@@ -255,11 +256,11 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
 def test_completions_without_advantages_are_skipped_exactly(devices):
     """The first group has equal rewards. What it adds is 0 in every parameter, and
     its tokens still count in the denominator. 1e-5: sums in another order."""
-    mesh, objective = one_device(devices), tiny.objective("dapo")
-    assert objective.zero_advantage_is_silent
-    whole = dataclasses.replace(objective, zero_advantage_is_silent=False)
+    mesh, method = one_device(devices), tiny.method("dapo")
+    assert method.silent_at_zero
+    whole = dataclasses.replace(method, silent_at_zero=False)
     options = dict(optimizer=sgd(), cut="packed")
-    (state, _), metrics = step(mesh, objective, **options)
+    (state, _), metrics = step(mesh, method, **options)
     (expected, _), all_metrics = step(mesh, whole, **options)
     assert metrics["batch/skipped_sequences"] >= GROUP
     assert all_metrics["batch/skipped_sequences"] == 0
@@ -274,30 +275,28 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
 
 
 @pytest.mark.parametrize("method", ["hapo_public", "grpo", "dr_grpo"])
-def test_every_kind_of_objective_gives_its_own_loss(devices, method):
+def test_every_kind_of_method_gives_its_own_loss(devices, method):
     """In one micro-batch, so that statistics are those of the mini-batch: the loss of
-    the first update equals `objective.loss` on whole rows."""
-    mesh, objective = one_device(devices), tiny.objective(method)
-    reference = tiny.params(seed=1) if objective.needs_reference else None
+    the first update equals `method.rows_loss`."""
+    mesh, method = one_device(devices), tiny.method(method)
+    reference = tiny.params(seed=1) if method.needs_reference else None
     batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
     (_, learnt), metrics = step(
         mesh,
-        objective,
+        method,
         batch=batch,
         reference_params=reference,
         cut="packed",
         micro_rows=MINIBATCH_ROWS,
     )
     logprobs, entropy = tiny.teacher_forced(tiny.model(), batch)
-    tokens = train_step.tokens(learnt.rows, learnt.prepared.advantages)
-    tokens = tokens._replace(logprobs=logprobs, entropy=entropy)
-    tokens = jax.tree.map(jnp.asarray, tokens)
-    stats = learnt.prepared.stats
-    numerator, denominator, _ = objective_lib.loss(objective, tokens, stats)
+    current = {"logprobs": logprobs, "entropy": entropy}
+    numerator, denominator, sums = method_lib.rows_loss(
+        method, current, learnt.prepared.constants, learnt.prepared.method_state
+    )
     np.testing.assert_allclose(
         metrics["loss/policy"], numerator / denominator, rtol=1e-4, atol=1e-6
     )
-    *_, sums = objective_lib.loss(objective, tokens, stats)
     for name, (total, count) in sums.items():
         np.testing.assert_allclose(
             metrics[name], total / count, rtol=1e-3, atol=1e-4, err_msg=name
@@ -307,7 +306,7 @@ def test_every_kind_of_objective_gives_its_own_loss(devices, method):
 def test_non_finite_gradients_are_skipped_and_counted(devices):
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
-        learner, state = make(mesh, tiny.objective("hapo"))
+        learner, state = make(mesh, tiny.method("hapo"))
         before = jax.device_get(state)
         poisoned = rollout()._replace(
             rewards=np.full_like(rollout().rewards, np.inf)
@@ -329,12 +328,12 @@ def test_non_finite_gradients_are_skipped_and_counted(devices):
 def test_a_batch_of_empty_rows_changes_no_parameter(devices):
     mesh = one_device(devices)
     empty = rollout()._replace(completion_mask=np.zeros_like(rollout().completion_mask))
-    (state, _), metrics = step(mesh, tiny.objective("hapo"), batch=empty)
+    (state, _), metrics = step(mesh, tiny.method("hapo"), batch=empty)
     jax.tree.map(
         np.testing.assert_array_equal, state.params, jax.device_get(tiny.params())
     )
     assert metrics["grad/skipped"] == 0
-    assert np.isinf(state.stats.std)  # as before the first batch
+    assert np.isinf(state.method_state["entropy"].std)  # as before the first batch
     # Nothing was trained: what would be a mean of nothing is absent, and not 0.
     assert metrics["learner/updates"] == 0 and metrics["learner/updates_idle"] == 2
     assert not {name for name in metrics if name.startswith(("ratio/", "loss/"))}
@@ -354,7 +353,7 @@ def test_empty_groups_do_not_dilute_metrics(devices):
     for method in ("hapo", "grpo"):  # grpo's KL term trains silent completions too
         reference = tiny.params(seed=1) if method == "grpo" else None
         _, metrics[method] = step(
-            mesh, tiny.objective(method), batch=half, reference_params=reference
+            mesh, tiny.method(method), batch=half, reference_params=reference
         )
         assert metrics[method]["ratio/mean"] == pytest.approx(1, abs=1e-5)
         assert metrics[method]["clip/width_low"] >= 0.2 - 1e-6
@@ -372,7 +371,7 @@ def test_nan_in_padding_reaches_nothing(devices, expected):
     poison = np.where(batch.completion_mask, batch.behavior_logprobs, np.nan)
     result = step(
         one_device(devices),
-        tiny.objective("hapo"),
+        tiny.method("hapo"),
         batch=batch._replace(behavior_logprobs=poison),
     )
     (state, _), _ = result
@@ -381,7 +380,7 @@ def test_nan_in_padding_reaches_nothing(devices, expected):
 
 def test_reference_kl_pulls_towards_the_reference(devices):
     mesh = one_device(devices)
-    grpo = tiny.objective("grpo", kl_strength=1.0)
+    grpo = tiny.method("grpo", kl_strength=1.0)
     reference = tiny.params(seed=1)
     (_, learnt), metrics = step(mesh, grpo, passes=3, reference_params=reference)
     assert np.isfinite(metrics["kl/reference_k3"]) and metrics["kl/reference_k3"] > 0
@@ -392,17 +391,17 @@ def test_reference_kl_pulls_towards_the_reference(devices):
     )
 
 
-def test_likelihood_objective_learns_its_batch(devices):
+def test_maximum_likelihood_learns_its_batch(devices):
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
         learner, state = make(
             mesh,
-            likelihood.make_likelihood_objective(),
+            sft.likelihood(),
             optimizer=adamw(peak=3e-2, warmup=1, weight_decay=0.0),
         )
         zeros = np.zeros_like(rollout().entropy)
         old = head.Scores(zeros, zeros)
-        learnt, _ = learn_lib.prepare(learner, rollout(), state.stats, old)
+        learnt, _ = learn_lib.prepare(learner, rollout(), state.method_state, old)
         minibatch, plan = learn_lib.make_minibatch(learner, learnt, 0)
         assert (plan.row >= 0).all()
         losses = []
@@ -412,3 +411,49 @@ def test_likelihood_objective_learns_its_batch(devices):
     scored = rollout().base_logprobs[:MINIBATCH_ROWS]
     assert scored.mean() < 0
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_what_is_frozen_stays_and_the_rest_learns_as_before(devices):
+    """Norms are trained alone: their gradients are those of training everything."""
+    mesh, method, optimizer = one_device(devices), tiny.method("hapo"), sgd()
+    with jax.set_mesh(mesh):
+        learner, whole = make(mesh, method, optimizer=optimizer)
+        params = tiny.params()
+        trainable, frozen = nnx.split_state(
+            params, lambda path, _: "norm" in str(path), ...
+        )
+        state = state_lib.init_state(trainable, optimizer, method, frozen)
+        assert 0 < len(jax.tree.leaves(trainable)) < len(jax.tree.leaves(params))
+        layouts = jax.tree.map(lambda x: whole_sharding(mesh), state)
+        policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
+        part = train_step.make_learner(
+            policy.graphdef,
+            method,
+            optimizer,
+            mesh,
+            layouts,
+            base_temperature=1.0,
+            minibatch_rows=MINIBATCH_ROWS,
+            recompute_old_logprobs=True,
+            layout=learner.layout,
+            chunk_tokens=64,
+            remat="none",
+        )
+        before = jax.device_get(state.frozen)
+        batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
+        state, _, metrics = learn_lib.learn(part, state, batch, passes=1)
+        whole, *_ = learn_lib.learn(learner, whole, batch, passes=1)
+    assert metrics["grad/norm"] > 0
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.frozen), before)
+    expected, _ = nnx.split_state(
+        whole.params, lambda path, _: "norm" in str(path), ...
+    )
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
+        jax.device_get(state.trainable),
+        jax.device_get(expected),
+    )
+
+
+def whole_sharding(mesh):
+    return sharding.replicated(mesh)

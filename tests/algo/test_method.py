@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 
 import jax
@@ -7,24 +6,27 @@ import numpy as np
 import pytest
 
 from hapo_jax import config as config_lib
-from hapo_jax.algo import entropy, losses, masked, objective
+from hapo_jax.algo import entropy
+from hapo_jax.algo import method as method_lib
+from tests import tiny
+from tests.algo import given
 
 B, T = 6, 5
+OWN = "tests.algo.own_stages"
 STRENGTHS = (
     *("temperature_strength", "token_group_strength"),
     *("redistribution_strength", "clip_strength"),
 )
 
 
-def _settings(method, **changes):
-    config, _ = config_lib.resolve(
-        config_lib.apply_method(config_lib.default(), method)
-    )
-    return {**config_lib.flat(config.algo), **changes}
+_make = tiny.method
 
 
-def _make(method, **changes):
-    return objective.make_objective(**_settings(method, **changes))
+def _temperature(made, nats, stats, base_temperature):
+    base = jnp.full(nats.shape, base_temperature, jnp.float32)
+    if made.temperature is None:
+        return base
+    return made.temperature(nats, {"entropy": stats}, base)
 
 
 def _batch(seed=0):
@@ -35,7 +37,7 @@ def _batch(seed=0):
     rewards = jnp.array([1.0, 0.0, 1.0, 0.0, 0.0, 1.0])
     group_ids = jnp.array([0, 0, 0, 1, 1, 1], jnp.int32)
     float32 = functools.partial(jnp.asarray, dtype=jnp.float32)
-    tokens = objective.Tokens(
+    tokens = given.Tokens(
         logprobs=float32(old + rng.normal(scale=0.4, size=(B, T))),
         entropy=float32(rng.uniform(1e-3, 3, (B, T))),
         old_logprobs=float32(old),
@@ -53,14 +55,12 @@ def _run(made, seed=0, jit=True):
     tokens, rewards, mask, group_ids = _batch(seed)
 
     def run(tokens):
-        adapted = objective.compute_advantages(made, rewards, mask, group_ids)
+        adapted = given.advantages(made, rewards, mask, group_ids)
         previous = entropy.initial_stats()
-        stats = objective.fit_stats(made, tokens.old_entropy, mask, previous)
+        stats = given.fit(made, tokens.old_entropy, mask, previous)
         tokens = tokens._replace(advantages=adapted)
         value, grad = jax.value_and_grad(_mean(made, tokens, stats))(tokens.logprobs)
-        sampled = objective.temperature(
-            made, tokens.old_entropy, stats, base_temperature=0.9
-        )
+        sampled = _temperature(made, tokens.old_entropy, stats, 0.9)
         return adapted, stats, sampled, value, grad
 
     return (jax.jit(run) if jit else run)(tokens)
@@ -68,7 +68,7 @@ def _run(made, seed=0, jit=True):
 
 def _mean(made, tokens, stats):
     def mean(logprobs):
-        numerator, denominator, _ = objective.loss(
+        numerator, denominator, _ = given.loss(
             made, tokens._replace(logprobs=logprobs), stats
         )
         return numerator / denominator
@@ -183,7 +183,7 @@ def test_slow_loop_agrees(method, strength, seed, jit):
 def _terms(made, seed=0):
     adapted, stats, *_ = _run(made, seed)
     tokens = _batch(seed)[0]._replace(advantages=adapted)
-    return tokens, objective.token_terms(made, tokens, stats), stats
+    return tokens, given.terms(made, tokens, stats), stats
 
 
 def test_kl_term_is_added_per_token():
@@ -209,7 +209,7 @@ def test_importance_weights_multiply_the_loss_after_clipping(mode):
     bounded = np.clip(weights, 0.8, 1.25)
     weights = np.where(outside, 0, weights) if mode == "icepop" else bounded
     np.testing.assert_allclose(terms.loss, plain.loss * weights, rtol=1e-5, atol=1e-7)
-    _assert_equal(terms.mask, plain.mask)  # denominators do not change
+    _assert_equal(terms.counted, plain.counted)  # denominators do not change
 
 
 def test_zone_may_follow_the_base_range():
@@ -223,8 +223,8 @@ def test_zone_may_follow_the_base_range():
     assert wide.any()
     logprobs = jnp.where(wide, tokens.old_logprobs + jnp.log(between), tokens.logprobs)
     tokens = tokens._replace(logprobs=logprobs)
-    inside = objective.token_terms(adapted, tokens, stats).advantages
-    outside = objective.token_terms(base, tokens, stats).advantages
+    inside = given.terms(adapted, tokens, stats).advantages
+    outside = given.terms(base, tokens, stats).advantages
     np.testing.assert_array_equal(inside[wide], tokens.advantages[wide])
     grown = tokens.advantages * (1 + terms.score)
     np.testing.assert_allclose(outside[wide], grown[wide], rtol=1e-6)
@@ -237,9 +237,9 @@ def test_entropy_source_and_scope():
     _assert_equal(terms.score, jnp.where(tokens.mask, expected, 0))
     made = _make("hapo", entropy_scope="micro")
     micro = jax.tree.map(lambda x: x[:2], tokens)
-    own = objective.fit_stats(made, micro.old_entropy, micro.mask, stats)
+    own = given.fit(made, micro.old_entropy, micro.mask, stats)
     expected = entropy.score(micro.old_entropy, own, floor=1e-8)
-    actual = objective.token_terms(made, micro, stats).score
+    actual = given.terms(made, micro, stats).score
     _assert_equal(actual, jnp.where(micro.mask, expected, 0))
     np.testing.assert_allclose((jnp.min(actual), jnp.max(actual)), (-1, 1), rtol=1e-6)
 
@@ -248,8 +248,8 @@ def test_a_current_entropy_that_is_missing_is_a_bug():
     tokens, _, stats = _terms(_make("hapo"))
     made = _make("hapo", entropy_source="current")
     assert made.needs_current_entropy
-    with pytest.raises(AssertionError, match=r"reads Tokens\.entropy"):
-        objective.loss(made, tokens._replace(entropy=None), stats)
+    with pytest.raises(AssertionError, match="reads the entropy"):
+        given.loss(made, tokens._replace(entropy=None), stats)
 
 
 def test_gradient_flows_through_logprobs_only():
@@ -259,9 +259,7 @@ def test_gradient_flows_through_logprobs_only():
     tokens, _, stats = _terms(made)
 
     def mean(floats, stats):
-        numerator, denominator, _ = objective.loss(
-            made, tokens._replace(**floats), stats
-        )
+        numerator, denominator, _ = given.loss(made, tokens._replace(**floats), stats)
         return numerator / denominator
 
     floats = {
@@ -284,9 +282,9 @@ def test_loss_does_not_depend_on_the_micro_batches(method, rows):
     """Except in the public code, which is made to."""
     made = _make(method)
     tokens, _, stats = _terms(made)
-    whole = objective.loss(made, tokens, stats)
+    whole = given.loss(made, tokens, stats)
     parts = [
-        objective.loss(made, jax.tree.map(lambda x: x[i : i + rows], tokens), stats)
+        given.loss(made, jax.tree.map(lambda x: x[i : i + rows], tokens), stats)
         for i in range(0, B, rows)
     ]
     total = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
@@ -309,19 +307,20 @@ def test_a_token_wise_loss_takes_tokens_in_any_order(method):
     made = _make(method, importance_mode="sequence")
     tokens, _, stats = _terms(made)
     order = np.random.default_rng(1).permutation(B * T)
-    given = objective.known(made, tokens, stats)
+    constants = given.constants(made, tokens, stats)
     weights, _ = made.aggregate(tokens.mask)
-    loose, given, weights = jax.tree.map(
-        lambda x: x.reshape(-1, 1)[order], (tokens, given, weights)
+    loose, constants, weights = jax.tree.map(
+        lambda x: x.reshape(-1, 1)[order], (tokens, constants, weights)
     )
 
     def numerator(logprobs):
-        return objective.token_loss(
-            made, loose._replace(logprobs=logprobs), given, weights, stats
+        current = loose._replace(logprobs=logprobs).current()
+        return method_lib.token_loss(
+            made, current, constants, weights, {"entropy": stats}
         )
 
     def expected(logprobs):
-        value, _, sums = objective.loss(made, tokens._replace(logprobs=logprobs), stats)
+        value, _, sums = given.loss(made, tokens._replace(logprobs=logprobs), stats)
         return value, sums
 
     actual, grad = jax.value_and_grad(numerator, has_aux=True)(loose.logprobs)
@@ -332,10 +331,10 @@ def test_a_token_wise_loss_takes_tokens_in_any_order(method):
 
 
 def test_a_method_with_micro_batch_statistics_is_not_token_wise():
-    assert not _make("hapo_public").token_wise
-    assert not _make("hapo", entropy_scope="micro").token_wise
-    assert not _make("dapo", aggregation="token_mean_micro").token_wise
-    assert _make("hapo").token_wise
+    assert _make("hapo_public").by_rows
+    assert _make("hapo", entropy_scope="micro").by_rows
+    assert _make("dapo", aggregation="token_mean_micro").by_rows
+    assert not _make("hapo").by_rows
 
 
 def test_sharded_loss_and_gradient_equal_one_device(mesh8):
@@ -347,7 +346,7 @@ def test_sharded_loss_and_gradient_equal_one_device(mesh8):
 
     @jax.jit
     def run(tokens):
-        fitted = objective.fit_stats(made, tokens.old_entropy, tokens.mask, stats)
+        fitted = given.fit(made, tokens.old_entropy, tokens.mask, stats)
         mean = _mean(made, tokens, fitted)
         return fitted, jax.value_and_grad(mean)(tokens.logprobs)
 
@@ -364,7 +363,7 @@ def test_sums_by_hand():
     ratio = jnp.array([[0.5, 1.0, 2.0, 1.0]])
     mask = jnp.array([[True, True, True, False]])
     zeros, ones = jnp.zeros((1, 4)), jnp.ones((1, 4))
-    tokens = objective.Tokens(
+    tokens = given.Tokens(
         logprobs=jnp.log(ratio),
         entropy=None,
         old_logprobs=zeros,
@@ -374,7 +373,7 @@ def test_sums_by_hand():
         advantages=jnp.array([[-1.0, 1.0, 1.0, 1.0]]),
         mask=mask,
     )
-    numerator, denominator, sums = objective.loss(made, tokens, entropy.initial_stats())
+    numerator, denominator, sums = given.loss(made, tokens, entropy.initial_stats())
     np.testing.assert_allclose(numerator, 0.8 - 1.0 - 1.28, rtol=1e-6)
     assert denominator == 3
     expected = {
@@ -406,7 +405,7 @@ def test_metrics_leave_out_completions_without_an_advantage():
     made = _make("grpo")  # has a KL term, so that such rows are trained on
     mask = jnp.array([[True, True, False], [True, True, True]])
     ratio = jnp.array([[2.0, 0.5, 1.0], [3.0, 3.0, 3.0]])
-    tokens = objective.Tokens(
+    tokens = given.Tokens(
         logprobs=jnp.log(ratio),
         entropy=None,
         old_logprobs=jnp.zeros((2, 3)),
@@ -416,7 +415,7 @@ def test_metrics_leave_out_completions_without_an_advantage():
         advantages=jnp.array([[1.0, 0.0, 0.0], [0.0, 0.0, 0.0]]),
         mask=mask,
     )
-    *_, sums = objective.loss(made, tokens, entropy.initial_stats())
+    *_, sums = given.loss(made, tokens, entropy.initial_stats())
     for name, (_, count) in sums.items():
         assert count == (5 if name == "kl/reference_k3" else 2), name
     np.testing.assert_allclose(sums["ratio/mean"], [2.5, 2], rtol=1e-6)
@@ -427,51 +426,74 @@ def test_metrics_leave_out_completions_without_an_advantage():
 
 def test_a_token_mask_is_one_function():
     """Only tokens of high entropy are kept, and only those counted."""
-
-    def forking(tokens, surrogate):
-        del surrogate
-        threshold = masked.quantile(tokens.old_entropy, tokens.mask, 0.8)
-        selected = tokens.mask & (tokens.old_entropy >= threshold)
-        return selected, selected
-
-    made = dataclasses.replace(_make("dapo"), token_mask=forking)
+    made = _make("dapo", mask=f"{OWN}:uncertain")
     tokens, terms, stats = _terms(made)
     _, plain, _ = _terms(_make("dapo"))
-    selected = np.asarray(terms.mask)
+    selected = np.asarray(terms.counted)
     assert 0 < selected.sum() < np.asarray(tokens.mask).sum()
-    _, denominator, _ = objective.loss(made, tokens, stats)
+    _, denominator, _ = given.loss(made, tokens, stats)
     assert denominator == selected.sum()
     _assert_equal(terms.loss, np.where(selected, plain.loss, 0))
-
-
-def test_a_sequence_ratio_is_one_function():
-    """exp of the mean log-ratio of the row: one ratio per row, gradient 1/length."""
-
-    def sequence(tokens):
-        log_ratio = tokens.logprobs - tokens.old_logprobs
-        mean = masked.mean(log_ratio, tokens.mask, axis=1)
-        return jnp.broadcast_to(jnp.exp(mean)[:, None], log_ratio.shape)
-
-    made = dataclasses.replace(
-        _make("dapo", aggregation="seq_mean_token_mean"), ratio=sequence
-    )
-    tokens, terms, _ = _terms(made)
-    mask = np.asarray(tokens.mask)
-    log_ratio = np.asarray(tokens.logprobs - tokens.old_logprobs)
-    expected = np.exp((log_ratio * mask).sum(1) / mask.sum(1))
-    np.testing.assert_allclose(terms.ratio[:, 0], expected, rtol=1e-5)
+    # It reads nothing of the current policy, so that it runs once, before it.
+    assert not made.by_rows
 
 
 def test_a_surrogate_is_one_function():
     """A detached, bounded weight on the log-prob: all tokens keep a gradient."""
-
-    def weighted(tokens, ratio, advantages, low, high):
-        bounded = jax.lax.stop_gradient(jnp.clip(ratio, 1 - low, 1 + high))
-        never = jnp.zeros_like(tokens.mask)
-        loss = -bounded * advantages * tokens.logprobs
-        return losses.Surrogate(loss, never, never, never)
-
-    made = dataclasses.replace(_make("dapo"), surrogate=weighted)
+    made = _make("dapo", surrogate=f"{OWN}:weighted")
     adapted, _, _, _, grad = _run(made)
     mask = np.asarray(_batch()[2])
     assert np.all((np.asarray(grad) != 0) == (mask & (np.asarray(adapted) != 0)))
+    assert made.silent_at_zero and not made.by_rows
+
+
+def test_an_undeclared_function_is_taken_to_need_everything():
+    made = _make("dapo", surrogate=f"{OWN}:undeclared")
+    assert made.by_rows and not made.silent_at_zero
+
+
+def test_a_stage_may_keep_a_state():
+    """Here a running mean of the rewards, which its advantages are measured by."""
+    made = _make("dapo", advantage={"name": f"{OWN}:above_mean", "decay": 0.5})
+    tokens, rewards, mask, group_ids = _batch()
+    rows = given.rows(tokens, rewards, group_ids)
+    state = made.init_state()
+    assert state["advantage"] == 0
+    for expected in (0.25, 0.375):  # the mean reward is 0.5
+        state = made.update_state(rows, state)
+        assert float(state["advantage"]) == expected
+    found = made.constants(rows, state)["advantages"]
+    _assert_equal(found, jnp.where(mask, rewards[:, None] - 0.375, 0))
+    empty = rows._replace(mask=jnp.zeros_like(mask))
+    _assert_equal(made.update_state(empty, state), state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"surrogate": "ppp"}, "algo.surrogate.name='ppp' must be one of .*mean 'ppo'"),
+        ({"surrogate": "no_such:f"}, "there is no module 'no_such'"),
+        ({"surrogate": f"{OWN}:absent"}, "has no function 'absent'"),
+        ({"surrogate": f"{OWN}:reads_nonsense"}, "reads 'entropies', and a stage can"),
+        ({"surrogate": f"{OWN}:reads_rewards"}, "algo.surrogate reads rewards, one"),
+        (
+            {"surrogate": {"name": "ppo", "dual": 3.0}},
+            "algo.surrogate.dual is no option of algo.surrogate.name='ppo'",
+        ),
+        (
+            {"advantage": {"name": "reinforce_pp", "gamma": 1.5}},
+            r"algo.advantage.gamma=1.5 must be a number in \(0, 1\]; change",
+        ),
+        (
+            {"aggregation": "seq_mean_token_sum_norm"},
+            "algo.aggregation.scale_tokens is missing",
+        ),
+        (
+            {"aggregation": {"name": "seq_mean_token_sum_norm", "scale_tokens": 0}},
+            "algo.aggregation.scale_tokens=0 must be a number in",
+        ),
+    ],
+)
+def test_a_stage_that_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        _make("dapo", **{"token_group_strength": 0.0, **changes})

@@ -1,0 +1,576 @@
+"""A method: its stages, put together once from settings, and run in two places.
+
+    before the policy is run   Rows ─► advantage, score, weight, …        ─► constants
+    at every token             ratio ─► clip range ─► shaping ─► surrogate
+                               ─► weight ─► mask ─► regularisers          ─► loss
+
+`make` picks the stages; nothing here asks for the name of a method. HAPO with all
+strengths at zero is DAPO; DAPO with a symmetric clip and a mean per completion is GRPO.
+
+What the learner may leave out follows from what the stages declare (`stages.py`). A
+stage that needs whole completions runs before the policy if it reads only what is known
+by then. If one is left that reads the current policy, the whole method is `by_rows`:
+the learner brings its tokens back into rows. Any other method gives the same loss from
+any tokens in any order.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from hapo_jax.algo import (
+    advantages,
+    clipping,
+    entropy,
+    importance,
+    kl,
+    losses,
+    masked,
+    masks,
+    shaping,
+    stages,
+    temperature,
+)
+from hapo_jax.algo.settings import Settings
+
+Array = jax.Array
+# Numbers per token by name, see `stages.NAMES`; [B, T] each, or any tokens in any
+# arrangement of two axes.
+Values = Mapping[str, Array]
+
+# What the loss of every method may look at, for its metrics if for nothing else.
+_ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
+# Known only once the policy is run.
+_CURRENT = frozenset({"logprobs", "ratio", "advantages", "clip_low", "clip_high"})
+# What a stage gives, by the attribute of `_Stages` that it is.
+_GIVES = {
+    "weight": ("weight",),
+    "mask": ("kept", "counted"),
+    "clip_range": ("clip_low", "clip_high"),
+}
+
+
+class Rows(NamedTuple):
+    """What is known of a batch before the policy is run. Padding may hold anything.
+
+    Attributes:
+      mask: [B, T] bool, True on the tokens of the completion.
+      old_logprobs, old_entropy: [B, T] float32, nats; policy before the updates.
+      behavior_logprobs: [B, T] float32, nats; under the distribution drawn from.
+      reference_logprobs: [B, T] float32, nats; None unless the method reads it.
+      rewards: [B] float32, score plus penalties.
+      scores: [B] float32, what the verifier said; 1 is correct.
+      group_ids: [B] int32 in [0, B), equal for the completions of a prompt.
+    """
+
+    mask: Array
+    old_logprobs: Array
+    old_entropy: Array
+    behavior_logprobs: Array
+    reference_logprobs: Array | None
+    rewards: Array
+    scores: Array
+    group_ids: Array
+
+
+class Terms(NamedTuple):
+    """The loss before aggregation and what led to it; [B, T] each.
+
+    Attributes:
+      loss: float32, differentiable, 0 outside the mask.
+      counted: bool, the tokens that count in the denominator.
+      ratio: float32, importance ratio of current over old policy.
+      base_advantages: float32, before shaping.
+      advantages: float32, after shaping.
+      clip_low, clip_high: float32, widths of the clip range below and above 1.
+      clipped_low, clipped_high, dual_clipped: bool, which bound acted.
+      score: float32 entropy score in [-1, 1]; all 0 where no stage reads it.
+      weight: float32, importance weight on the surrogate; 1 where there is none.
+    """
+
+    loss: Array
+    counted: Array
+    ratio: Array
+    base_advantages: Array
+    advantages: Array
+    clip_low: Array
+    clip_high: Array
+    clipped_low: Array
+    clipped_high: Array
+    dual_clipped: Array
+    score: Array
+    weight: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method of reinforcement learning. All functions are pure.
+
+    Attributes:
+      temperature: (entropy, state, base_temperature) -> sampling temperature, float32
+        of the shape of entropy (nats); None for the base temperature everywhere.
+      init_state: () -> the method's state before the first step, a pytree.
+      update_state: (Rows, state) -> its state for this step's updates and the next
+        rollout; as it was if the mask is empty.
+      constants: (Rows, state) -> Values [B, T], all that `terms` reads beside the
+        current policy. No gradient flows into them.
+      terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
+        `entropy` if the method reads it. Only `logprobs` has a gradient.
+      aggregate: (counted) -> (weights, denominator), see `losses.py`.
+      reads: names of `stages.NAMES` that some stage reads.
+      by_rows: `terms` and `aggregate` need whole completions, and how a mini-batch is
+        cut changes the loss. Otherwise they need no token but their own.
+      silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
+    """
+
+    temperature: Callable[..., Array] | None
+    init_state: Callable[[], Any]
+    update_state: Callable[[Rows, Any], Any]
+    constants: Callable[[Rows, Any], dict[str, Array]]
+    terms: Callable[[Values, Values, Any], Terms]
+    aggregate: Callable[[Array], tuple[Array, Array]]
+    reads: frozenset[str]
+    by_rows: bool
+    silent_at_zero: bool
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the learner must score with the reference policy."""
+        return "reference_logprobs" in self.reads
+
+    @property
+    def needs_current_entropy(self) -> bool:
+        """Whether `terms` reads the entropy of the current policy."""
+        return "current_entropy" in self.reads
+
+
+class _Stages(NamedTuple):
+    """The stages of a method, in the order in which they run."""
+
+    advantage: stages.Stage
+    weight: stages.Stage | None
+    ratio: stages.Stage
+    clip_range: stages.Stage
+    shaping: stages.Stage
+    surrogate: stages.Stage
+    mask: stages.Stage
+    kl: stages.Stage | None
+    regulariser: stages.Stage
+    aggregation: stages.Stage
+
+
+class _Score(NamedTuple):
+    """How entropies become scores."""
+
+    fit: Callable[..., entropy.EntropyStats]
+    score: Callable[..., Array]
+    micro: bool  # statistics of the tokens at hand
+
+
+def make(settings: Settings) -> Method:
+    """Puts a method together.
+
+    Raises:
+      ValueError: a stage does not exist, has no such option, or reads what it cannot
+        have; names key, value, rule and remedy.
+    """
+    chosen = _choose(settings)
+    present = {n: s for n, s in chosen._asdict().items() if s is not None}
+    source, micro = settings.entropy.source, settings.entropy.scope == "micro"
+    reads = frozenset(name for stage in present.values() for name in stage.reads)
+    # The entropy and the score of this step's first policy are known beforehand.
+    known = frozenset(stages.NAMES) - _CURRENT
+    if source == "current":
+        known -= {"entropy", "score"}
+    if micro:
+        known -= {"score"}
+    early = tuple(n for n in _GIVES if n in present and _is_early(present[n], known))
+    late = [s for n, s in present.items() if n not in (*early, "advantage")]
+    for stage in late:
+        if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
+            raise ValueError(
+                f"{stage.key} reads {wrong[0]}, one number per completion, and runs "
+                f"with the policy, because it also reads "
+                f"{', '.join(n for n in stage.reads if n not in known)}; let it read "
+                "advantages, or compute what it needs in another stage."
+            )
+    read_late = frozenset(name for stage in late for name in stage.reads)
+    if source == "current" and reads & {"entropy", "score"}:
+        reads |= {"current_entropy"}
+    score = _Score(
+        functools.partial(
+            entropy.fit,
+            quantile=settings.entropy.quantile,
+            floor=settings.entropy.floor,
+            spread=settings.entropy.spread,
+        ),
+        functools.partial(
+            entropy.score,
+            floor=settings.entropy.floor,
+            low_sign=settings.entropy.low_sign,
+        ),
+        micro,
+    )
+    stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
+    return Method(
+        temperature=_temperature(settings),
+        init_state=functools.partial(_init_state, present, stateful),
+        update_state=functools.partial(_update_state, present, stateful, score),
+        constants=functools.partial(
+            _constants, chosen, early, score, "score" in reads & known, read_late
+        ),
+        terms=functools.partial(
+            _terms, chosen, early, score, "score" in reads, "current_entropy" in reads
+        ),
+        aggregate=lambda counted: chosen.aggregation({"mask": counted}),
+        reads=reads,
+        by_rows=(micro and "score" in reads)
+        or any(stage.declared.by_rows for stage in late),
+        silent_at_zero=all(stage.declared.silent_at_zero for stage in late),
+    )
+
+
+def _choose(s: Settings) -> _Stages:
+    """The stage that each section of the settings asks for."""
+    redistribution = dict(s.shaping)
+    # A strength of 0 leaves the stage out, and with it all that only it reads.
+    if redistribution["name"] == "redistribute" and not s.redistribution.strength:
+        redistribution["name"] = "none"
+    clip_range = dict(s.clip_range)
+    if clip_range["name"] == "by_score" and not s.clip.strength:
+        clip_range["name"] = "plain"
+    regular = {"name": "all"}
+    return _Stages(
+        advantage=_advantage(s),
+        weight=_weight(s),
+        ratio=stages.bind(
+            "algo.ratio",
+            {"all": losses.importance_ratio},
+            regular,
+            limit=s.clip.log_ratio or math.inf,
+        ),
+        clip_range=stages.bind(
+            "algo.clip_range",
+            clipping.CLIP_RANGES,
+            clip_range,
+            low=s.clip.low,
+            high=s.clip.high,
+            strength=s.clip.strength,
+        ),
+        shaping=stages.bind(
+            "algo.shaping",
+            shaping.SHAPINGS,
+            redistribution,
+            strength=s.redistribution.strength,
+            zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
+        ),
+        surrogate=stages.bind(
+            "algo.surrogate", losses.SURROGATES, s.surrogate, dual=s.clip.dual
+        ),
+        mask=stages.bind("algo.mask", masks.MASKS, s.mask),
+        kl=stages.bind("algo.kl", {"all": kl.term}, regular, **dataclasses.asdict(s.kl))
+        if s.kl.strength
+        else None,
+        regulariser=stages.bind("algo.regulariser", kl.REGULARISERS, s.regulariser),
+        aggregation=stages.bind("algo.aggregation", losses.AGGREGATIONS, s.aggregation),
+    )
+
+
+def _advantage(s: Settings) -> stages.Stage:
+    """Base advantage, token-level group average, or a blend of the two."""
+    base = stages.bind(
+        "algo.advantage", advantages.ADVANTAGES, s.advantage, singleton=s.singleton
+    )
+    token_group = stages.bind(
+        "algo.token_group",
+        {"all": advantages.hapo_token_group},
+        {"name": "all"},
+        fallback=s.advantage_fallback,
+        singleton=s.singleton,
+        scale_by_std=s.token_group.scale_by_std,
+    )
+    strength = s.token_group.strength
+    if strength in (0, 1):
+        return token_group if strength else base
+    reads = tuple(dict.fromkeys((*base.reads, *token_group.reads)))
+
+    def blend(*numbers):
+        values = dict(zip(reads, numbers, strict=True))
+        return (1 - strength) * base(values) + strength * token_group(values)
+
+    return stages.Stage("algo.advantage", blend, reads, base.declared)
+
+
+def _weight(s: Settings) -> stages.Stage | None:
+    """Importance weights of sampler against learner."""
+    if s.importance.mode == "none":
+        return None
+    icepop = s.importance.mode == "icepop"
+    return stages.bind(
+        "algo.importance",
+        {"all": importance.weights},
+        {"name": "all"},
+        level="token" if icepop else s.importance.mode,
+        outside="zero" if icepop else "clip",
+        floor=s.importance.floor,
+        cap=s.importance.cap,
+        normalize=s.importance.normalize,
+    )
+
+
+def _temperature(s: Settings) -> Callable[..., Array] | None:
+    """Of the sampler, by the state of the last step."""
+    if not s.temperature.strength:
+        return None
+    adaptive = functools.partial(
+        temperature.adaptive,
+        **dataclasses.asdict(s.temperature),
+        floor=s.entropy.floor,
+        low_sign=s.entropy.low_sign,
+    )
+    return lambda nats, state, base_temperature: adaptive(
+        nats, state["entropy"], base_temperature=base_temperature
+    )
+
+
+def _is_early(stage: stages.Stage, known: frozenset[str]) -> bool:
+    """Whether a stage runs before the policy: it can, and it has to."""
+    has_to = stage.declared.by_rows or stages.PER_COMPLETION & frozenset(stage.reads)
+    return bool(has_to) and frozenset(stage.reads) <= known
+
+
+# --- before the policy is run ---------------------------------------------------------
+
+
+def _init_state(present, stateful) -> dict[str, Any]:
+    """The statistics of the entropies, and the state of each stage that keeps one."""
+    own = {name: present[name].declared.init() for name in stateful}
+    return {"entropy": entropy.initial_stats(), **own}
+
+
+def _update_state(present, stateful, score: _Score, rows: Rows, state):
+    """Statistics of the step, and what stages make of it."""
+    stats = score.fit(rows.old_entropy, rows.mask, previous=state["entropy"])
+    values = _before(rows)
+    own = {
+        name: jax.tree.map(
+            lambda new, old: jnp.where(rows.mask.any(), new, old),
+            present[name].declared.update(values, state[name]),
+            state[name],
+        )
+        for name in stateful
+        if present[name].declared.update is not None
+    }
+    return jax.lax.stop_gradient({**state, **own, "entropy": stats})
+
+
+def _before(rows: Rows) -> dict[str, Array]:
+    """Rows by name, with padding set to 0."""
+    values = {n: x for n, x in rows._asdict().items() if x is not None}
+    clean = _clean({n: x for n, x in values.items() if n not in stages.PER_COMPLETION})
+    return {**values, **clean, "entropy": clean["old_entropy"]}
+
+
+def _constants(
+    chosen: _Stages, early, score: _Score, with_score, read_late, rows: Rows, state
+) -> dict[str, Array]:
+    """What follows from rows alone, as the loss of a token needs it."""
+    values = _before(rows)
+    names = {*_ALWAYS, *(read_late & {"reference_logprobs"})}
+    given = {name: values[name] for name in names}
+    given["advantages"] = chosen.advantage({**values, "state": state.get("advantage")})
+    # Metrics are over these tokens, so that they do not depend on whether completions
+    # without an advantage are passed through the policy.
+    given["signal"] = rows.mask & (given["advantages"] != 0).any(axis=1, keepdims=True)
+    if with_score:
+        scored = score.score(rows.old_entropy, state["entropy"])
+        values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
+    for name in early:
+        given |= _run(name, getattr(chosen, name), values, state)
+    return jax.lax.stop_gradient(given)
+
+
+# --- at every token -------------------------------------------------------------------
+
+
+def _terms(
+    chosen: _Stages,
+    early,
+    score: _Score,
+    with_score: bool,
+    with_entropy: bool,
+    current: Values,
+    constants: Values,
+    state,
+) -> Terms:
+    """The loss of each token, from the stages in their order."""
+    values = _clean({**constants, **current})
+    mask = values["mask"]
+    assert not with_entropy or "entropy" in current, "this method reads the entropy"
+    if not with_entropy:
+        values["entropy"] = values["old_entropy"]
+    if with_score and "score" not in values:
+        stats = state["entropy"]
+        if score.micro:
+            stats = score.fit(values["entropy"], mask, previous=stats)
+        scored = score.score(values["entropy"], stats)
+        values["score"] = jnp.where(mask, scored, 0)
+
+    def run(name):
+        if name in early:
+            return
+        stage = getattr(chosen, name)
+        values.update(_run(name, stage, values, state))
+
+    run("ratio")
+    run("clip_range")
+    base_advantages = values["advantages"]
+    values["advantages"] = _run("shaping", chosen.shaping, values, state)["shaping"]
+    surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
+    loss = surrogate.loss
+    if chosen.weight is not None:
+        run("weight")
+        loss = loss * values["weight"]
+    run("mask")
+    counted = values["counted"] & mask
+    loss = jnp.where(values["kept"] & mask, loss, 0)
+    for name in ("kl", "regulariser"):
+        if (stage := getattr(chosen, name)) is not None:
+            loss = loss + jnp.where(counted, _run(name, stage, values, state)[name], 0)
+    nothing = jnp.zeros_like(values["advantages"])
+    return Terms(
+        loss=loss,
+        counted=counted,
+        ratio=values["ratio"],
+        base_advantages=base_advantages,
+        advantages=values["advantages"],
+        clip_low=values["clip_low"],
+        clip_high=values["clip_high"],
+        clipped_low=surrogate.clipped_low & mask,
+        clipped_high=surrogate.clipped_high & mask,
+        dual_clipped=surrogate.dual_clipped & mask,
+        score=values.get("score", nothing),
+        weight=values.get("weight", nothing + 1),
+    )
+
+
+def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any]:
+    """What a stage gives, by name."""
+    given = stage({**values, "state": state.get(name)})
+    names = _GIVES.get(name, (name,))
+    return dict(zip(names, given if len(names) > 1 else (given,), strict=True))
+
+
+def _clean(values: Values) -> dict[str, Array]:
+    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of logprobs.
+
+    Zero everywhere means ratio 1 and advantage 0 in padding, so that no stage after
+    this one can produce a non-finite number there.
+    """
+    mask = values["mask"]
+    chex.assert_rank(mask, 2)
+    chex.assert_type(mask, bool)
+    chex.assert_equal_shape([mask, *values.values()])
+    clean = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in values.items()}
+    fixed = {n: x for n, x in clean.items() if n != "logprobs"}
+    return {**clean, **jax.lax.stop_gradient(fixed)}
+
+
+# --- losses and metrics ---------------------------------------------------------------
+
+
+def token_loss(
+    method: Method, current: Values, constants: Values, weights: Array, state
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of tokens in any arrangement, of a method that is not `by_rows`.
+
+    Args:
+      method: from `make`.
+      current: of the current policy, see `Method.terms`.
+      constants: theirs, taken where they lay in rows.
+      weights: theirs in the aggregation of the mini-batch; float32.
+      state: of the method.
+
+    Returns:
+      numerator: float32 scalar; the only part with a gradient.
+      sums: `area/name` to [2] float32, a sum over tokens and their number, whose
+        quotient is the metric.
+    """
+    assert not method.by_rows, "this method needs whole rows; use `rows_loss`"
+    terms = method.terms(current, constants, state)
+    numerator = masked.sum(terms.loss * weights, constants["mask"])
+    return numerator, _sums(method, current, constants, terms)
+
+
+def rows_loss(
+    method: Method, current: Values, constants: Values, state
+) -> tuple[Array, Array, dict[str, Array]]:
+    """The loss of whole completions, in parts that add up over micro-batches.
+
+    Args:
+      method, current, constants, state: see `token_loss`; [B, T] each.
+
+    Returns:
+      numerator: float32 scalar; the only part with a gradient.
+      denominator: float32 scalar; divide the summed numerators by the summed
+        denominators once, by 1 where that sum is 0.
+      sums: see `token_loss`. All parts are 0 for an empty mask.
+    """
+    terms = method.terms(current, constants, state)
+    weights, denominator = jax.lax.stop_gradient(method.aggregate(terms.counted))
+    numerator = masked.sum(terms.loss * weights, constants["mask"])
+    return numerator, denominator, _sums(method, current, constants, terms)
+
+
+def _sums(
+    method: Method, current: Values, constants: Values, terms: Terms
+) -> dict[str, Array]:
+    """Sums over tokens of what a dashboard shows, and how many these are.
+
+    All but the KL to the reference are over tokens with signal: the policy is pulled
+    towards the reference at every token.
+    """
+    values = _clean({**constants, **current})
+    old, behavior = values["old_logprobs"], values["behavior_logprobs"]
+    per_token = {
+        "clip/frac_low": terms.clipped_low,
+        "clip/frac_high": terms.clipped_high,
+        "clip/frac_dual": terms.dual_clipped,
+        "clip/width_low": terms.clip_low,
+        "clip/width_high": terms.clip_high,
+        "ratio/mean": terms.ratio,
+        "ratio/deviation": jnp.abs(terms.ratio - 1),
+        "kl/old_policy": kl.estimate(old, values["logprobs"], estimator="k1"),
+        "kl/old_policy_k3": kl.estimate(old, values["logprobs"], estimator="k3"),
+        "kl/behavior_policy_k3": kl.estimate(behavior, old, estimator="k3"),
+        "advantages/mean": terms.advantages,
+        "advantages/abs": jnp.abs(terms.advantages),
+        "advantages/frac_reshaped": terms.advantages != terms.base_advantages,
+        "loss/token": terms.loss,
+        "loss/frac_counted": terms.counted,
+    }
+    if "score" in method.reads:
+        per_token["entropy_score/mean"] = terms.score
+        per_token["entropy_score/frac_positive"] = terms.score > 0
+    if "behavior_logprobs" in method.reads:
+        per_token["importance/weight"] = terms.weight
+    signal = values["signal"]
+    sums = {name: _sum(value, signal) for name, value in per_token.items()}
+    if method.needs_reference:
+        k3 = kl.estimate(
+            values["logprobs"], values["reference_logprobs"], estimator="k3"
+        )
+        sums["kl/reference_k3"] = _sum(k3, values["mask"])
+    return jax.lax.stop_gradient(sums)
+
+
+def _sum(value: Array, mask: Array) -> Array:
+    """[2] float32: the sum over the mask, and its size."""
+    total = masked.sum(value.astype(jnp.float32), mask)
+    return jnp.stack([total, masked.count(mask)])

@@ -1,0 +1,76 @@
+"""A method on tokens with given advantages, as the tests of `algo` need it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from hapo_jax.algo import method as method_lib
+
+
+class Tokens(NamedTuple):
+    """What a loss may read, current policy included; [B, T], see `stages.NAMES`."""
+
+    logprobs: jax.Array
+    entropy: jax.Array | None
+    old_logprobs: jax.Array
+    old_entropy: jax.Array
+    behavior_logprobs: jax.Array
+    reference_logprobs: jax.Array | None
+    advantages: jax.Array
+    mask: jax.Array
+
+    def current(self):
+        """Of the current policy."""
+        given = {"logprobs": self.logprobs, "entropy": self.entropy}
+        return {name: x for name, x in given.items() if x is not None}
+
+
+def rows(tokens, rewards=None, group_ids=None):
+    """Rows of tokens; without rewards they are 0 and every row is a group."""
+    size = len(tokens.mask)
+    zeros = jnp.zeros(size)
+    return method_lib.Rows(
+        mask=tokens.mask,
+        old_logprobs=tokens.old_logprobs,
+        old_entropy=tokens.old_entropy,
+        behavior_logprobs=tokens.behavior_logprobs,
+        reference_logprobs=tokens.reference_logprobs,
+        rewards=zeros if rewards is None else rewards,
+        scores=zeros if rewards is None else rewards,
+        group_ids=jnp.arange(size) if group_ids is None else group_ids,
+    )
+
+
+def constants(method, tokens, stats):
+    """Those of the method, but for the advantages, which are the tokens'."""
+    found = method.constants(rows(tokens), {"entropy": stats})
+    advantages = jax.lax.stop_gradient(jnp.where(tokens.mask, tokens.advantages, 0))
+    signal = tokens.mask & (advantages != 0).any(axis=1, keepdims=True)
+    return found | {"advantages": advantages, "signal": signal}
+
+
+def terms(method, tokens, stats):
+    """`Method.terms` of whole rows."""
+    given = constants(method, tokens, stats)
+    return method.terms(tokens.current(), given, {"entropy": stats})
+
+
+def loss(method, tokens, stats):
+    """`method.rows_loss` of whole rows."""
+    given = constants(method, tokens, stats)
+    return method_lib.rows_loss(method, tokens.current(), given, {"entropy": stats})
+
+
+def advantages(method, rewards, mask, group_ids, entropy=None):
+    """[B, T] advantages of rewards; entropies are 1 where none are given."""
+    numbers = jnp.ones(mask.shape) if entropy is None else entropy
+    tokens = Tokens(numbers, None, numbers, numbers, numbers, numbers, numbers, mask)
+    found = method.constants(rows(tokens, rewards, group_ids), method.init_state())
+    return found["advantages"]
+
+
+def fit(method, entropy, mask, previous):
+    """Statistics of entropies as the method takes them."""
+    tokens = Tokens(entropy, None, entropy, entropy, entropy, entropy, entropy, mask)
+    return method.update_state(rows(tokens), {"entropy": previous})["entropy"]

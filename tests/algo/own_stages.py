@@ -1,0 +1,45 @@
+"""Stages of a user's own, which configs name by `tests.algo.own_stages:function`."""
+
+import jax
+import jax.numpy as jnp
+
+from hapo_jax.algo import losses, masked, stages
+
+
+@stages.declare(by_rows=True)
+def uncertain(entropy, mask, *, quantile=0.8):
+    """Tokens of high entropy."""
+    threshold = masked.quantile(entropy, mask, quantile)
+    selected = mask & (entropy >= threshold)
+    return selected, selected
+
+
+@stages.declare()
+def weighted(logprobs, ratio, advantages, clip_low, clip_high):
+    """A detached, bounded weight on the log-prob."""
+    bounded = jax.lax.stop_gradient(jnp.clip(ratio, 1 - clip_low, 1 + clip_high))
+    never = jnp.zeros(ratio.shape, bool)
+    return losses.Surrogate(-bounded * advantages * logprobs, never, never, never)
+
+
+def undeclared(ratio, advantages):
+    never = jnp.zeros(ratio.shape, bool)
+    return losses.Surrogate(-ratio * advantages, never, never, never)
+
+
+def _mean_reward(values, state, decay):
+    return decay * state + (1 - decay) * values["rewards"].mean()
+
+
+@stages.declare(by_rows=True, init=lambda: jnp.float32(0), update=_mean_reward)
+def above_mean(rewards, mask, state, *, decay=0.5):
+    return jnp.where(mask, rewards[:, None] - state, 0)
+
+
+def reads_nonsense(entropies):
+    return entropies
+
+
+@stages.declare()
+def reads_rewards(ratio, rewards):
+    return ratio * rewards

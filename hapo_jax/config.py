@@ -229,6 +229,21 @@ METHODS = {
         "reward.wrong": -1.0,
     },
     "dapo": _HAPO_OFF,
+    "ce_gppo": {
+        **_HAPO_OFF,
+        "algo.surrogate": {"name": "ce_gppo"},
+        "algo.clip.dual": 10.0,
+    },
+    "forking": {**_HAPO_OFF, "algo.mask": {"name": "forking"}},
+    "aspo": {
+        **_HAPO_OFF,
+        "algo.surrogate": {"name": "aspo"},
+        "algo.clip_range": {"name": "by_row_entropy"},
+        "algo.clip.high": 0.2,
+        "algo.clip.dual": 3.0,
+        "algo.kl.strength": 1e-3,
+    },
+    "gtpo": {**_HAPO_OFF, "algo.advantage": {"name": "gtpo"}},
     "grpo": {**_DAPO_OFF, "algo.kl.strength": 0.04},
     "dr_grpo": {
         **_DAPO_OFF,

@@ -24,6 +24,7 @@ from hapo_jax.algo import (
     kl,
     losses,
     masked,
+    masks,
     rewards,
     shaping,
     temperature,
@@ -37,13 +38,13 @@ FOLDER = pathlib.Path(os.environ.get("HAPO_GOLDEN_DIR", _BESIDE))
 # float32 against float32: the same formula in another order of operations.
 RTOL, ATOL = 1e-4, 1e-5
 
-# Functions of the archives without a counterpart here: forking tokens, Archer and the
-# other rivals; and what needs a critic or a greedy rollout, or masks whole tokens out.
+# Functions of the archives without a counterpart here: Archer and other rivals; and
+# what needs a critic or a greedy rollout, or masks whole tokens out.
 NOT_BUILT = {
-    *("archer", "aspo", "ce_gppo", "cispo_upper_only", "cispo_verl", "clip_cov"),
-    *("edge_grpo", "entropy_adv", "forking_tokens", "forking_tokens_mask_trl"),
+    *("archer", "cispo_upper_only", "cispo_verl", "clip_cov"),
+    *("edge_grpo", "entropy_adv"),
     *("gae", "gmpo", "gpg_advantage", "gpg_loss", "grpo_passk", "gspo"),
-    *("gtpo_grpo_s_shaped_reward", "htpo", "kl_cov", "kl_cov_original", "remax"),
+    *("htpo", "kl_cov", "kl_cov_original", "remax"),
     *("rollout_rejection_mask", "sapo", "sent_v1", "sent_v2_int64mask"),
     *("sent_v2_intended", "stapo", "stare", "value_loss"),
 }
@@ -375,6 +376,82 @@ def _ppo_dual_clip(case):
     return {"loss": value, "grad_log_prob": grad, **metrics}
 
 
+def _ce_gppo(case):
+    config = case.config
+    surrogate = {
+        "name": "ce_gppo",
+        "beta_low": config["gppo_loss_beta1"],
+        "beta_high": config["gppo_loss_beta2"],
+    }
+    made = _make("ce_gppo", surrogate=surrogate, clip_log_ratio=0.0)
+    tokens = _tokens(case)
+    value, grad, sums = _value_and_grad(made, tokens, entropy.initial_stats())
+    fraction = _clip_metrics(sums, tokens)["pg_clipfrac"]
+    return {"loss": value, "grad_log_prob": grad, "pg_clipfrac": fraction}
+
+
+def _forking(case):
+    rule = "quantile" if "rho" in case.config else "top_floor"
+    made = _make("forking", mask={"name": "forking", "rule": rule})
+    tokens, stats = _tokens(case), entropy.initial_stats()
+    value, grad, _ = _value_and_grad(made, tokens, stats)
+    outputs = {"loss": value, "grad_log_prob": grad}
+    if rule == "quantile":
+        selected = given.terms(made, tokens, stats).counted
+        outputs["selected"] = selected
+        # By interpolation, between the highest that is left out and the lowest kept.
+        threshold = case.expected["threshold"]
+        left_out = jnp.where(tokens.mask & ~selected, tokens.old_entropy, -jnp.inf)
+        kept = jnp.where(selected, tokens.old_entropy, jnp.inf)
+        assert left_out.max() < threshold <= kept.min()
+        del case.expected["threshold"]
+    return outputs
+
+
+def _forking_mask(case):
+    share = round(1 - case.config["threshold"], 4)
+    kept, _ = masks.forking(case.inputs["entropy"], case.mask, share=share)
+    return {"high_mask": kept}
+
+
+def _aspo(case):
+    made = _make("aspo", clip_dual=case.config["dc"], kl_strength=0.0)
+    tokens, stats = _tokens(case), entropy.initial_stats()
+    value, grad, _ = _value_and_grad(made, tokens, stats)
+    terms = given.terms(made, tokens, stats)
+    low, _ = clipping.by_row_entropy(tokens.old_entropy, tokens.mask, low=0.2, high=0.2)
+    # The reference counts tokens of advantage 0 among the positive ones, and takes the
+    # weights that are too large as shares of those with that sign.
+    positive = tokens.advantages >= 0
+
+    def fraction(flags, among=True):
+        return masked.mean(flags.astype(jnp.float32), tokens.mask & among)
+
+    return {
+        "loss": value,
+        "grad_log_prob": grad,
+        "low_mask": tokens.mask & (low < 0.3),
+        "frac_upper": fraction(positive & (terms.ratio > 1 + terms.clip_high)),
+        "frac_lower": fraction(terms.clipped_low),
+        "neg_dual": fraction(terms.dual_clipped, ~positive),
+        "pos_dual": fraction(terms.dual_clipped, tokens.advantages > 0),
+    }
+
+
+def _gtpo(case):
+    """The token rewards; those of GRPO-S, in the same archive, have no counterpart."""
+    shaped = advantages.gtpo_rewards(
+        case.inputs["acc"].astype(jnp.float32),
+        case.inputs["entropy"],
+        case.mask,
+        case.inputs["group_index"].astype(jnp.int32),
+        outcome=case.config["alpha1"],
+        entropy_bonus=case.config["alpha2"],
+    )
+    del case.expected["grpos_sequence_reward"]
+    return {"gtpo_token_reward": shaped}
+
+
 def _kl(**options):
     def adapter(case):
         inputs, config = case.inputs, case.config
@@ -445,6 +522,11 @@ def _weights(case):
 
 
 ADAPTERS = {
+    "aspo": _aspo,
+    "ce_gppo": _ce_gppo,
+    "forking_tokens": _forking,
+    "forking_tokens_mask_trl": _forking_mask,
+    "gtpo_grpo_s_shaped_reward": _gtpo,
     "dapo_overlong": _overlong,
     "grpo_outcome_advantage": _grpo,
     "hapo_ada_advantage": _redistribute,

@@ -6,7 +6,8 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import stages
+from hapo_jax.algo import masked, stages
+from hapo_jax.algo.ranges import Range
 
 Array = jax.Array
 
@@ -48,7 +49,52 @@ def by_score(
     return low * widen_low, high * widen_high
 
 
+@stages.declare(
+    by_rows=True,
+    options={
+        "quantile": Range(0, 1),
+        "wide_low": Range(0, 1, above=True),
+        "wide_high": Range(0, 1_000, above=True),
+    },
+)
+def by_row_entropy(
+    entropy: Array,
+    mask: Array,
+    *,
+    low: float,
+    high: float,
+    quantile: float = 0.8,
+    wide_low: float = 0.4,
+    wide_high: float = 0.4,
+) -> tuple[Array, Array]:
+    """A wider range for the uncertain tokens of each completion.
+
+        (wide_low, wide_high)  if H > quantile of H over the completion
+        (low, high)            otherwise
+
+    arXiv 2507.15778 (Archer) and 2510.06062 (ASPO), by their code: the paper has >=.
+    The quantile is by linear interpolation.
+
+    Args:
+      entropy: [B, T] float32, nats, of the policy that algo.entropy.source names.
+      mask: [B, T] bool.
+      low, high: widths for the confident tokens.
+      quantile: of the entropies of a completion, at most four decimals.
+      wide_low, wide_high: widths for the uncertain ones, below and above 1.
+    """
+
+    def confident(entropy, mask):
+        index = masked.order_index(mask, quantile, rounding="down")
+        return entropy <= masked.order_statistic(entropy, mask, index)
+
+    low_entropy = jax.vmap(confident)(entropy, mask)
+    widths = (low, wide_low), (high, wide_high)
+    below, above = (jnp.where(low_entropy, *map(jnp.float32, w)) for w in widths)
+    return below, above
+
+
 CLIP_RANGES: dict[str, Callable[..., tuple[Array, Array]]] = {
     "plain": plain,
     "by_score": by_score,
+    "by_row_entropy": by_row_entropy,
 }

@@ -97,9 +97,22 @@ def quantile(x: Array, mask: Array, q: float) -> Array:
     Raises:
       ValueError: q is outside [0, 1] or no such fraction.
     """
+    return order_statistic(x, mask, order_index(mask, q))
+
+
+def order_statistic(x: Array, mask: Array, index: Array) -> Array:
+    """sorted(x[mask])[index], without sorting or gathering.
+
+    Args:
+      x: float32 of any shape, finite where masked.
+      mask: bool, the shape of x.
+      index: int32 scalar in [0, sum(mask)).
+
+    Returns:
+      float32 scalar, bit for bit an element of x; 0 for an empty mask.
+    """
     chex.assert_equal_shape([x, mask])
     chex.assert_type(x, jnp.float32)
-    index = _order_index(jnp.sum(mask, dtype=jnp.int32), q)
     image = ordered_bits(x)
 
     def set_bit(step, found):
@@ -111,8 +124,35 @@ def quantile(x: Array, mask: Array, q: float) -> Array:
     return jnp.where(jnp.any(mask), from_ordered_bits(bits), jnp.float32(0))
 
 
-def _order_index(size: Array, q: float) -> Array:
-    """round_half_even(q * (size - 1)) in int32 arithmetic; size is int32, traced."""
+def order_index(mask: Array, q: float, *, rounding: str = "half_even") -> Array:
+    """q * (N - 1) as an index among N = sum(mask) sorted elements, int32.
+
+    Args:
+      mask: bool.
+      q: see `quantile`.
+      rounding: "half_even", "down" or "up". An element is at least the quantile by
+        linear interpolation just if it is at least that of "up", and at most it just
+        if it is at most that of "down".
+    """
+    floor, rest, denominator = share_of(jnp.sum(mask, dtype=jnp.int32) - 1, q)
+    if rounding == "half_even":
+        half = 2 * rest == denominator
+        up = (2 * rest > denominator) | (half & (floor % 2 == 1))
+        return floor + up.astype(jnp.int32)
+    assert rounding in ("down", "up"), rounding
+    return floor + (rest > 0) * (rounding == "up")
+
+
+def share_of(count: Array, q: float) -> tuple[Array, Array, int]:
+    """(whole part, numerator of the rest, its denominator) of q * count, exactly.
+
+    Args:
+      count: int32, traced.
+      q: see `quantile`.
+
+    Raises:
+      ValueError: q is outside [0, 1] or no such fraction.
+    """
     if not 0 <= q <= 1:
         raise ValueError(f"{q=} must be in [0, 1].")
     share = fractions.Fraction(q).limit_denominator(_MAX_DENOMINATOR)
@@ -122,12 +162,10 @@ def _order_index(size: Array, q: float) -> Array:
             f"{_MAX_DENOMINATOR}; round it to four decimals."
         )
     numerator, denominator = share.numerator, share.denominator
-    # size - 1 = whole * denominator + part keeps every product below 2**31.
-    whole, part = jnp.divmod(size - 1, denominator)
+    # count = whole * denominator + part keeps every product below 2**31.
+    whole, part = jnp.divmod(count, denominator)
     floor, rest = jnp.divmod(part * numerator, denominator)
-    index = whole * numerator + floor
-    round_up = (2 * rest > denominator) | ((2 * rest == denominator) & (index % 2 == 1))
-    return index + round_up.astype(jnp.int32)
+    return whole * numerator + floor, rest, denominator
 
 
 _SIGN = 0x80000000

@@ -34,8 +34,6 @@ from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
 
-_log = logging.getLogger(__name__)
-
 _TESTS = {
     "python": ("code",),
     "call": ("args", "output"),
@@ -103,8 +101,18 @@ def problems(
 
     found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
     with host.best() as box:
-        _log.info(host.describe(box))
+        host.say_once(host.describe(box), logging.INFO)
+        host.say_once(host.why_weaker(box), logging.WARNING)
     return found
+
+
+def why_weaker() -> str:
+    """Why this process's programs are confined by a way that is not the best; or "".
+
+    Raises:
+      RuntimeError: programs cannot be confined on this machine.
+    """
+    return host.why_weaker(_box())
 
 
 def grade(completion: str, answer: str) -> Grade:
@@ -119,7 +127,7 @@ def grade(completion: str, answer: str) -> Grade:
 
     Raises:
       TimeoutError: it took too long.
-      RuntimeError: the sandbox broke.
+      host.NoVerdict: the machine interfered; the program may be right or wrong.
     """
     box = _box()
     try:

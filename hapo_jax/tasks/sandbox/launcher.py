@@ -9,8 +9,13 @@ Requests are JSON on one socket, files travel with them:
     -> {"ready": text} | {"failed": text}              once, after the start
     <- {"start": role, "limits": [...]} and files      a program's process begins
     -> {"process": id} | {"failed": text}
+    <- {"wait": seconds}                               until one has ended, at most
+    -> {}
     <- {"end": id, "patience_s": seconds}              ends it, at once or after a while
-    -> {"code": exit code, negative for a signal}
+    -> {"code": exit code, negative for a signal, "outside": text}
+
+`outside` says what somebody else did to the process, if it was not left alone: then
+what it did or did not do is nothing to judge it by.
 
 The end of the socket ends the process, and so does the death of the parent.
 """
@@ -43,7 +48,7 @@ import sys
 import traceback
 import typing
 
-from hapo_jax.tasks.sandbox import confine, guest, judge, kernel
+from hapo_jax.tasks.sandbox import confine, guest, judge, kernel, seccomp
 
 # role -> what its process runs, given its files; and which of these are which
 ROLES = {
@@ -52,6 +57,18 @@ ROLES = {
     "judge": (judge.run, (3, 4, 5)),  # payload, requests, verdict
 }
 _MOST_FILES = 3
+# Signals that a program can neither send to itself nor cause by what it computes. Of
+# SIGKILL this is so but for our own, and for the limit of processor time.
+_FROM_OUTSIDE = {
+    signal.SIGKILL,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+}
+_NEARLY = 0.9  # share of the limit of processor time from which on it was the limit
 _OUT_OF_THE_WAY = 32  # below the limit on descriptors, above all that are in use
 
 
@@ -60,7 +77,7 @@ def main(argv: list[str]) -> None:
 
     Args:
       argv: number of the socket's descriptor, process id of the parent, way of
-        confinement.
+        confinement, newest version of Landlock to use.
     """
     descriptor, parent, way = int(argv[0]), int(argv[1]), confine.WAYS[argv[2]]
     kernel.end_with_parent(parent)
@@ -68,7 +85,8 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent decides
     control = socket.socket(fileno=descriptor)
     try:
-        prepared = way.prepare()
+        prepared = way.prepare(int(argv[3]))
+        seccomp.build()  # once, for all
     except OSError as error:
         _send(control, {"failed": str(error)})
         return
@@ -76,6 +94,7 @@ def main(argv: list[str]) -> None:
     gc.collect()
     gc.freeze()
     _send(control, {"ready": argv[2]})
+    limits_s: dict[int, int] = {}  # of processor time, by process
     while True:
         message, files, *_ = socket.recv_fds(control, 2**16, _MOST_FILES)
         if not message:
@@ -84,8 +103,13 @@ def main(argv: list[str]) -> None:
         if "start" in request:
             limits = confine.Limits(*request["limits"])
             reply = _start(request["start"], files, way, prepared, limits, lifeline)
+            if "process" in reply:
+                limits_s[reply["process"]] = limits.cpu_s
+        elif "wait" in request:
+            reply = _wait(limits_s, request["wait"])
         else:
-            reply = {"code": _end(request["end"], request["patience_s"])}
+            process = request["end"]
+            reply = _end(process, request["patience_s"], limits_s.pop(process))
         _send(control, reply)
 
 
@@ -112,7 +136,7 @@ def _start(
     with open(report, "rb") as heard:  # until the child lets go of its end
         failure = heard.read().decode()
     if failure:
-        _end(process, 0.0)
+        _end(process, 0.0, limits.cpu_s)
         return {"failed": failure}
     return {"process": process}
 
@@ -150,16 +174,37 @@ def _arrange(places: dict[int, int]) -> None:
     os.closerange(max(places) + 1, 2**20)
 
 
-def _end(process: int, patience_s: float) -> int:
-    """Waits, kills what is still there, and returns the exit code."""
-    watch = os.pidfd_open(process)
+def _wait(processes: typing.Iterable[int], seconds: float) -> dict:
+    """Waits until one of the processes has ended, so that `_end` finds how."""
+    watched = [os.pidfd_open(process) for process in processes]
+    try:
+        select.select(watched, [], [], seconds)
+    finally:
+        for descriptor in watched:
+            os.close(descriptor)
+    return {}
+
+
+def _end(process: int, patience_s: float, cpu_s: int) -> dict:
+    """Waits, kills what is still there, and says how it ended."""
+    watch, ours, outside = os.pidfd_open(process), False, ""
     try:
         if not select.select([watch], [], [], max(0.0, patience_s))[0]:
+            ours = True
+            # It cannot stop itself.
+            look = os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT
+            if os.waitid(os.P_PID, process, look):
+                outside = "was stopped from outside"
             os.kill(process, signal.SIGKILL)
     finally:
         os.close(watch)
-    _, status = os.waitpid(process, 0)
-    return os.waitstatus_to_exitcode(status)
+    _, status, usage = os.wait4(process, 0)
+    code = os.waitstatus_to_exitcode(status)
+    used_s = usage.ru_utime + usage.ru_stime
+    limited = code == -signal.SIGKILL and used_s > _NEARLY * cpu_s
+    if -code in _FROM_OUTSIDE and not ours and not limited:
+        outside = f"was killed from outside by {signal.Signals(-code).name}"
+    return {"code": code, "outside": outside}
 
 
 def _send(control: socket.socket, message: dict) -> None:

@@ -123,6 +123,7 @@ def on_calls(
         except TimeoutError:
             return _too_long(limits)
         except (EOFError, OSError):
+            box.wait()
             return Trial(False, detail="the program ended before it answered")
         except (ValueError, RecursionError) as error:
             return Trial(False, detail=str(error))
@@ -168,6 +169,7 @@ def on_tests(
         except TimeoutError:
             return _too_long(limits)
         except EOFError:
+            box.wait()
             return Trial(False, detail="the tests did not reach their end")
     return Trial(verdict["passed"], detail=verdict["detail"])
 

@@ -247,6 +247,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             programs = programs or learner.num_programs()
             assert learner.num_programs() == programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
+            metrics |= pool.state
 
             run.log(step, metrics)
             _show(steps, metrics)

@@ -28,6 +28,8 @@ class Grader:
       deadline: on `time.monotonic`, for its next message.
       state: starting -> idle -> loading -> grading -> idle -> ...
       chunk: what it has been given to grade.
+      disturbed: what somebody else did to it at the current item, or "".
+      weaker: why its programs are not confined the best way, or "".
     """
 
     process: subprocess.Popen
@@ -36,6 +38,8 @@ class Grader:
     deadline: float
     state: str = "starting"
     chunk: Chunk | None = None
+    disturbed: str = ""
+    weaker: str = ""
 
     def tell(self, message: dict) -> None:
         """Sends a message; raises OSError if the process has died."""

@@ -44,9 +44,11 @@ with host.best() as box:
 """
 
 
-@pytest.mark.parametrize("folder", ["", "tmp", "lib/x", "dev/null"])
-@pytest.mark.parametrize("above", ["/tmp", "/dev/shm"])
-def test_an_environment_below_a_temporary_folder_changes_nothing(folder, above):
+@pytest.mark.parametrize(
+    ("above", "folder"),
+    [("/tmp", ""), ("/tmp", "tmp"), ("/tmp", "lib/x"), ("/dev/shm", "dev/null")],
+)
+def test_an_environment_below_a_temporary_folder_changes_nothing(above, folder):
     """Not even one that is named like a folder of ours."""
     if not os.access(above, os.W_OK):
         pytest.skip(f"{above} cannot be written")

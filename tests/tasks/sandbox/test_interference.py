@@ -17,8 +17,8 @@ from hapo_jax.tasks.sandbox.confine import Limits
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="confines on Linux alone"
 )
-LIMITS = Limits(wall_s=1.0, cpu_s=2, memory_mib=256)
-SLEEPS = "import time\ndef f(x):\n    time.sleep(0.6)\n    return x\n"
+LIMITS = Limits(wall_s=0.8, cpu_s=2, memory_mib=256)
+SLEEPS = "import time\ndef f(x):\n    time.sleep(0.25)\n    return x\n"
 
 
 @pytest.fixture(params=confine.WAYS)
@@ -61,31 +61,32 @@ def on_tests(box, program):
 
 
 def while_it_runs(box, number, which=0):
-    """Signals a program's process, started in this order, in a third of a second."""
+    """Signals a program's process, started in this order, in a tenth of a second."""
 
     def act():
-        time.sleep(0.3)
+        time.sleep(0.1)
         os.kill(sorted(processes.children(box._launcher.pid))[which], number)
 
     threading.Thread(target=act).start()
 
 
 @pytest.mark.parametrize(
-    ("trial", "program", "which"),
+    ("number", "trial", "program", "which"),
     [
-        (on_input, SLEEPS + "f(1)", 0),
-        (on_calls, SLEEPS, 0),
-        (on_tests, SLEEPS, 0),
-        (on_tests, SLEEPS, 1),  # the tests' own process
+        (signal.SIGKILL, on_input, SLEEPS + "f(1)", 0),
+        (signal.SIGKILL, on_calls, SLEEPS, 0),
+        (signal.SIGKILL, on_tests, SLEEPS, 0),
+        (signal.SIGKILL, on_tests, SLEEPS, 1),  # the tests' own process
+        (signal.SIGSTOP, on_input, SLEEPS + "f(1)", 0),
+        (signal.SIGSTOP, on_calls, SLEEPS, 0),
+        (signal.SIGSTOP, on_tests, SLEEPS, 1),
     ],
 )
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_what_others_kill_or_stop_has_no_verdict(box, trial, program, which, number):
-    assert trial(box, program).passed
+def test_what_others_kill_or_stop_has_no_verdict(box, number, trial, program, which):
     while_it_runs(box, number, which)
     with pytest.raises(host.NoVerdict, match="(killed|stopped) from outside"):
         trial(box, program)
-    assert trial(box, program).passed
+    assert on_calls(box, "def f(x): return x").passed  # it works on
 
 
 @pytest.mark.parametrize(
@@ -94,7 +95,7 @@ def test_what_others_kill_or_stop_has_no_verdict(box, trial, program, which, num
         "import os\nos._exit(1)",
         "import os\nos.kill(os.getpid(), 9)",
         "import os\nos.abort()",
-        "import signal, time\nsignal.alarm(1)\nsignal.pause()",
+        "import signal, time\nsignal.setitimer(0, 0.1)\nsignal.pause()",
         "import ctypes\nctypes.string_at(0)",
         "import signal\nsignal.signal(13, signal.SIG_DFL)\nimport os\n"
         "r, w = os.pipe(); os.close(r); os.write(w, b'x')",
@@ -119,14 +120,14 @@ SPEC = {"entry_point": "", "prelude": "", "harness": "", "memory_mib": 256}
 SPEC |= {"tests": [{"type": "stdin", "input": "", "output": "1\n"}]}
 SPEC |= {"test_s": 5.0, "total_s": 5.0}
 # Long enough that it is there when it is looked for.
-RIGHT = "import time\ntime.sleep(0.5)\nprint(1)\n"
+RIGHT = "import time\ntime.sleep(0.3)\nprint(1)\n"
 
 
 def test_a_launcher_that_is_killed_costs_no_verdict():
     code._box.cache_clear()
     box = code._box()
     os.kill(box._launcher.pid, signal.SIGKILL)
-    with pytest.raises(host.NoVerdict, match=r"launcher is gone|it died"):
+    with pytest.raises(host.NoVerdict, match="sandbox"):
         code.grade(RIGHT, json.dumps(SPEC))
     assert code.grade(RIGHT, json.dumps(SPEC)).score == 1.0
     code._box().close()
@@ -143,14 +144,14 @@ def test_the_pool_grades_again_what_others_disturbed(level, number):
         assert pool.grade("code", [(RIGHT, json.dumps(SPEC))])[0].score == 1.0
         (launcher,) = processes.children(pool._workers[0].process.pid)
         answer = json.dumps(SPEC | {"test_s": 2.0})
-        future = pool.submit("code", [(f"{RIGHT}#{i}", answer) for i in range(3)])
+        future = pool.submit("code", [(f"{RIGHT}#{i}", answer) for i in range(2)])
         deadline = time.monotonic() + 20.0
         while not (found := processes.children(launcher)):
             assert time.monotonic() < deadline
             time.sleep(0.01)
         os.kill(found[0] if level == "program" else launcher, number)
         results = future.result(timeout=60.0)
-        assert [(r.score, r.outcome) for r in results] == [(1.0, "graded")] * 3
+        assert [(r.score, r.outcome) for r in results] == [(1.0, "graded")] * 2
         if number == signal.SIGKILL:
             assert sum(r.repeats for r in results) == 1
         else:

@@ -143,6 +143,7 @@ class GradingPool:
         self._failed_starts = 0
         self._killed = 0  # items in a row
         self._lookout: lookout.Lookout | None = None
+        self._failed_lookouts = 0  # in a row
         self._resumed = 0  # processes, and lookouts that were replaced
         self._selector = selectors.DefaultSelector()
         self._bell_out, self._bell_in = connection.Pipe(duplex=False)
@@ -296,6 +297,7 @@ class GradingPool:
         except OSError as error:
             self._replace_lookout(str(error))
             return
+        self._failed_lookouts = 0
         if "stopped" in message:
             self._resumed += 1
             for worker in self._workers:
@@ -309,6 +311,12 @@ class GradingPool:
         self._selector.unregister(self._lookout.socket)
         self._lookout.end()
         self._lookout = None
+        self._failed_lookouts += 1
+        if self._failed_lookouts >= _FAILED_STARTS:
+            raise RuntimeError(
+                f"{self._failed_lookouts} processes in a row that should watch the "
+                f"graders have failed: {why}"
+            )
 
     def _take_submitted(self) -> None:
         self._bell_out.recv_bytes()

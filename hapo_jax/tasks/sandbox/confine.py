@@ -21,6 +21,7 @@ _NOBODY = 65534
 # Users for programs, a process id's number above this: such users are nobody else's.
 # systemd leaves 1879048192 to 2147483647 unused.
 _USERS = 1_879_048_192
+_MOST_PROCESSES = 2**22  # process ids end there
 _MIB = 2**20
 _STACK_MIB = 64
 _DESCRIPTORS = 64
@@ -175,6 +176,24 @@ def _enter_landlock(prepared: int, limits: Limits) -> None:
         resource.setrlimit(resource.RLIMIT_NPROC, (limits.threads, limits.threads))
     kernel.set_capabilities(*kept)
     landlock.restrict(prepared)
+
+
+def own_users() -> bool:
+    """Whether each program gets a user of its own under Landlock: root may do so.
+
+    Root of a user namespace can become the users alone that are mapped into it.
+    """
+    if os.getuid():
+        return False
+    first, last = _USERS, _USERS + _MOST_PROCESSES
+    for kind in ("uid", "gid"):
+        with open(f"/proc/self/{kind}_map") as lines:
+            spans = [
+                (int(start), int(count)) for start, _, count in map(str.split, lines)
+            ]
+        if not any(s <= first and last < s + count for s, count in spans):
+            return False
+    return True
 
 
 def _give_up_root(user: int) -> bool:

@@ -183,7 +183,7 @@ def best() -> Sandbox:
 
 def describe(box: Sandbox) -> str:
     """Which confinement is in force and what it does not promise, for a log."""
-    return promises.describe(box.way, box.landlock, root=os.getuid() == 0)
+    return promises.describe(box.way, box.landlock, root=confine.own_users())
 
 
 def why_weaker(box: Sandbox) -> str:

@@ -204,6 +204,7 @@ _PRCTL_REFUSED = (
     62,  # PR_SCHED_CORE, of others
     0x59616D61,  # PR_SET_PTRACER: its memory is not open to others
 )
+_TOGETHER = 12
 _PROCESSOR_TIME = 0  # RLIMIT_CPU
 
 _ALLOW = 0x7FFF0000
@@ -241,13 +242,17 @@ def build() -> bytes:
         _step(_JUMP_IF_GREATER, _NEWEST, no=1),
         _step(_RETURN, _NO_SUCH_CALL),
     ]
+    decisions = [(_PARTLY[name], decision) for name, decision in _partly().items()]
     for table, answer in ((_REFUSED, _REFUSE), (_UNKNOWN, _NO_SUCH_CALL)):
-        for numbers in table.values():
-            if numbers[here] is not None:
-                steps += _when(numbers[here], [_step(_RETURN, answer)])
-    for name, decision in _partly().items():
-        if _PARTLY[name][here] is not None:
-            steps += _when(_PARTLY[name][here], decision)
+        decisions += [(numbers, [_step(_RETURN, answer)]) for numbers in table.values()]
+    calls = sorted((n[here], d) for n, d in decisions if n[here] is not None)
+    # In groups that are skipped as a whole: the kernel tries the filter on every call
+    # when it is installed, once per program.
+    for start in range(0, len(calls), _TOGETHER):
+        group = calls[start : start + _TOGETHER]
+        tried = [step for number, decision in group for step in _when(number, decision)]
+        tried.append(_step(_RETURN, _ALLOW))
+        steps += [_step(_JUMP_IF_GREATER, group[-1][0], yes=len(tried)), *tried]
     return b"".join([*steps, _step(_RETURN, _ALLOW)])
 
 

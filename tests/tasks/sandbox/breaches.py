@@ -94,6 +94,8 @@ BREACHES: dict[str, Breach] = {
         personality="call('personality', 0x0040000)",
         kernel_log="call('syslog', 10, 0, 0)",
         host_name="call('sethostname', b'x', 1)",
+        calls_by_32_bit_numbers="assert os.uname().machine == 'x86_64'\npage = mmap.mmap(-1, 4096, prot=7)\npage.write(b'\\xb8\\x14\\0\\0\\0\\xcd\\x80\\xc3')\nassert ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))() > 0",
+        calls_by_x32_numbers="assert check(libc.syscall(0x40000000 + 39)) > 0",
         core_scheduling="check(libc.prctl(62, 1, 0, 0, 0))",
     ),
     **_all(

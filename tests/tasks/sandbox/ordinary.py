@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from hapo_jax.tasks.sandbox import confine
+
 NOBODY = 65534
 
 
@@ -17,6 +19,8 @@ def start(module: str, argument: str, *, root: bool, path: str) -> subprocess.Po
     ours = os.getuid() == 0
     if root and not ours:
         raise LookupError("the tests are not run by root")
+    if root and not confine.own_users():
+        raise LookupError("root may not become any user here")
     become = {} if root or not ours else _become()
     python = sys.executable if root or not ours else _python(path)
     return subprocess.Popen(

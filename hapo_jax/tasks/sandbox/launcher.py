@@ -45,6 +45,7 @@ import socket
 import statistics
 import string
 import sys
+import time
 import traceback
 import typing
 
@@ -68,7 +69,7 @@ _FROM_OUTSIDE = {
     signal.SIGUSR1,
     signal.SIGUSR2,
 }
-_NEARLY = 0.9  # share of the limit of processor time from which on it was the limit
+_EVERY_S = 0.25  # how often the processor time of programs is looked at
 _OUT_OF_THE_WAY = 32  # below the limit on descriptors, above all that are in use
 
 
@@ -94,8 +95,9 @@ def main(argv: list[str]) -> None:
     gc.collect()
     gc.freeze()
     _send(control, {"ready": argv[2]})
-    limits_s: dict[int, int] = {}  # of processor time, by process
+    running: dict[int, int] = {}  # processes and their limits of processor time in s
     while True:
+        _watch([control], running)
         message, files, *_ = socket.recv_fds(control, 2**16, _MOST_FILES)
         if not message:
             return
@@ -104,12 +106,11 @@ def main(argv: list[str]) -> None:
             limits = confine.Limits(*request["limits"])
             reply = _start(request["start"], files, way, prepared, limits, lifeline)
             if "process" in reply:
-                limits_s[reply["process"]] = limits.cpu_s
+                running[reply["process"]] = limits.cpu_s
         elif "wait" in request:
-            reply = _wait(limits_s, request["wait"])
+            reply = _wait(running, request["wait"])
         else:
-            process = request["end"]
-            reply = _end(process, request["patience_s"], limits_s.pop(process))
+            reply = _end(request["end"], request["patience_s"], running)
         _send(control, reply)
 
 
@@ -136,7 +137,7 @@ def _start(
     with open(report, "rb") as heard:  # until the child lets go of its end
         failure = heard.read().decode()
     if failure:
-        _end(process, 0.0, limits.cpu_s)
+        _end(process, 0.0, {})
         return {"failed": failure}
     return {"process": process}
 
@@ -174,22 +175,49 @@ def _arrange(places: dict[int, int]) -> None:
     os.closerange(max(places) + 1, 2**20)
 
 
-def _wait(processes: typing.Iterable[int], seconds: float) -> dict:
+def _watch(files: list, running: dict[int, int], seconds: float = math.inf) -> bool:
+    """Waits for a file at most so long; kills who has used up its processor time.
+
+    The kernel's own limit of processor time would be no less a SIGKILL than one that
+    comes from outside; so it is set higher, and this is the one that holds.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        left = max(0.0, until - time.monotonic())
+        wait_s = min(left, _EVERY_S if running else math.inf)
+        if select.select(files, [], [], None if wait_s == math.inf else wait_s)[0]:
+            return True
+        for process, cpu_s in running.items():
+            if cpu_s and _used_s(process) > cpu_s:
+                running[process] = 0
+                os.kill(process, signal.SIGKILL)
+        if not left:
+            return False
+
+
+def _used_s(process: int) -> float:
+    """Processor time of a process that has not been waited for."""
+    return time.clock_gettime(
+        (~process << 3) | 2
+    )  # its clock, see <linux/posix-timers>
+
+
+def _wait(running: dict[int, int], seconds: float) -> dict:
     """Waits until one of the processes has ended, so that `_end` finds how."""
-    watched = [os.pidfd_open(process) for process in processes]
+    watched = [os.pidfd_open(process) for process in running]
     try:
-        select.select(watched, [], [], seconds)
+        _watch(watched, running, seconds)
     finally:
         for descriptor in watched:
             os.close(descriptor)
     return {}
 
 
-def _end(process: int, patience_s: float, cpu_s: int) -> dict:
+def _end(process: int, patience_s: float, running: dict[int, int]) -> dict:
     """Waits, kills what is still there, and says how it ended."""
     watch, ours, outside = os.pidfd_open(process), False, ""
     try:
-        if not select.select([watch], [], [], max(0.0, patience_s))[0]:
+        if not _watch([watch], running, max(0.0, patience_s)):
             ours = True
             # It cannot stop itself.
             look = os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT
@@ -198,11 +226,10 @@ def _end(process: int, patience_s: float, cpu_s: int) -> dict:
             os.kill(process, signal.SIGKILL)
     finally:
         os.close(watch)
-    _, status, usage = os.wait4(process, 0)
+    used_up = running.pop(process, 0) == 0
+    _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
-    used_s = usage.ru_utime + usage.ru_stime
-    limited = code == -signal.SIGKILL and used_s > _NEARLY * cpu_s
-    if -code in _FROM_OUTSIDE and not ours and not limited:
+    if -code in _FROM_OUTSIDE and not ours and not used_up:
         outside = f"was killed from outside by {signal.Signals(-code).name}"
     return {"code": code, "outside": outside}
 

@@ -12,6 +12,7 @@ from multiprocessing import connection
 from typing import Any
 
 import hapo_jax
+from hapo_jax.rollout import processes
 from hapo_jax.rollout.grading_queue import Chunk
 
 _STDERR_BYTES = 4_000
@@ -53,6 +54,13 @@ class Grader:
     def overdue(self, now: float) -> bool:
         """Whether it has been silent for too long."""
         return self.state != "idle" and now > self.deadline
+
+    def stopped(self) -> str:
+        """Which process of it and its descendants somebody has stopped; "" if none."""
+        for process in processes.with_descendants([self.process.pid]):
+            if processes.is_stopped(process):
+                return f"process {process} was stopped"
+        return ""
 
     def stderr_tail(self) -> str:
         """The end of what it said before it was ready."""

@@ -19,7 +19,6 @@ import concurrent.futures
 import logging
 import math
 import selectors
-import signal
 import sys
 import threading
 import time
@@ -28,9 +27,9 @@ from multiprocessing import connection
 from typing import NamedTuple
 
 from hapo_jax import tasks
-from hapo_jax.rollout import graders, lookout, processes
+from hapo_jax.rollout import graders, lookout
 from hapo_jax.rollout.grading_queue import Job, Queue
-from hapo_jax.tasks.sandbox import host
+from hapo_jax.tasks.sandbox import host, kernel
 
 _log = logging.getLogger(__name__)
 
@@ -43,16 +42,6 @@ _FAILED_STARTS = 3
 _MOST_REPEATS = 3
 # Items in a row to which that happened each time mean that the machine is broken.
 _MOST_KILLED = 8
-# Signals that a grader does not bring about itself, whatever it reads.
-_FROM_OUTSIDE = (
-    signal.SIGKILL,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-)
 
 
 class GradeResult(NamedTuple):
@@ -414,7 +403,7 @@ class GradingPool:
             return
         if worker.state == "grading":
             detail = f"the grader's process ended with exit code {code}"
-            if -code in _FROM_OUTSIDE:
+            if -code in kernel.FROM_OUTSIDE:
                 self._repeat(worker, detail)
             else:
                 self._settle(worker, GradeResult(0.0, None, "crashed", detail))
@@ -425,7 +414,7 @@ class GradingPool:
         for worker in [w for w in self._workers if w.overdue(now)]:
             if worker.state == "grading":
                 detail = f"took longer than {self._timeouts_s[worker.chunk.task]} s"
-                if why := worker.disturbed or _stopped(worker):
+                if why := worker.disturbed or worker.stopped():
                     self._repeat(worker, f"{why}; {detail}")
                 else:
                     self._settle(worker, GradeResult(0.0, None, "timed_out", detail))
@@ -460,14 +449,6 @@ class GradingPool:
         if self._lookout is not None:
             deadlines.append(self._lookout.deadline)
         return max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
-
-
-def _stopped(worker: graders.Grader) -> str:
-    """Which of its processes is stopped; "" if none."""
-    for process in processes.with_descendants([worker.process.pid]):
-        if processes.is_stopped(process):
-            return f"process {process} was stopped"
-    return ""
 
 
 def _result(message: dict) -> GradeResult:

@@ -32,6 +32,20 @@ PR_SET_NO_NEW_PRIVS = 38
 
 CAP_DAC_READ_SEARCH = 2
 
+# Signals that a process brings about neither by what it computes nor by an error. A
+# program under the filter can send none to itself; of SIGKILL our own are to be known.
+FROM_OUTSIDE = frozenset(
+    {
+        signal.SIGKILL,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    }
+)
+
 _AT_RECURSIVE = 0x8000
 _MOUNT_ATTR = 0b11  # read-only, no set-user-ID
 _DETACH = 2

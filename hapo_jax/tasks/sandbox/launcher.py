@@ -58,17 +58,6 @@ ROLES = {
     "judge": (judge.run, (3, 4, 5)),  # payload, requests, verdict
 }
 _MOST_FILES = 3
-# Signals that a program can neither send to itself nor cause by what it computes. Of
-# SIGKILL this is so but for our own, and for the limit of processor time.
-_FROM_OUTSIDE = {
-    signal.SIGKILL,
-    signal.SIGTERM,
-    signal.SIGHUP,
-    signal.SIGINT,
-    signal.SIGQUIT,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-}
 _EVERY_S = 0.25  # how often the processor time of programs is looked at
 _OUT_OF_THE_WAY = 32  # below the limit on descriptors, above all that are in use
 
@@ -229,7 +218,7 @@ def _end(process: int, patience_s: float, running: dict[int, int]) -> dict:
     used_up = running.pop(process, 0) == 0
     _, status = os.waitpid(process, 0)
     code = os.waitstatus_to_exitcode(status)
-    if -code in _FROM_OUTSIDE and not ours and not used_up:
+    if -code in kernel.FROM_OUTSIDE and not ours and not used_up:
         outside = f"was killed from outside by {signal.Signals(-code).name}"
     return {"code": code, "outside": outside}
 

@@ -8,7 +8,7 @@ import pytest
 
 import hapo_jax
 from hapo_jax.tasks import code
-from hapo_jax.tasks.sandbox import confine, host, landlock, promises
+from hapo_jax.tasks.sandbox import confine, host, landlock, promises, trials
 from tests.tasks.sandbox import breaches, ordinary
 
 pytestmark = pytest.mark.skipif(
@@ -105,6 +105,28 @@ def test_where_no_way_works_nothing_runs(monkeypatch):
     for breach in breaches.BREACHES.values():
         with pytest.raises(RuntimeError, match="cannot be confined.*so none is run"):
             code.grade(breach.program, json.dumps(spec))
+
+
+def test_as_root_each_program_is_a_user_of_its_own():
+    if not confine.own_users():
+        pytest.skip("the tests are not run by root that may become any user")
+    users = []
+    try:
+        box = host.Sandbox("landlock")
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    with box:
+        for _ in range(3):
+            assert trials.on_input(
+                box,
+                "import os\nassert os.getuid() == os.geteuid() == os.getgid()\n"
+                "assert not os.getgroups()\nprint(os.getuid())",
+                data="",
+                accept=lambda text: users.append(int(text)) is None,
+                limits=confine.Limits(),
+            ).passed
+    assert len(set(users)) == 3
+    assert min(users) > 2**30
 
 
 def test_the_docs_show_the_table():

@@ -27,6 +27,7 @@ from hapo_jax import (
     eval_sampling,
     eval_scores,
     eval_sets,
+    opening,
     report,
     run_inputs,
     run_records,
@@ -112,6 +113,7 @@ def evaluate_checkpoint(
             config.model.path = run_records.read_config(source)["model"]["path"]
     config = check.check(config, num_devices=jax.device_count()).config
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    opening.warn_of_prompts(config, policy)
     inputs = run_inputs.of_policy(policy, weights=not is_run)
     if is_run:
         run_inputs.check_policy(source, config, inputs)
@@ -123,6 +125,9 @@ def evaluate_checkpoint(
     else:
         train_params, number = policy.load(), 0
     folder = pathlib.Path(out or source / "eval" / f"{label}_step_{number}")
+    what = f"{source}, step {number}" if is_run else str(source)
+    facts = opening.of_evaluation(config, policy, with_problems)
+    opening.show(f"hapo-eval: {what}, into {folder}", facts)
     identity = fingerprint.of_weights(train_params)
     params = policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
@@ -142,7 +147,7 @@ def evaluate_checkpoint(
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
     if not distributed.is_first():
         return folder
-    print(f"{source}, step {number}" if is_run else source)
+    print(what)
     print(report.table(rows, rates=report.ALL_RATES, change=False))
     print(f"wrote {folder / eval_folder.RESULTS}")
     return folder

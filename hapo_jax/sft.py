@@ -25,6 +25,7 @@ from hapo_jax import (
     check,
     cli,
     interrupt,
+    opening,
     run_folder,
     run_inputs,
     tasks,
@@ -65,9 +66,10 @@ def sft(config: ConfigDict, workdir: str) -> None:
     resolved = check.check_sft(config, num_devices=jax.device_count())
     may_change = run_inputs.may_change(folder, MAY_CHANGE)
     run_folder.check_config(folder, resolved, may_change=may_change)
-    cli.announce(config, resolved)
+    cli.warn(resolved.config)
     config = resolved.config
     policy, params = _start(config, folder)
+    opening.warn_of_prompts(config, policy)
     task, options = tasks.get(config.task.name), config.learner
     shown = {
         name: task.demonstrations(**config.task[name].to_dict())
@@ -99,6 +101,10 @@ def sft(config: ConfigDict, workdir: str) -> None:
         watchdog.Watchdog(config.log.watchdog_s) as watch,
     ):
         stop.last = checkpoints.wait
+        start = opening.start(workdir, checkpoints.steps(), config.num_steps)
+        opening.show(
+            f"hapo-sft: {start}", opening.of_sft(resolved, policy, train, test)
+        )
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(abstract)
             first = restored.step if restored else 0

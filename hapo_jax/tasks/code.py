@@ -22,7 +22,6 @@ runs, and why it cannot cheat, says `sandbox/__init__.py`.
 
 import functools
 import json
-import logging
 import math
 import pathlib
 import re
@@ -34,7 +33,6 @@ from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
 
-_log = logging.getLogger(__name__)
 
 _TESTS = {
     "python": ("code",),
@@ -102,9 +100,19 @@ def problems(
         )
 
     found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
-    with host.best() as box:
-        _log.info(host.describe(box))
+    confinement()
     return found
+
+
+@functools.cache
+def confinement() -> str:
+    """How programs are confined on this machine, in words.
+
+    Raises:
+      RuntimeError: they cannot be, so none may run.
+    """
+    with host.best() as box:
+        return host.describe(box)
 
 
 def grade(completion: str, answer: str) -> Grade:

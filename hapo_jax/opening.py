@@ -26,7 +26,7 @@ _log = logging.getLogger("hapo_jax")
 
 _PROMPT_SHOWN = (120, 80)  # characters of its beginning and end
 _LAST_TOKENS = 8
-_LABEL = 12  # columns
+_LABEL = 14  # columns
 
 Facts = dict[str, str]
 
@@ -65,10 +65,16 @@ def of_run(
     return {
         "model": _model(policy),
         "prompts": _prompts(c, policy, r.max_prompt_tokens),
-        "the first": _first(policy, prompts.tokens[0]),
+        "first prompt": _first(policy, prompts.tokens[0]),
         "completions": _completions(policy, r.max_completion_tokens),
         "data": data,
-        "grading": _grading(c, [c.task.name, *(s.task for s, _ in held_out)]),
+        "grading": _grading(
+            c,
+            [
+                (c.task.name, c.task.train),
+                *((s.task, s.options) for s, _ in held_out),
+            ],
+        ),
         "method": _method(c, given),
         "step": f"{r.batch_prompts} prompts × {r.group_size} completions at "
         f"temperature {r.base_temperature:g}{cut}"
@@ -89,11 +95,13 @@ def of_evaluation(
     return {
         "model": _model(policy),
         "prompts": _prompts(config, policy, r.max_prompt_tokens),
-        "the first": _first(policy, held_out[0][1].tokens[0]),
+        "first prompt": _first(policy, held_out[0][1].tokens[0]),
         "completions": _completions(policy, r.max_completion_tokens),
         "sets": _sets(config, held_out),
         "drawn": _drawn(config),
-        "grading": _grading(config, [s.task for s, _ in held_out], reward=False),
+        "grading": _grading(
+            config, [(s.task, s.options) for s, _ in held_out], reward=False
+        ),
         "devices": _devices(policy),
     }
 
@@ -118,8 +126,8 @@ def of_sft(
     return {
         "model": _model(policy),
         "prompts": _prompts(c, policy, c.max_prompt_tokens),
-        "the first": _first(policy, prompt),
-        "completed": f"{_cut(completion)}; at most {c.max_completion_tokens} tokens",
+        "first prompt": _first(policy, prompt),
+        "completed by": f"{_cut(completion)}; at most {c.max_completion_tokens} tokens",
         "data": f"{len(train.rewards)} demonstrations of {c.task.name}: "
         f"{_options(c.task.train)}",
         "learning": f"maximum likelihood, {c.learner.batch_rows} demonstrations per "
@@ -161,11 +169,8 @@ def warn_of_prompts(config: ConfigDict, policy: Policy) -> None:
 
 def _model(policy: Policy) -> str:
     number = sum(math.prod(x.shape) for x in jax.tree.leaves(policy.abstract_params))
-    unit, name = max(
-        (u, n)
-        for u, n in ((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " B"))
-        if u <= number
-    )
+    units = ((1, ""), (1e3, " k"), (1e6, " M"), (1e9, " B"))
+    unit, name = max((unit, name) for unit, name in units if unit <= number)
     return (
         f"{policy.config.model_type}, {number / unit:.3g}{name} parameters, computes "
         f"in {policy.dtype.name}, from {policy.source or 'random weights'}"
@@ -195,11 +200,15 @@ def _completions(policy: Policy, max_tokens: int) -> str:
     return f"end with {' or '.join(stops)}, or after {max_tokens} tokens"
 
 
-def _grading(config: ConfigDict, names: Sequence[str], *, reward: bool = True) -> str:
-    names = list(dict.fromkeys(names))
-    how = config.task.train.get("grading") or config.task.test.get("grading")
-    parts = [", ".join(names) + (f" ({how})" if how else "")]
-    w = config.reward
+def _grading(
+    config: ConfigDict,
+    sets: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    reward: bool = True,
+) -> str:
+    """By which tasks, (name, options) each, and how rewards follow."""
+    ways = [t + (f" ({o['grading']})" if "grading" in o else "") for t, o in sets]
+    parts, w = [", ".join(dict.fromkeys(ways))], config.reward
     if reward:
         parts.append(f"reward {w.correct:g} if right, {w.wrong:g} if wrong")
         if w.format_weight:
@@ -210,6 +219,7 @@ def _grading(config: ConfigDict, names: Sequence[str], *, reward: bool = True) -
                 f"{w.overlong_buffer_tokens} tokens"
             )
     parts.append(f"at most {config.grading.timeout_s:g} s each")
+    names = dict.fromkeys(name for name, _ in sets)
     confined = [getattr(tasks.get(name), "confinement", None) for name in names]
     parts += [words().rstrip(".") for words in confined if words]
     return "; ".join(parts)
@@ -218,9 +228,9 @@ def _grading(config: ConfigDict, names: Sequence[str], *, reward: bool = True) -
 def _method(config: ConfigDict, given: ConfigDict) -> str:
     a = config.algo
     text = (
-        f"{config.method} (advantage {a.advantage}, strengths A {a.temperature.strength:g}"
-        f", B {a.token_group.strength:g}, C {a.redistribution.strength:g}, "
-        f"D {a.clip.strength:g}, clip {a.clip.low:g} / {a.clip.high:g}, {a.aggregation}"
+        f"{config.method} (advantage {a.advantage}, strengths "
+        f"A {a.temperature.strength:g}, B {a.token_group.strength:g}, "
+        f"C {a.redistribution.strength:g}, D {a.clip.strength:g}, clip {a.clip.low:g} / {a.clip.high:g}, {a.aggregation}"
     )
     text += f", KL {a.kl.strength:g})" if a.kl.strength else ")"
     if changed := config_lib.departures(given):

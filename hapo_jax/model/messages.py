@@ -125,8 +125,8 @@ def check_rendered(messages: Sequence[Message], text: str, template: str) -> Non
         raise ValueError(
             f"{template} leaves out or rewrites message {number} of {len(messages)}, "
             f"of the role {role!r} ({short(content)}){_hint([role])}: the policy would "
-            "not see it. Rename the role to one that the template knows (user, system), "
-            "drop the message, or mend the template."
+            "not see it. Rename the role to one that the template knows (user, "
+            "system), drop the message, or mend the template."
         )
 
 

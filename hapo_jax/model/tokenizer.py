@@ -162,7 +162,9 @@ class Tokenizer:
                     "tokenizer_config.json with chat_template) of the original model "
                     "there; if not, set task.chat_template=plain."
                 )
-            why = "task.chat_template=plain" if asked else "the tokenizer has none"
+            why = "the tokenizer has no chat template"
+            if asked:
+                why = "task.chat_template=plain"
             return PromptMode(False, why, warning)
         warning = ""
         if foreign := messages_lib.foreign_tokens(self._template(), vocabulary):
@@ -172,7 +174,7 @@ class Tokenizer:
                 "seems to be another model's. Copy that of the original model, or set "
                 "task.chat_template=plain."
             )
-        why = "task.chat_template=chat" if asked else "the tokenizer has one"
+        why = "task.chat_template=chat" if asked else "the tokenizer has it"
         return PromptMode(True, why, warning)
 
     def _is_chat(self, chat_template: str) -> bool:

@@ -33,7 +33,6 @@ from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
 
-
 _TESTS = {
     "python": ("code",),
     "call": ("args", "output"),

@@ -191,13 +191,13 @@ def test_a_system_prompt_comes_first(tmp_path, chat):
 
 def test_a_mode_has_a_reason_and_perhaps_a_warning(tmp_path, chat):
     mode = chat.prompt_mode("auto")
-    assert mode == tokenizer_lib.PromptMode(True, "the tokenizer has one")
+    assert mode == tokenizer_lib.PromptMode(True, "the tokenizer has it")
     assert chat.prompt_mode("plain").why == "task.chat_template=plain"
     # chat_template.jinja was not copied; each remedy makes the warning go.
     folder = write(tmp_path / "bare", template=None, eos_token="<eos>")
     bare = tokenizer_lib.load(folder)
     mode = bare.prompt_mode("auto")
-    assert not mode.chat and mode.why == "the tokenizer has none"
+    assert not mode.chat and mode.why == "the tokenizer has no chat template"
     assert "no chat template" in mode.warning and "<|im_start|>" in mode.warning
     assert not bare.prompt_mode("plain").warning
     (folder / "chat_template.jinja").write_text(TEMPLATE)

@@ -10,6 +10,7 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 """
 
 import contextlib
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from hapo_jax import (
+    alarms,
     builders,
     check,
     cli,
@@ -40,6 +42,8 @@ from hapo_jax.learner import fingerprint
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import distributed
 from hapo_jax.system import folders, lock
+
+_log = logging.getLogger("hapo_jax.evaluate")  # __name__ is __main__ with python -m
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's folder or a Hugging Face folder; default model.path."
@@ -145,6 +149,8 @@ def evaluate_checkpoint(
                 **run_inputs.of_evaluation(inputs, eval_set),
             }
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
+            if distributed.is_first():
+                _warn(config, policy, eval_set, folder)
     if not distributed.is_first():
         return folder
     print(what)
@@ -196,6 +202,24 @@ def _evaluate_set(
             "verifier out of time or broke it, and count as wrong"
         )
     return rows
+
+
+def _warn(config, policy, eval_set: EvalSet, folder: pathlib.Path) -> None:
+    """Says what of a set's figures points at a fault rather than at a weak policy."""
+    own = eval_set.task == config.task.name
+    facts = alarms.facts(
+        config,
+        policy,
+        section="task.test" if own else "",
+        anew="with another --out",
+    )
+    records = run_records.read_lines(eval_folder.records_path(folder, eval_set.name))
+    answers = [answer for record in records for answer in record["answers"]]
+    figures = eval_folder.read_results(folder)[eval_set.name]
+    for words in alarms.of_figures(
+        figures, facts, unreadable=answers.count(None) / len(answers)
+    ):
+        _log.warning("%s: %s", eval_set.name, words)
 
 
 def _check_source(source: pathlib.Path) -> bool:

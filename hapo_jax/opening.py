@@ -230,7 +230,8 @@ def _method(config: ConfigDict, given: ConfigDict) -> str:
     text = (
         f"{config.method} (advantage {a.advantage}, strengths "
         f"A {a.temperature.strength:g}, B {a.token_group.strength:g}, "
-        f"C {a.redistribution.strength:g}, D {a.clip.strength:g}, clip {a.clip.low:g} / {a.clip.high:g}, {a.aggregation}"
+        f"C {a.redistribution.strength:g}, D {a.clip.strength:g}, "
+        f"clip {a.clip.low:g} / {a.clip.high:g}, {a.aggregation}"
     )
     text += f", KL {a.kl.strength:g})" if a.kl.strength else ")"
     if changed := config_lib.departures(given):

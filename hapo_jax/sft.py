@@ -21,6 +21,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from hapo_jax import (
+    alarms,
     builders,
     check,
     cli,
@@ -28,6 +29,7 @@ from hapo_jax import (
     opening,
     run_folder,
     run_inputs,
+    run_records,
     tasks,
 )
 from hapo_jax import policy as policy_lib
@@ -123,6 +125,11 @@ def sft(config: ConfigDict, workdir: str) -> None:
             give_up=lambda: stop.requested is not None,
         ) as run:
             run_inputs.note(folder, inputs, resumed=restored is not None)
+            watched = alarms.Alarms(
+                alarms.facts(config, policy),
+                run_records.read_metrics(folder),
+                every_steps=config.log.every_steps,
+            )
             evaluate = functools.partial(
                 _evaluate, learner, test, options.batch_rows, run, stop
             )
@@ -154,7 +161,11 @@ def sft(config: ConfigDict, workdir: str) -> None:
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
                     found = metrics.of_updates([jax.device_get(tally)])
-                    run.log(step, {k: found[k] for k in _METRICS if k in found})
+                    names = [
+                        *_METRICS,
+                        *(k for k in found if k.startswith(alarms.PREFIX)),
+                    ]
+                    run.log(step, {k: found[k] for k in names if k in found})
                     steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
                 watch.beat()
                 if last or evaluated or step % config.checkpoint.every_steps == 0:
@@ -181,6 +192,8 @@ def sft(config: ConfigDict, workdir: str) -> None:
         tokenizer=policy.tokenizer,
         source=config.model.path or None,
     )
+    if told := watched.summary():
+        print(told)
     print(f"wrote {folder / 'hf'}")
 
 

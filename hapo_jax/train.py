@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from hapo_jax import (
+    alarms,
     builders,
     check,
     cli,
@@ -181,8 +182,11 @@ def train(config: ConfigDict, workdir: str) -> None:
                 give_up=lambda: stop.requested is not None,
             )
         )
+        watched = None
         if distributed.is_first():
             run_inputs.note(folder, inputs, resumed=restored is not None)
+            before = run_records.read_metrics(folder)
+            watched = alarms.Alarms(alarms.facts(config, policy), before)
         evaluate = functools.partial(
             _evaluate, evaluators, to_sampler, run, checkpoints, stop
         )
@@ -254,6 +258,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             assert learner.num_programs() == programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
 
+            if watched:
+                metrics |= watched.see(step, metrics)
             run.log(step, metrics)
             _show(steps, metrics)
             cli.stop_if_diverged(state, step, options.max_skipped)
@@ -294,6 +300,8 @@ def train(config: ConfigDict, workdir: str) -> None:
     if distributed.is_first():
         with cli.side_job("the summary"):
             _summarise(folder, config)
+        if told := watched.summary():
+            print(told)
     if config.checkpoint.export_hf:
         huggingface.save_params(
             folder / "hf",

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from hapo_jax import run_records
+from hapo_jax import alarms, run_records
 from hapo_jax.rollout.collect import StreamState
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -159,8 +159,13 @@ def test_every_metric_is_documented_with_its_denominator(uninterrupted):
     assert not missing
     # And none is documented that nobody writes; this run has no KL term, no penalty.
     unseen = {k for k in known if not any(re.fullmatch(k, n) for n in names)}
-    absent = {k.split("/")[0] for k in unseen} - {"importance", "reward", "kl", "eval"}
-    assert not absent, unseen
+    absent = {k.split("/")[0] for k in unseen}
+    assert not absent - {"importance", "reward", "kl", "eval", "alarm"}, unseen
+    # A healthy run raises no alarm, and all there are have a line.
+    assert not [name for name in names if name.startswith(alarms.PREFIX)]
+    assert {k for k in documented_metrics() if k.startswith(alarms.PREFIX)} == {
+        alarms.PREFIX + name for name in alarms.KINDS
+    }
 
 
 @pytest.mark.slow

@@ -338,8 +338,8 @@ def _say_uniform(metrics: Metrics, facts: Facts) -> str:
         f"the entropy is {metrics['entropy/mean']:.4g} nats per token, and "
         f"log {facts.num_tokens} = {_most_entropy(facts):.4g} is the most that there "
         "can be: the policy draws tokens at random, as with weights that were never "
-        "trained or that are broken. Start from others (model.path), such as what hapo-sft "
-        "leaves in hf/."
+        "trained or that are broken. Start from others (model.path), such as what "
+        "hapo-sft leaves in hf/."
     )
 
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, tasks
+from hapo_jax import builders, check, tasks
 from hapo_jax import config as config_lib
 from hapo_jax.eval_sets import EvalSet
 from hapo_jax.model import distributed
@@ -207,7 +207,7 @@ def _grading(
     reward: bool = True,
 ) -> str:
     """By which tasks, (name, options) each, and how rewards follow."""
-    ways = [t + (f" ({o['grading']})" if "grading" in o else "") for t, o in sets]
+    ways = [name + _way(name, options) for name, options in sets]
     parts, w = [", ".join(dict.fromkeys(ways))], config.reward
     if reward:
         parts.append(f"reward {w.correct:g} if right, {w.wrong:g} if wrong")
@@ -223,6 +223,12 @@ def _grading(
     confined = [getattr(tasks.get(name), "confinement", None) for name in names]
     parts += [words().rstrip(".") for words in confined if words]
     return "; ".join(parts)
+
+
+def _way(task: str, options: Mapping[str, Any]) -> str:
+    """By which of a task's gradings, where it has several."""
+    known = check.options_of(tasks.get(task).problems).get("grading")
+    return f" ({options.get('grading', known.default)})" if known else ""
 
 
 def _method(config: ConfigDict, given: ConfigDict) -> str:

@@ -161,11 +161,8 @@ def sft(config: ConfigDict, workdir: str) -> None:
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
                     found = metrics.of_updates([jax.device_get(tally)])
-                    names = [
-                        *_METRICS,
-                        *(k for k in found if k.startswith(alarms.PREFIX)),
-                    ]
-                    run.log(step, {k: found[k] for k in names if k in found})
+                    kept = {k: found[k] for k in _METRICS if k in found}
+                    run.log(step, kept | watched.see(step, found))
                     steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
                 watch.beat()
                 if last or evaluated or step % config.checkpoint.every_steps == 0:

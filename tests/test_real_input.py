@@ -7,6 +7,7 @@ only a real vocabulary shows is tested with the data folder, where there is one.
 import gzip
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ import transformers
 from flax import nnx
 
 from hapo_jax import (
+    alarms,
     builders,
     eval_sampling,
     eval_sets,
@@ -288,6 +290,7 @@ def test_a_failing_evaluation_costs_no_supervised_run(
 
 def test_a_checkpoint_trains_on_a_problem_file(trained, warm):
     first, second = steps_of(trained)
+    assert not alarms_of(trained)
     assert first["rollout/completions"] == len(GOLD) * 8
     assert 0 < first["rollout/accuracy"] < 1 and first["grad/norm"] > 0
     # The parts of the reward are means over what was sampled, as the reward is.
@@ -668,3 +671,122 @@ def test_a_step_with_the_real_vocabulary(tmp_path):
     assert 0.8 * np.log(151_936) < step["entropy/mean"] < np.log(151_936)
     assert step["mismatch/logprob_abs_max"] < 1e-4
     assert steps_of(tmp_path / "run") and (tmp_path / "run" / "hf").is_dir()
+
+
+# --- what a run says of itself -----------------------------------------------------
+
+
+def opening_of(caplog):
+    """The lines that a program has logged, warnings left out."""
+    said = [r.getMessage() for r in caplog.records if r.levelname == "INFO"]
+    said = [text for text in said if not text.startswith("Graded: ")]
+    return "\n".join(said).splitlines()
+
+
+def alarms_of(workdir):
+    """The steps that have raised an alarm, by its name."""
+    return {
+        key.removeprefix(alarms.PREFIX): m["step"]
+        for m in run_records.read_metrics(workdir)
+        for key in m
+        if key.startswith(alarms.PREFIX)
+    }
+
+
+ALARMS = {
+    "unreadable": {"task.train.grading": "dapo"},
+    "truncated": {"rollout.max_completion_tokens": 1},
+    "no_gradient": {"algo.importance": {"mode": "icepop", "cap": 0.5, "floor": 0.4}},
+}
+
+
+@pytest.fixture(scope="module")
+def broken(checkpoint, data, tmp_path_factory):
+    """Weights of 0: every token is as likely as every other, every gradient 0."""
+    folder = tmp_path_factory.mktemp("zero") / "hf"
+    tokenizer = tokenizer_lib.load(checkpoint)
+    config = huggingface.load_config(checkpoint)
+    params = huggingface.load_params(checkpoint, config, dtype=jnp.float32)
+    params = jax.tree.map(jnp.zeros_like, params)
+    huggingface.save_params(
+        folder, params, config, dtype=jnp.float32, tokenizer=tokenizer
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("unreadable", marks=pytest.mark.slow),
+        pytest.param("truncated", marks=pytest.mark.long),
+        pytest.param("no_gradient", marks=pytest.mark.long),
+    ],
+)
+def test_a_run_that_learns_nothing_says_so(warm, data, tmp_path, caplog, capsys, name):
+    """Without the setting that is at fault nothing is said, see `trained`."""
+    caplog.set_level(logging.INFO, "hapo_jax")
+    settings = ALARMS[name]
+    changes = {"eval.at_start": False, "num_steps": 3, "checkpoint.export_hf": False}
+    config = make_config(warm / "hf", data, **changes | settings)
+    train.train(config, str(tmp_path))
+    warned = [r.getMessage() for r in caplog.records if "learn nothing" in r.msg]
+    told = capsys.readouterr().out.partition("to have learnt nothing:\n")[2]
+    found = alarms_of(tmp_path)
+    assert len(warned) == len(found) == told.count("Steps 1 to 3: ")
+    assert set(found.values()) <= {3}
+    assert name in found
+    if name == "unreadable":  # a resumed run tells of it again, and raises nothing anew
+        caplog.clear()
+        config = make_config(warm / "hf", data, **changes | settings | {"num_steps": 4})
+        train.train(config, str(tmp_path))
+        assert alarms_of(tmp_path) == found
+        assert not [r for r in caplog.records if "learn nothing" in r.msg]
+        assert "Steps 1 to 4: in 100 % of" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_broken_weights_are_told(broken, checkpoint, data, tmp_path, caplog):
+    sft.sft(make_sft_config(broken, data, num_steps=3), str(tmp_path / "sft"))
+    assert alarms_of(tmp_path / "sft") == {"no_gradient": 3}
+    config = make_config(broken, data, num_steps=1, **{"eval.at_start": False})
+    train.train(config, str(tmp_path / "run"))
+    assert "uniform_policy" in alarms_of(tmp_path / "run")
+    caplog.clear()
+    sets = eval_sets.parse("", config)
+    out = tmp_path / "out"
+    evaluate.evaluate_checkpoint(config, broken, sets=sets, out=out)
+    assert "test: the entropy is " in caplog.text and "at random" in caplog.text
+    caplog.clear()
+    other = tmp_path / "other"
+    evaluate.evaluate_checkpoint(config, checkpoint, sets=sets, out=other)
+    assert "entropy" not in caplog.text
+
+
+def test_programs_say_what_they_will_do(checkpoint, data, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "hapo_jax")
+    system = {"task.system_prompt": "1 2"}
+    changes = {"num_steps": 1, "eval.at_start": False}
+    config = make_config(checkpoint, data, **changes | system)
+    train.train(config, str(tmp_path / "run"))
+    lines = opening_of(caplog)
+    assert len(lines) <= 15
+    text = "\n".join(lines)
+    for words in (
+        f"hapo-train: {tmp_path / 'run'} is new; steps 1 to 1",
+        "qwen2, ",
+        f"computes in float32, from {checkpoint}",
+        "by the chat template (the tokenizer has it), system prompt '1 2', at most 12",
+        "'<|im_start|> system 1 2 <|im_end|> <|im_start|> user so 1 so <|im_end|> "
+        "<|im_start|> assistant'; its last tokens: '<|im_end|>' '<|im_start|>' 'user'",
+        "end with '<|im_end|>' or '<|endoftext|>', or after 8 tokens",
+        f"4 problems of math: path={data / 'train.jsonl.gz'} split=train",
+        "0 of 4 evaluation problems among them",
+        "math (lenient); reward 1 if right, 0 if wrong",
+        "hapo (advantage grpo, strengths A 0.1, B 1, C 1, D 1, clip 0.2 / 0.28",
+        "4 prompts × 8 completions at temperature 1, in rounds of 4 prompts, at most 4",
+        "1 updates per step, of 4 prompts each; learning rate 0.01; weight decay 0.1",
+        "test (4 of 4 problems); 2 completions each at temperature 1 and a greedy one",
+        "8 x cpu (cpu), mesh data=2 fsdp=2 tensor=2",
+    ):
+        assert words in text, words
+    assert "WARNING" not in caplog.text

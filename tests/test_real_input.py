@@ -676,13 +676,6 @@ def test_a_step_with_the_real_vocabulary(tmp_path):
 # --- what a run says of itself -----------------------------------------------------
 
 
-def opening_of(caplog):
-    """The lines that a program has logged, warnings left out."""
-    said = [r.getMessage() for r in caplog.records if r.levelname == "INFO"]
-    said = [text for text in said if not text.startswith("Graded: ")]
-    return "\n".join(said).splitlines()
-
-
 def alarms_of(workdir):
     """The steps that have raised an alarm, by its name."""
     return {
@@ -695,8 +688,7 @@ def alarms_of(workdir):
 
 ALARMS = {
     "unreadable": {"task.train.grading": "dapo"},
-    "truncated": {"rollout.max_completion_tokens": 1},
-    "no_gradient": {"algo.importance": {"mode": "icepop", "cap": 0.5, "floor": 0.4}},
+    "no_gradient": {"algo.importance": {"mode": "icepop", "cap": 3.0, "floor": 2.9}},
 }
 
 
@@ -718,7 +710,6 @@ def broken(checkpoint, data, tmp_path_factory):
     "name",
     [
         pytest.param("unreadable", marks=pytest.mark.slow),
-        pytest.param("truncated", marks=pytest.mark.long),
         pytest.param("no_gradient", marks=pytest.mark.long),
     ],
 )
@@ -760,33 +751,3 @@ def test_broken_weights_are_told(broken, checkpoint, data, tmp_path, caplog):
     other = tmp_path / "other"
     evaluate.evaluate_checkpoint(config, checkpoint, sets=sets, out=other)
     assert "entropy" not in caplog.text
-
-
-def test_programs_say_what_they_will_do(checkpoint, data, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "hapo_jax")
-    system = {"task.system_prompt": "1 2"}
-    changes = {"num_steps": 1, "eval.at_start": False}
-    config = make_config(checkpoint, data, **changes | system)
-    train.train(config, str(tmp_path / "run"))
-    lines = opening_of(caplog)
-    assert len(lines) <= 15
-    text = "\n".join(lines)
-    for words in (
-        f"hapo-train: {tmp_path / 'run'} is new; steps 1 to 1",
-        "qwen2, ",
-        f"computes in float32, from {checkpoint}",
-        "by the chat template (the tokenizer has it), system prompt '1 2', at most 12",
-        "'<|im_start|> system 1 2 <|im_end|> <|im_start|> user so 1 so <|im_end|> "
-        "<|im_start|> assistant'; its last tokens: '<|im_end|>' '<|im_start|>' 'user'",
-        "end with '<|im_end|>' or '<|endoftext|>', or after 8 tokens",
-        f"4 problems of math: path={data / 'train.jsonl.gz'} split=train",
-        "0 of 4 evaluation problems among them",
-        "math (lenient); reward 1 if right, 0 if wrong",
-        "hapo (advantage grpo, strengths A 0.1, B 1, C 1, D 1, clip 0.2 / 0.28",
-        "4 prompts × 8 completions at temperature 1, in rounds of 4 prompts, at most 4",
-        "1 updates per step, of 4 prompts each; learning rate 0.01; weight decay 0.1",
-        "test (4 of 4 problems); 2 completions each at temperature 1 and a greedy one",
-        "8 x cpu (cpu), mesh data=2 fsdp=2 tensor=2",
-    ):
-        assert words in text, words
-    assert "WARNING" not in caplog.text

@@ -111,7 +111,8 @@ def checkpoint_arrays(workdir, step):
 @pytest.fixture(scope="module")
 def uninterrupted(environment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    run(environment, workdir, *SMALL, "--config.num_steps=6")
+    done = run(environment, workdir, *SMALL, "--config.num_steps=6")
+    (workdir / "said.txt").write_text(done.stderr)
     return workdir
 
 
@@ -166,6 +167,28 @@ def test_every_metric_is_documented_with_its_denominator(uninterrupted):
     assert {k for k in documented_metrics() if k.startswith(alarms.PREFIX)} == {
         alarms.PREFIX + name for name in alarms.KINDS
     }
+
+
+@pytest.mark.slow
+def test_a_run_says_at_its_start_what_it_will_do(uninterrupted):
+    said = (uninterrupted / "said.txt").read_text().partition("\r")[0].splitlines()
+    lines = [line for line in said if line and not line.startswith("W")]
+    assert 10 < len(lines) <= 15
+    assert f"hapo-train: {uninterrupted} is new; steps 1 to 6" in lines[0]
+    assert lines[3].startswith("  first prompt  'numbers 2 5 7 target 3 :'; its last ")
+
+
+@pytest.mark.long
+def test_completions_that_are_all_cut_off_are_told(
+    environment, uninterrupted, tmp_path
+):
+    """With the remedy, more tokens, nothing is told: see the metrics of the other."""
+    short = ("--config.rollout.max_completion_tokens=2", "--config.num_steps=3")
+    done = run(environment, tmp_path, *SMALL, *short)
+    raised = [k for m in numbers(tmp_path) for k in m if k.startswith(alarms.PREFIX)]
+    assert raised == ["alarm/truncated", "alarm/constant_reward"]
+    words = "Steps 1 to 3: 100 % of the completions are cut off at rollout.max_comple"
+    assert words in done.stderr and words in done.stdout
 
 
 @pytest.mark.slow

@@ -34,15 +34,6 @@ _OUR_FIELDS = ("id", "problem", "answer", "source")
 _VERL_FIELDS = ("prompt", "reward_model", "data_source", "extra_info")
 # What a demonstration completes its prompt with; the first that a row has.
 _COMPLETION_FIELDS = ("completion", "solution")
-# Fields of a message that say something, and that prompts here have no way to say.
-MESSAGE_FIELDS_UNREAD = (
-    "tool_calls",
-    "function_call",
-    "tool_call_id",
-    "name",
-    "reasoning_content",
-    "thinking",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,12 +368,4 @@ def _messages(value: Any, where: str) -> list[dict[str, str]]:
             f"and content, got {str(value)[:80]!r}; put plain text in a field "
             "'problem' (with id and answer) instead."
         )
-    for message in value:
-        for field in MESSAGE_FIELDS_UNREAD:
-            if message.get(field):
-                raise ValueError(
-                    f"{where}: a message in field 'prompt' has {field}="
-                    f"{str(message[field])[:80]!r}, which prompts cannot hold; write "
-                    "it into the content, or drop the row."
-                )
     return [{"role": m["role"], "content": m["content"]} for m in value]

@@ -295,19 +295,14 @@ def _no_gradient(metrics: Metrics, facts: Facts) -> bool:
 
 
 def _say_no_gradient(metrics: Metrics, facts: Facts) -> str:
-    text = "the gradient is 0 in every update, so no parameter moves. "
-    if metrics.get("importance/weight") == 0:
-        mode = facts.config.algo.importance.mode
-        return (
-            f"{text}algo.importance.mode={mode} gives every token the weight 0: set "
-            "it to none in a new workdir, or widen its bounds (algo.importance.cap, "
-            ".floor)."
-        )
+    text = "the gradient is 0 in every update, so no parameter moves. The weights may "
+    text += "be broken (all 0): start from others (model.path)."
     if "algo" not in facts.config:
-        return f"{text}The weights seem to be broken: start from others (model.path)."
+        return text
     return (
-        f"{text}See in metrics.jsonl what takes it away: advantages/abs, clip/…, "
-        "loss/frac_counted; docs/metrics.md says what they mean."
+        f"{text} Or settings of algo mask or cancel all tokens (advantages/abs, clip/… "
+        "and loss/frac_counted in metrics.jsonl, see docs/metrics.md): start in a new "
+        "workdir with those of the method alone."
     )
 
 

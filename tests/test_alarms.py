@@ -62,10 +62,6 @@ def facts(num_steps=100, **changes):
         ({"batch/tokens": 0.0}, {"no_signal": "no completion has an advantage"}),
         ({"grad/norm": 0.0}, {"no_gradient": "no parameter moves.*loss/frac_counted"}),
         (
-            {"grad/norm": 0.0, "importance/weight": 0.0},
-            {"no_gradient": "algo.importance.mode=none gives every token the weight 0"},
-        ),
-        (
             {"rollout/truncated": 0.97, "rollout/unreadable": 1.0},
             {"truncated": r"97 % of .*completion_tokens=256.*\(tokens that do: '<e"},
         ),

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hapo_jax import alarms
+from hapo_jax import alarm_kinds, alarms
 from hapo_jax import config as config_lib
 
 V = 50
@@ -43,7 +43,7 @@ def facts(num_steps=100, **changes):
     c.task.name = "math"
     c.task.train = dict(split="train", path="x", prompt_template="", grading="strict")
     c.update_from_flattened_dict(changes)
-    return alarms.Facts(c, V, ("<eos>",))
+    return alarm_kinds.Facts(c, V, ("<eos>",))
 
 
 @pytest.mark.parametrize(

@@ -94,8 +94,8 @@ class Alarms:
         """All that was raised, for the end of a run; empty if nothing was."""
         if not self.raised:
             return ""
-        lines = [f"  {alarm}" for alarm in self.raised.values()]
-        return "\n".join(["While these lasted, the run seems to have learnt nothing:", *lines])
+        told = "While these lasted, the run seems to have learnt nothing:"
+        return "\n".join([told, *(f"  {alarm}" for alarm in self.raised.values())])
 
 
 def facts(config: ConfigDict, policy: Policy, **changes: str) -> Facts:

@@ -59,7 +59,7 @@ def problems(
     memory_mib: int,
     on_error: str = "stop",
 ) -> list[Problem]:
-    """The problems of a file; says by a log line how programs will be confined.
+    """The problems of a file.
 
     Args:
       split: "train" or "test"; a label, since the config names a file for each.

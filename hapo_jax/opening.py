@@ -66,7 +66,6 @@ def of_run(
         "model": _model(policy),
         "prompts": _prompts(c, policy, r.max_prompt_tokens),
         "first prompt": _first(policy, prompts.tokens[0]),
-        "completions": _completions(policy, r.max_completion_tokens),
         "data": data,
         "grading": _grading(
             c,
@@ -76,9 +75,9 @@ def of_run(
             ],
         ),
         "method": _method(c, given),
-        "step": f"{r.batch_prompts} prompts × {r.group_size} completions at "
-        f"temperature {r.base_temperature:g}{cut}"
-        + (f", {rounds}" if r.dynamic_sampling else ""),
+        "step": f"{r.batch_prompts} prompts × {r.group_size} completions "
+        f"{_ends(policy, r.max_completion_tokens)}, at temperature "
+        f"{r.base_temperature:g}{cut}" + (f", {rounds}" if r.dynamic_sampling else ""),
         "learning": f"{builders.updates_per_step(c)} updates per step, of "
         f"{c.learner.minibatch_prompts} prompts each; {_schedule(c)}",
         "derived": _derived(resolved),
@@ -96,9 +95,8 @@ def of_evaluation(
         "model": _model(policy),
         "prompts": _prompts(config, policy, r.max_prompt_tokens),
         "first prompt": _first(policy, held_out[0][1].tokens[0]),
-        "completions": _completions(policy, r.max_completion_tokens),
         "sets": _sets(config, held_out),
-        "drawn": _drawn(config),
+        "drawn": f"{_drawn(config)}, {_ends(policy, r.max_completion_tokens)}",
         "grading": _grading(
             config, [(s.task, s.options) for s, _ in held_out], reward=False
         ),
@@ -195,9 +193,10 @@ def _first(policy: Policy, tokens: np.ndarray) -> str:
     return f"{_cut(text)}; its last tokens: {last}"
 
 
-def _completions(policy: Policy, max_tokens: int) -> str:
+def _ends(policy: Policy, max_tokens: int) -> str:
+    """How a completion ends."""
     stops = map(repr, policy.tokenizer.pieces(policy.tokenizer.stop_ids))
-    return f"end with {' or '.join(stops)}, or after {max_tokens} tokens"
+    return f"until {' or '.join(stops)} or {max_tokens} tokens"
 
 
 def _grading(

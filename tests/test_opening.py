@@ -15,8 +15,8 @@ from hapo_jax.tasks.problems import Problem
 from tests.test_check import load
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-# Beside the block: the columns of two files, and problems that are left out by id.
-MOST_LINES = 15 - 2
+# Beside the block: what is read from two files, and problems that are left out by id.
+MOST_LINES = 15 - 3
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +73,14 @@ def test_all_is_said(policy):
         "prompts": "plain text (the tokenizer has no chat template), system prompt "
         "'yes', at most 7 tokens",
         "first prompt": "'numbers 2 5 7 target 3 :'; its last tokens: 'numbers' '2' ",
-        "completions": "end with '<eos>', or after 96 tokens",
         "data": "3 problems of countdown: ",
         "grading": "countdown; reward 1 if right, 0 if wrong; 0.5 for an answer that "
         "can be read; up to -1 over the last 8 tokens; at most 10 s each",
         "method": "hapo (advantage grpo, strengths A 0.1, B 1, C 1, D 1, clip 0.2 / "
         "0.28, token_mean, KL 0.01) with algo.kl.strength=0.01 (not 0.0)",
-        "step": "32 prompts × 8 completions at temperature 1, top-p 0.9, in rounds of "
-        "32 prompts, at most 2, until 32 groups have right and wrong ones",
+        "step": "32 prompts × 8 completions until '<eos>' or 96 tokens, at temperature "
+        "1, top-p 0.9, in rounds of 32 prompts, at most 2, until 32 groups have right "
+        "and wrong ones",
         "learning": "2 updates per step, of 16 prompts each; learning rate 0.0002 "
         "after 5 steps of warm-up, cosine to 0 in step 150; weight decay 0.01",
         "derived": "rollout.round_prompts=32 (rollout.batch_prompts), ",
@@ -115,6 +115,7 @@ def test_an_evaluation(policy):
     sets = eval_sets.parse("", config)
     found = opening.of_evaluation(config, policy, [(sets[0], prompts(policy))])
     assert found["sets"] == "test (3 of 3 problems)"
+    assert found["drawn"].endswith("and a greedy one, until '<eos>' or 96 tokens")
     assert found["grading"] == "countdown; at most 10 s each"
     assert len(found) <= MOST_LINES
 

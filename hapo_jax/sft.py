@@ -77,7 +77,10 @@ def sft(config: ConfigDict, workdir: str) -> None:
         name: task.demonstrations(**config.task[name].to_dict())
         for name in ("train", "test")
     }
-    tokens = {name: tokenise(found, config, policy) for name, found in shown.items()}
+    tokens = {
+        name: tokenise(found, config, policy, f"task.{name}")
+        for name, found in shown.items()
+    }
     train, test = tokens["train"], tokens["test"]
     inputs = run_inputs.of_sft(config, policy, shown, tokens)
     run_inputs.check(folder, inputs)
@@ -224,8 +227,14 @@ def tokenise(
     demonstrations: Sequence[Demonstration],
     config: ConfigDict,
     policy: policy_lib.Policy,
+    section: str = "task.train",
 ) -> RolloutBatch:
     """Demonstrations as a batch of completions, with zeros where nothing was sampled.
+
+    Args:
+      demonstrations: at least one.
+      config, policy: of the run.
+      section: of the config, where they come from, for messages.
 
     Raises:
       ValueError: a prompt or completion is longer than the config allows, or a
@@ -244,11 +253,11 @@ def tokenise(
             prompt = encode_prompt(example.prompt)
             completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
         except ValueError as error:
-            raise ValueError(f"demonstration {i}: {error}") from error
+            raise ValueError(f"demonstration {i + 1} of {section}: {error}") from error
         if len(prompt) > P or len(completion) > T:
             raise ValueError(
-                f"demonstration {i} has {len(prompt)} prompt and {len(completion)} "
-                f"completion tokens, and max_prompt_tokens={P}, "
+                f"demonstration {i + 1} of {section} has {len(prompt)} prompt and "
+                f"{len(completion)} completion tokens, and max_prompt_tokens={P}, "
                 f"max_completion_tokens={T}; raise them or shorten the data."
             )
         prompt_lengths[i], lengths[i] = len(prompt), len(completion)
@@ -258,7 +267,7 @@ def tokenise(
     if unknown is not None and (completion_tokens == unknown).any():
         i = int((completion_tokens == unknown).any(1).argmax())
         raise ValueError(
-            f"demonstration {i} has a word outside the vocabulary: "
+            f"demonstration {i + 1} of {section} has a word outside the vocabulary: "
             f"{demonstrations[i].completion!r}; add it to the tokenizer (task.words)."
         )
     zeros, nothing = np.zeros((n, T), np.float32), np.zeros(n, np.float32)

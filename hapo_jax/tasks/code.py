@@ -60,7 +60,7 @@ def problems(
     memory_mib: int,
     on_error: str = "stop",
 ) -> list[Problem]:
-    """The problems of a file; says by a log line how programs will be confined.
+    """The problems of a file.
 
     Args:
       split: "train" or "test"; a label, since the config names a file for each.
@@ -100,17 +100,27 @@ def problems(
         )
 
     found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
-    with host.best() as box:
-        host.say_once(host.describe(box), logging.INFO)
-        host.say_once(host.why_weaker(box), logging.WARNING)
+    confinement()
     return found
+
+
+@functools.cache
+def confinement() -> str:
+    """How programs are confined on this machine, in words; warns if not the best way.
+
+    Raises:
+      RuntimeError: they cannot be, so none may run.
+    """
+    with host.best() as box:
+        host.say_once(host.why_weaker(box), logging.WARNING)
+        return host.describe(box)
 
 
 def why_weaker() -> str:
     """Why this process's programs are confined by a way that is not the best; or "".
 
     Raises:
-      RuntimeError: programs cannot be confined on this machine.
+      RuntimeError: they cannot be confined.
     """
     return host.why_weaker(_box())
 

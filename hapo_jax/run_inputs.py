@@ -333,11 +333,10 @@ def _add_files(found: Inputs, part: str, paths: Iterable[pathlib.Path]) -> None:
 
 
 def _data(options: Mapping[str, Any]) -> list[pathlib.Path]:
-    """The file that a task's options name, if its problems come from one."""
-    if "path" not in options:
+    """The files that a task's options name, if its problems come from files."""
+    if not options.get("path"):
         return []
-    path = math_sets.locate(options["path"], options["split"]).path
-    return [path] if path.is_file() else []
+    return list(math_sets.locate(options["path"], options["split"]).paths)
 
 
 def _listing(lines: Iterable[str], saved: Inputs, given: Inputs) -> str:

@@ -124,7 +124,7 @@ def test_a_file_on_the_hub(pretend):
         "test", path="hf://datasets/me/mine/a.jsonl", prompt_template=""
     )
     assert problem.id == "x" and asked == [("me/mine", "dataset", "a.jsonl")]
-    with pytest.raises(ValueError, match=r"matches \[\] and must match one file"):
+    with pytest.raises(ValueError, match=r"matches \[\] and no data file"):
         hub.fetch("hf://datasets/me/mine/b*.jsonl")
     with pytest.raises(ValueError, match="must be of the form hf://datasets/owner/"):
         hub.fetch("hf://datasets/mine")

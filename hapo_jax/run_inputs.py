@@ -289,8 +289,13 @@ def differences(saved: Inputs, given: Inputs) -> list[str]:
     return found
 
 
-# Settings that say where something lies that is compared by what it holds.
-_PLACES = ("model.path", "task.train.path", "task.test.path", "data.exclude_ids")
+# Settings that say where something lies that is compared by what it holds, or how it
+# is found there.
+_PLACES = (
+    "model.path",
+    *(f"task.{s}.{key}" for s in ("train", "test") for key in ("path", "columns")),
+    "data.exclude_ids",
+)
 
 
 def may_change(workdir: str | pathlib.Path, keys: Collection[str]) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ import re
 import time
 from typing import Any
 
+from hapo_jax import user_files
 from hapo_jax.tasks import code_text, files, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
@@ -296,6 +297,12 @@ def _prompt(row: dict, spec: dict, template: str) -> str:
 
 def _spec(row: dict, where: str) -> dict[str, Any]:
     """Tests and what is needed to run them, checked."""
+    for field in ("entry_point", "starter_code"):
+        if not isinstance(row.get(field) or "", str):
+            raise ValueError(
+                f"{where}: field {field!r} must be a text, got "
+                f"{user_files.short(row[field])}; correct the row."
+            )
     tests, name = row.get("tests"), row.get("entry_point") or ""
     if isinstance(tests, list):
         tests = [

@@ -10,12 +10,16 @@ Where the files of a folder or a pattern are named after splits (`train-00000-of
 """
 
 import difflib
+import errno
 import glob
 import os
 import pathlib
 import re
+import stat
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from hapo_jax import user_files
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow", ".parquet")
 PACKINGS = (".gz", ".zst")
@@ -100,9 +104,11 @@ def find(path: str | pathlib.Path, split: str = "") -> tuple[pathlib.Path, ...]:
     """
     text = str(path)
     whole = pathlib.Path(text)
-    if _is_there(whole) and not whole.is_dir():
+    with user_files.refusing(whole):
+        there, folder = os.path.lexists(whole), _is_folder(whole)
+    if there and not folder:
         return (_checked(whole),)
-    if whole.is_dir():
+    if folder:
         return chosen(_inside(whole), text, split)
     if _GLOB.search(text):
         matches = [pathlib.Path(p) for p in glob.glob(text, recursive=True)]
@@ -214,12 +220,16 @@ def _checked(path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def _is_there(path: pathlib.Path) -> bool:
-    """Whether there is anything; a name that is too long is nothing."""
+def _is_folder(path: pathlib.Path) -> bool:
+    """As `Path.is_dir`, but a fault other than that there is nothing is one."""
     try:
-        return os.path.lexists(path)
-    except (OSError, ValueError):
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG and _GLOB.search(str(path)):
+            return False
+        raise
 
 
 def _near(path: pathlib.Path) -> str:

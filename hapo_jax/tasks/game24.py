@@ -21,6 +21,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
+from hapo_jax import user_files
 from hapo_jax.tasks import data_checks, files
 from hapo_jax.tasks.problems import (
     Grade,
@@ -241,7 +242,8 @@ def _read(
         if not whole or not numbers or not isinstance(target, int):
             raise ValueError(
                 f"{where}: fields 'numbers' and 'target' must be whole numbers, got "
-                f"{numbers!r} and {target!r}; correct the row."
+                f"{user_files.short(numbers)} and "
+                f"{user_files.short(target)}; correct the row."
             )
         if row.get("solvable") is False:
             return None  # no completion could be right

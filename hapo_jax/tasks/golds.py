@@ -17,6 +17,8 @@ import math
 import re
 from typing import Any
 
+from hapo_jax import user_files
+
 # The key of an object that is nothing but a gold answer.
 _KEYS = ("target", "answer", "ground_truth", "value", "gold", "final_answer")
 # What libraries write for a missing value.
@@ -50,8 +52,9 @@ def text(value: Any, *, compared_as_text: bool = False) -> str:
     if isinstance(value, list | tuple):
         if len(value) != 1:
             raise ValueError(
-                f"must be one answer, got a list of {len(value)} ({_short(value)}); "
-                "write one text: `1, 2` if all are asked for, else one of them"
+                f"must be one answer, got a list of {len(value)} "
+                f"({user_files.short(value)}); write one text: `1, 2` if all "
+                "are asked for, else one of them"
             )
         return text(value[0], compared_as_text=compared_as_text)
     if isinstance(value, decimal.Decimal):
@@ -62,8 +65,8 @@ def text(value: Any, *, compared_as_text: bool = False) -> str:
         return _whole(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"must be a non-empty text or a number, got {_short(value)}; fill it in or "
-            "drop the row"
+            "must be a non-empty text or a number, got "
+            f"{user_files.short(value)}; fill it in or drop the row"
         )
     if value.strip().lower() in _MISSING or value.strip() in _NOTHING:
         raise ValueError(
@@ -88,8 +91,8 @@ def _final(value: str, compared_as_text: bool) -> str:
         answer = rest.strip().splitlines()[0].strip() if rest.strip() else ""
         if not answer:
             raise ValueError(
-                f"must have an answer behind its last ####, got {_short(value[-60:])}; "
-                "fill it in or drop the row"
+                "must have an answer behind its last ####, got "
+                f"{user_files.short(value[-60:])}; fill it in or drop the row"
             )
         return answer.replace(",", "") if _GROUPED.fullmatch(answer) else answer
     if compared_as_text and _BOX.search(value):
@@ -106,7 +109,7 @@ def _final(value: str, compared_as_text: bool) -> str:
 
 def _number(value: float, compared_as_text: bool) -> str:
     if not math.isfinite(value):
-        what = "NaN, a missing value" if math.isnan(value) else _short(value)
+        what = "NaN, a missing value" if math.isnan(value) else user_files.short(value)
         raise ValueError(
             f"must be an answer, got {what}; fill it in (an infinite one as the text "
             r"`\infty`) or drop the row"
@@ -139,8 +142,3 @@ def _whole(value: int) -> str:
         raise ValueError(
             "must be an answer, got a number of thousands of digits; drop the row"
         ) from None
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 60 else shown[:57] + "…"

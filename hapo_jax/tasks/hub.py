@@ -1,8 +1,8 @@
 """Files of data sets on the Hugging Face hub, by way of its own client's cache.
 
 `hf://datasets/owner/name/path/in/it.parquet`, where the path may hold a `*` and mean
-several files. The client's settings count: HF_HOME for the cache, HF_TOKEN, HF_ENDPOINT,
-HF_HUB_OFFLINE for what is in the cache already.
+several files. The client's settings count: HF_HOME for the cache, HF_TOKEN,
+HF_ENDPOINT, HF_HUB_OFFLINE for what is in the cache already.
 """
 
 import pathlib

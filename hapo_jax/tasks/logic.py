@@ -19,6 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hapo_jax import user_files
 from hapo_jax.tasks import files
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 
@@ -228,14 +229,15 @@ def _read(
         known = isinstance(names, list) and all(isinstance(n, str) for n in names)
         if not known or not names:
             raise ValueError(
-                f"{where}: field 'names' must list the people, got {names!r}; add it."
+                f"{where}: field 'names' must list the people, got "
+                f"{user_files.short(names)}; add it."
             )
         truth = _verdicts(answer, names) if isinstance(answer, str) else None
         if truth is None:
             raise ValueError(
-                f"{where}: field 'answer' must call each of {', '.join(names)} a "
-                f"knight or a knave, as in '(1) {names[0]} is a knight', got "
-                f"{answer!r}."
+                f"{where}: field 'answer' must call each of {user_files.short(names)} "
+                f"a knight or a knave, as in '(1) {names[0][:40]} is a knight', got "
+                f"{user_files.short(answer)}."
             )
         prompt = fill(template, problem=row["problem"])
         return Problem(

@@ -23,8 +23,8 @@ _log = logging.getLogger(__name__)
 
 PLACEHOLDER = "{problem}"
 ON_ERROR = ("stop", "skip")
-# How messages begin in the cell of a table.
-_MESSAGES = ('[{"role"', '[{"from"', '[{"content"')
+# How messages begin as Python prints them, and pandas with it.
+_PRINTED = ("[{'role'", "[{'from'", "[{'content'")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,9 +127,9 @@ def read_problems(
             known = found.setdefault(problem.id, problem)
             if known != problem:
                 raise ValueError(
-                    f"{where}: id {problem.id!r} was used before for another problem, "
-                    f"in {places[problem.id]}; ids must be unique, so rename one, or "
-                    "have them made of the content by columns=id="
+                    f"{where}: id {problem.id[:80]!r} was used before for another "
+                    f"problem, in {places[problem.id]}; ids must be unique, so "
+                    "rename one, or have them made of the content by columns=id="
                 )
         except ValueError as error:
             on_broken(error)
@@ -251,8 +251,9 @@ def read_structured(
             )
             if row["id"] in found:
                 raise ValueError(
-                    f"{where}: id {row['id']!r} was used before; ids must be unique, "
-                    "so rename one, or have them made of the content by columns=id="
+                    f"{where}: id {row['id'][:80]!r} was used before; ids must be "
+                    "unique, so rename one, or have them made of the content by "
+                    "columns=id="
                 )
             problem = make(row, where)
         except ValueError as error:
@@ -383,6 +384,8 @@ def _demonstration(
                 f"assistant, got the roles {[m['role'] for m in reply][:6]}."
             )
         value = reply[0]["content"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = json.dumps(value)
     completion = schemas.text(value, field, where)
     if "input" in fields and schemas.get(row, fields["input"]):
         field = fields["problem"]
@@ -396,8 +399,13 @@ def _prompt(
 ) -> str | list[dict[str, str]]:
     """The prompt of a row: text in its template, or messages."""
     value = schemas.get(row, field)
-    if isinstance(value, str) and not value.lstrip().startswith(_MESSAGES):
+    if isinstance(value, str):
         text = schemas.text(value, field, where)
+        if text.startswith(_PRINTED):
+            raise ValueError(
+                f"{where}: field {field!r} holds messages as Python prints them; write "
+                "them as JSON, or as a list into JSON lines or parquet."
+            )
         # `replace`, not `format`: templates and problems are full of LaTeX braces.
         return template.replace(PLACEHOLDER, text) if template else text
     messages = schemas.messages(value, field, where)
@@ -422,7 +430,7 @@ def _check_answer(check: Callable[[str], object], problem: Problem, where: str) 
     try:
         check(problem.answer)
     except ValueError as error:
-        raise ValueError(f"{where}, problem {problem.id!r}: {error}") from None
+        raise ValueError(f"{where}, problem {problem.id[:80]!r}: {error}") from None
 
 
 def _converted(

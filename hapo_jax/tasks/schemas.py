@@ -11,7 +11,6 @@
 
 import collections
 import difflib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -162,7 +161,7 @@ class Columns:
 
     def _no_schema(self, names: tuple[str, ...]) -> str:
         """What was found, and the nearest schema."""
-        found = ", ".join(names[:20]) or "none at all"
+        found = ", ".join(name[:40] for name in names[:20]) or "none at all"
         for role, field in self._given.items():
             if field and not _has(names, field):
                 return (
@@ -278,7 +277,7 @@ def whole(value: str, field: str, where: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{where}: field {field!r} has half a character at place {error.start} "
-            f"(a lone surrogate, {ascii(value[error.start])}); write it again from its "
+            f"(a lone surrogate, {value[error.start]!a}); write it again from its "
             "source, or drop the row."
         ) from None
     return value
@@ -327,11 +326,6 @@ def messages(value: Any, field: str, where: str) -> list[dict[str, str]]:
     Raises:
       ValueError: they are something else, such as calls of tools.
     """
-    if isinstance(value, str) and value.lstrip().startswith("["):  # in a table's cell
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            pass
     if not isinstance(value, list) or not value:
         raise ValueError(
             f"{where}: field {field!r} must be a text, or a list of messages with the "

@@ -2,7 +2,8 @@
 
     data/train.jsonl.gz
     data/train-*.parquet
-    data/mine                   the data files that lie in this folder
+    data/mine                   the data files that lie in this folder, or in its
+                                folder of the split
     data/a.jsonl,data/b.jsonl
 
 Where the files of a folder or a pattern are named after splits (`train-00000-of-00002`,
@@ -109,6 +110,10 @@ def find(path: str | pathlib.Path, split: str = "") -> tuple[pathlib.Path, ...]:
     if there and not folder:
         return (_checked(whole),)
     if folder:
+        # `datasets` saves each split in a folder of its own.
+        for word in _SPLITS.get(split, ()):
+            if (whole / word).is_dir() and not any(map(_holds_data, whole.iterdir())):
+                return find(whole / word)
         return chosen(_inside(whole), text, split)
     if _GLOB.search(text):
         matches = [pathlib.Path(p) for p in glob.glob(text, recursive=True)]

@@ -87,6 +87,8 @@ def problems(
     """
     if path:
         return _read(files.find(path, split), prompt_template, columns, on_error)
+    if columns:
+        raise ValueError(f"{columns=} is about files, and task.path is empty; drop it.")
     if split not in ("train", "test"):
         raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
     if not MIN_PEOPLE <= min_people <= max_people <= MAX_PEOPLE:

@@ -11,7 +11,8 @@ r"""Mathematics: problems with a short answer, and three ways to grade one.
 
 Each reads one answer, so naming several is naming a list, which equals only a list.
 `dapo` and `hapo` see the gold answer as it is in the file, as the graders do that they
-stand for; the others see it without its box. docs/math_grading.md says what is equal.
+stand for, once it is an answer alone (`golds.py`); the others see it without its box.
+docs/math_grading.md says what is equal.
 """
 
 import dataclasses
@@ -80,7 +81,7 @@ def problems(
         source.paths,
         prompt_template=prompt_template,
         columns=columns,
-        row=source.row,
+        row=None if columns else source.row,
         on_error=on_error,
         gold=functools.partial(golds.text, compared_as_text=grading in _AS_TEXT),
         check=functools.partial(_check_gold, grading=grading),

@@ -373,6 +373,10 @@ def _demonstration(
             )
         _refuse_template(template, field, where)
         reply = schemas.text(talk[-1]["content"], f"{field}[-1].content", where)
+        system = schemas.get(row, fields["system"]) if "system" in fields else None
+        if system and talk[0]["role"] != "system":
+            system = schemas.text(system, fields["system"], where)
+            talk.insert(0, {"role": "system", "content": system})
         return Demonstration(talk[:-1], reply)
     field = fields["completion"]
     value = schemas.get(row, field)

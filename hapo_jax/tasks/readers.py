@@ -171,7 +171,7 @@ def _lines(
                 continue
             where = f"{path}, line {number}"
             try:
-                row = json.loads(line)
+                row = json.loads(line, object_pairs_hook=user_files.pairs_once)
             # Bad UTF-8 is a ValueError too.
             except (ValueError, RecursionError) as error:
                 on_broken(
@@ -191,7 +191,7 @@ def _json_rows(
     with _refusing(path, lambda: "at its beginning"), _opened(path) as file:
         data = file.read()
     try:
-        content = json.loads(data)
+        content = json.loads(data, object_pairs_hook=user_files.pairs_once)
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply; copy it again.") from None
     except ValueError as error:

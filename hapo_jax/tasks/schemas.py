@@ -24,8 +24,12 @@ REQUIRED = {
     "problems": ("problem", "answer"),
     "demonstrations": ("problem", "completion"),
 }
-# `index` is unique among the rows of a source alone; `input` goes with an instruction.
-OPTIONAL = {"problems": ("id", "index", "source"), "demonstrations": ("input",)}
+# `index` is unique among the rows of a source alone; `input` goes with an instruction,
+# `system` before a conversation.
+OPTIONAL = {
+    "problems": ("id", "index", "source"),
+    "demonstrations": ("input", "system"),
+}
 CONVERSATION = "conversation"  # of demonstrations, in place of both
 
 
@@ -70,8 +74,8 @@ SCHEMAS: tuple[Schema, ...] = (
     _schema("prompt-completion", problem="prompt", completion="completion"),
     _schema("prompt-solution", problem="prompt", completion="solution"),
     _schema("prompt-response", problem="prompt", completion="response"),
-    _schema("chat", conversation="messages"),
-    _schema("sharegpt", conversation="conversations"),
+    _schema("chat", conversation="messages", system="system"),
+    _schema("sharegpt", conversation="conversations", system="system"),
     _schema("gsm8k-solution", problem="question", completion="answer"),
     _schema("question-solution", problem="question", completion="solution"),
     _schema("question-response", problem="question", completion="response"),
@@ -94,12 +98,13 @@ class Columns:
         self._needed = (*REQUIRED[use], CONVERSATION)
         self._candidates = [s for s in SCHEMAS if _serves(s, use)]
         roles = (*REQUIRED[use], *OPTIONAL[use])
+        roles += (CONVERSATION,) if use == "demonstrations" else ()
         names = [schema.name for schema in self._candidates]
         if columns in names:
             self._candidates = [self._candidates[names.index(columns)]]
             columns = ""
         self._given = parse(columns, roles, schemas=names)
-        if set(REQUIRED[use]) <= self._given.keys():
+        if set(REQUIRED[use]) <= self._given.keys() or CONVERSATION in self._given:
             self._candidates = [Schema("named", _USUAL[use])]
         self._known: dict[tuple[str, ...], Schema | None] = {}
         self._counts: collections.Counter[str] = collections.Counter()
@@ -230,7 +235,9 @@ def parse(
                 f"WHAT of {', '.join(roles)}{_hint(role, [*roles, *schemas])}"
                 f"{known if schemas else ''}."
             )
-        if not field and role not in ("id", "index", "source", "input"):
+        if not field and role not in {
+            role for some in OPTIONAL.values() for role in some
+        }:
             raise ValueError(f"{columns=}: {role} needs a field.")
         given[role] = field
     return given

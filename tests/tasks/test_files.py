@@ -54,6 +54,17 @@ def test_splits_by_their_names(tmp_path):
         files.find(tmp_path / "b", "train")
 
 
+def test_folders_of_splits(tmp_path):
+    """As `datasets` saves them."""
+    name = "data-00000-of-00001.arrow"
+    make(tmp_path, "dataset_dict.json", f"train/{name}", "train/state.json")
+    make(tmp_path, f"validation/{name}")
+    assert files.find(tmp_path, "train") == (tmp_path / "train" / name,)
+    assert files.find(tmp_path, "test") == (tmp_path / "validation" / name,)
+    with pytest.raises(ValueError, match="there are some in .*train, .*validation"):
+        files.find(tmp_path)
+
+
 def test_a_missing_shard_is_refused(tmp_path):
     make(tmp_path, *(f"train-0000{i}-of-00004.jsonl" for i in (0, 3)))
     with pytest.raises(

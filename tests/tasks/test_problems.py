@@ -120,9 +120,9 @@ def test_blank_lines_are_skipped_but_counted(tmp_path):
     ("row", "message"),
     [
         ({"id": "c", "problem": "p"}, "line 2: .*'plain'.*needs 'answer' too"),
-        ({"id": "c", "problem": "p", "answer": None}, "field 'answer'.*got None"),
-        ({"id": "c", "problem": "p", "answer": ""}, "line 2: field 'answer'.*got ''"),
-        ({"id": "c", "problem": "p", "answer": True}, "field 'answer'.*got True"),
+        ({"id": "c", "problem": "p", "answer": None}, "field 'answer'.*got null"),
+        ({"id": "c", "problem": "p", "answer": ""}, 'line 2: field .answer.*got ""'),
+        ({"id": "c", "problem": "p", "answer": True}, "field 'answer'.*got true"),
         ({"id": "c", "problem": " ", "answer": "1"}, "line 2: field 'problem'"),
         ({"id": [3], "problem": "p", "answer": "1"}, r"line 2: field 'id'.*got \[3\]"),
         ({"id": "c", "question": "p"}, "'gsm8k'.*needs 'answer' too. Rename"),

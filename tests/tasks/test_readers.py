@@ -79,6 +79,11 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n"
         ("a.arrow", b"ARROW1", "damaged after row 0"),
         ("a.arrow", b"text", "damaged after row 0"),
         ("a.json", b"[1, 2", "is not JSON"),
+        (
+            "a.jsonl",
+            b'{"a": 1, "a": 2}',
+            "line 1 .*'a' occurs twice, as 2 and as 1|1 and",
+        ),
         ("a.json", b"3", "a number where a list of rows belongs"),
         ("a.json", b'{"problem": {"0": "1"}}', "an object with the keys 'problem'"),
         ("a.json", b"[3]", "row 1: a number where an object belongs"),

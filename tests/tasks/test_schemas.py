@@ -161,6 +161,19 @@ def test_conversations_of_several_replies(tmp_path, caplog):
     assert "1 of 1 conversations have several replies; only the last" in caplog.text
 
 
+def test_the_message_of_the_system(tmp_path):
+    row = {"talk": CHAT, "system": "Be brief.", "messages": [{"role": "user"}]}
+    (example,) = demonstrations(write(tmp_path, row), columns="conversation=talk")
+    assert example == (CHAT[:1], "2")  # only what was named
+    (example,) = demonstrations(
+        write(tmp_path, row), columns="conversation=talk,system=system"
+    )
+    assert example.prompt == [{"role": "system", "content": "Be brief."}, CHAT[0]]
+    # One that is there already stays.
+    row = {"messages": [*example.prompt, CHAT[1]], "system": "Be long."}
+    assert demonstrations(write(tmp_path, row)) == [example]
+
+
 def test_messages_as_python_prints_them(tmp_path):
     row = {"prompt": str(CHAT[:1]), "answer": "2"}
     with pytest.raises(ValueError, match="holds messages as Python prints them"):

@@ -246,7 +246,9 @@ def _csv_rows(
             lines = itertools.chain([head], text)
             table = csv.reader(lines, delimiter=_delimiter(head), strict=True)
             header = [name.strip() for name in next(table, [])]
-            if len(set(header)) < len(header) or not all(header):
+            # pandas leaves the column of its index without a name.
+            named = [name for name in header if name]
+            if len(set(named)) < len(named) or not named:
                 raise ValueError(
                     f"{path}: the first line must name each column, once, and is "
                     f"{user_files.short(header)}; correct it."
@@ -264,7 +266,7 @@ def _csv_rows(
                         )
                     )
                     continue
-                yield where, {name: _cell(c) for name, c in zip(header, cells)}
+                yield where, {n: _cell(c) for n, c in zip(header, cells) if n}
     finally:
         csv.field_size_limit(limit)
 

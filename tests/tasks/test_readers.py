@@ -35,6 +35,8 @@ def test_what_spreadsheets_write(tmp_path):
     path = tmp_path / "a.csv"
     path.write_bytes("\ufeffproblem;answer\r\n1,5 + 1;2,5\r\n".encode())
     assert read(path) == [(f"{path}, row 1", {"problem": "1,5 + 1", "answer": "2,5"})]
+    path.write_text(",problem,answer\n0,1 + 1,2.0\n")  # pandas, with its index
+    assert read(path) == [(f"{path}, row 1", {"problem": "1 + 1", "answer": 2.0})]
     long = "x" * 500_000  # beyond the limit of Python's reader
     path.write_text(f"problem,answer\n{long},2\n")
     assert read(path)[0][1]["problem"] == long

@@ -336,8 +336,9 @@ def _problem(
     given = _identifier(row, fields, "id", where)
     if given is None:
         index = _identifier(row, fields, "index", where)
-        known = f"{source}-{index}"
-        given = _named(source, prompt, answer) if index is None else known
+        given = _named(source, prompt, answer)
+        if index is not None:  # as it is in the file: runs know their problems so
+            given = f"{source}-{schemas.get(row, fields['index'])}"
     if isinstance(prompt, str):
         statement = schemas.get(row, fields["problem"])
     else:

@@ -151,3 +151,33 @@ def test_hands_without_a_solution_are_named(tmp_path, caplog):
     )
     assert "1 of 2 gold answers are not equal to themselves" in caplog.text
     assert "h1 (" in caplog.text
+
+
+def test_runs_find_the_problems_that_they_began_with(tmp_path):
+    """Ids and gold answers are in what a resumed run compares: they may never change."""
+    answers = (18, 18.0, 1e20, "$\\boxed{3}$", "so \\boxed{4} ok", "[1, 2]")
+    rows = [{"problem": "p", "answer": answer} for answer in answers]
+    rows += [
+        {
+            "prompt": [{"role": "user", "content": "v"}],
+            "data_source": "m",
+            "reward_model": {"ground_truth": "7"},
+            "extra_info": {"index": index},
+        }
+        for index in (None, 3, 1.0, "x")
+    ]
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = math.problems("train", path=path, prompt_template="")
+    assert [(p.id, p.answer) for p in found] == [
+        ("mine-918b6d6dc578aec1", "18"),
+        ("mine-06fb8816c7a73e0e", "18.0"),
+        ("mine-eec3445a35de2360", "1e+20"),
+        ("mine-9607e10721ade9eb", "$\\boxed{3}$"),
+        ("mine-5a8dba71fd46b27c", "so \\boxed{4} ok"),
+        ("mine-21f4f245da41bbda", "[1, 2]"),
+        ("m-4b84fcd3be39a00e", "7"),
+        ("m-3", "7"),
+        ("m-1.0", "7"),
+        ("m-x", "7"),
+    ]

@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hapo_jax import user_files
-from hapo_jax.tasks import schemas
+from hapo_jax.tasks import row_values
 from hapo_jax.tasks.problems import Problem
 
 _log = logging.getLogger(__name__)
@@ -107,7 +107,9 @@ def leaked_ids(path: pathlib.Path) -> set[str]:
     """
     try:
         found = json.loads(user_files.read_text(path))["eval_overlap"]
-        return {schemas.identifier(pair["eval"], "eval", str(path)) for pair in found}
+        return {
+            row_values.identifier(pair["eval"], "eval", str(path)) for pair in found
+        }
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a flag file with eval_overlap, a list of objects with "
@@ -219,7 +221,7 @@ def _flagged(path: pathlib.Path, flags: tuple[str, ...]) -> set[str]:
     chosen = flags or [flag for flag in DEFAULT_FLAGS if flag in known]
     try:
         found = set().union(*(_FLAGS[flag](content[flag]) for flag in chosen))
-        names = {schemas.identifier(name, "id", str(path)) for name in found}
+        names = {row_values.identifier(name, "id", str(path)) for name in found}
         return {name for name in names if name is not None}
     except (TypeError, KeyError, ValueError) as error:
         raise ValueError(

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hapo_jax.tasks import files, golds, readers, schemas
+from hapo_jax.tasks import files, golds, readers, row_values, schemas
 
 _log = logging.getLogger(__name__)
 
@@ -234,18 +234,20 @@ def read_structured(
     for where, theirs in _rows(paths, choose, on_broken):
         try:
             row = {f: theirs[f] for f in wanted if f in theirs}
-            row |= {f: schemas.get(theirs, theirs_f) for f, theirs_f in given.items()}
+            row |= {
+                f: row_values.get(theirs, theirs_f) for f, theirs_f in given.items()
+            }
             if "problem" not in row:
                 raise ValueError(
                     f"{where}: no field 'problem' among {', '.join(theirs) or 'none'}; "
                     "rename it, or name it by `columns`, as in problem=FIELD."
                 )
             for field, value in row.items():
-                schemas.check_texts(value, field, where)
-            schemas.text(row["problem"], "problem", where)
-            row["source"] = schemas.identifier(row.get("source"), "source", where)
+                row_values.check_texts(value, field, where)
+            row_values.text(row["problem"], "problem", where)
+            row["source"] = row_values.identifier(row.get("source"), "source", where)
             row["source"] = row["source"] or name
-            given_id = schemas.identifier(row.get("id"), "id", where)
+            given_id = row_values.identifier(row.get("id"), "id", where)
             row["id"] = given_id or _named(
                 row["source"], row["problem"], [row.get(field) for field in fields]
             )
@@ -328,19 +330,19 @@ def _problem(
     prompt = _prompt(row, fields["problem"], where, template)
     field = fields["answer"]
     try:
-        answer = gold(schemas.get(row, field))
+        answer = gold(row_values.get(row, field))
     except ValueError as error:
         raise ValueError(f"{where}: field {field!r} {error}.") from None
-    schemas.whole(answer, field, where)
+    row_values.whole(answer, field, where)
     source = _identifier(row, fields, "source", where) or name
     given = _identifier(row, fields, "id", where)
     if given is None:
         index = _identifier(row, fields, "index", where)
         given = _named(source, prompt, answer)
         if index is not None:  # as it is in the file: runs know their problems so
-            given = f"{source}-{schemas.get(row, fields['index'])}"
+            given = f"{source}-{row_values.get(row, fields['index'])}"
     if isinstance(prompt, str):
-        statement = schemas.get(row, fields["problem"])
+        statement = row_values.get(row, fields["problem"])
     else:
         statement = prompt[-1]["content"]
     return Problem(given, prompt, answer, source, statement)
@@ -350,7 +352,7 @@ def _identifier(row: dict, fields: Mapping[str, str], role: str, where: str):
     """An id, index or source as text; None where the row has none."""
     if role not in fields:
         return None
-    return schemas.identifier(schemas.get(row, fields[role]), fields[role], where)
+    return row_values.identifier(row_values.get(row, fields[role]), fields[role], where)
 
 
 def _named(source: str, prompt: Any, answer: Any) -> str:
@@ -365,7 +367,7 @@ def _demonstration(
     """A row as a Demonstration; `fields` say what is where."""
     if schemas.CONVERSATION in fields:
         field = fields[schemas.CONVERSATION]
-        talk = schemas.messages(schemas.get(row, field), field, where)
+        talk = row_values.messages(row_values.get(row, field), field, where)
         if len(talk) < 2 or talk[-1]["role"] != "assistant":
             raise ValueError(
                 f"{where}: field {field!r} must end with the assistant's reply to the "
@@ -373,16 +375,16 @@ def _demonstration(
                 "correct it or drop the row."
             )
         _refuse_template(template, field, where)
-        reply = schemas.text(talk[-1]["content"], f"{field}[-1].content", where)
-        system = schemas.get(row, fields["system"]) if "system" in fields else None
+        reply = row_values.text(talk[-1]["content"], f"{field}[-1].content", where)
+        system = row_values.get(row, fields["system"]) if "system" in fields else None
         if system and talk[0]["role"] != "system":
-            system = schemas.text(system, fields["system"], where)
+            system = row_values.text(system, fields["system"], where)
             talk.insert(0, {"role": "system", "content": system})
         return Demonstration(talk[:-1], reply)
     field = fields["completion"]
-    value = schemas.get(row, field)
+    value = row_values.get(row, field)
     if isinstance(value, list):
-        reply = schemas.messages(value, field, where)
+        reply = row_values.messages(value, field, where)
         if len(reply) != 1 or reply[0]["role"] != "assistant":
             raise ValueError(
                 f"{where}: field {field!r} must be a text or one message of the "
@@ -391,11 +393,13 @@ def _demonstration(
         value = reply[0]["content"]
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = json.dumps(value)
-    completion = schemas.text(value, field, where)
-    if "input" in fields and schemas.get(row, fields["input"]):
+    completion = row_values.text(value, field, where)
+    extra = row_values.get(row, fields["input"]) if "input" in fields else None
+    if extra:
+        extra = row_values.text(extra, fields["input"], where)
         field = fields["problem"]
-        extra = schemas.text(schemas.get(row, fields["input"]), fields["input"], where)
-        row = row | {field: f"{schemas.text(row[field], field, where)}\n\n{extra}"}
+        instruction = row_values.text(row_values.get(row, field), field, where)
+        row = row | {field: f"{instruction}\n\n{extra}"}
     return Demonstration(_prompt(row, fields["problem"], where, template), completion)
 
 
@@ -403,9 +407,9 @@ def _prompt(
     row: dict, field: str, where: str, template: str
 ) -> str | list[dict[str, str]]:
     """The prompt of a row: text in its template, or messages."""
-    value = schemas.get(row, field)
+    value = row_values.get(row, field)
     if isinstance(value, str):
-        text = schemas.text(value, field, where)
+        text = row_values.text(value, field, where)
         if text.startswith(_PRINTED):
             raise ValueError(
                 f"{where}: field {field!r} holds messages as Python prints them; write "
@@ -413,7 +417,7 @@ def _prompt(
             )
         # `replace`, not `format`: templates and problems are full of LaTeX braces.
         return template.replace(PLACEHOLDER, text) if template else text
-    messages = schemas.messages(value, field, where)
+    messages = row_values.messages(value, field, where)
     _refuse_template(template, field, where)
     return messages
 

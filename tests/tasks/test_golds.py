@@ -154,7 +154,7 @@ def test_hands_without_a_solution_are_named(tmp_path, caplog):
 
 
 def test_runs_find_the_problems_that_they_began_with(tmp_path):
-    """Ids and gold answers are in what a resumed run compares: they may never change."""
+    """A resumed run compares ids and gold answers: they may never change."""
     answers = (18, 18.0, 1e20, "$\\boxed{3}$", "so \\boxed{4} ok", "[1, 2]")
     rows = [{"problem": "p", "answer": answer} for answer in answers]
     rows += [

@@ -161,6 +161,14 @@ def test_conversations_of_several_replies(tmp_path, caplog):
     assert "1 of 1 conversations have several replies; only the last" in caplog.text
 
 
+def test_an_input_below_its_instruction(tmp_path):
+    row = {"task": {"ask": "Add."}, "given": "1 2", "reply": 3}
+    path = write(tmp_path, row, row | {"given": ""})
+    columns = "problem=task.ask,completion=reply,input=given"
+    found = demonstrations(path, columns=columns, prompt_template="Q: {problem}")
+    assert found == [("Q: Add.\n\n1 2", "3"), ("Q: Add.", "3")]
+
+
 def test_the_message_of_the_system(tmp_path):
     row = {"talk": CHAT, "system": "Be brief.", "messages": [{"role": "user"}]}
     (example,) = demonstrations(write(tmp_path, row), columns="conversation=talk")

@@ -158,10 +158,7 @@ def make_config(checkpoint, data, method="hapo", **changes):
     c.num_steps = 2
     c.task.name = "math"
     c.task.train = dict(
-        split="train",
-        path=str(data / "hub"),
-        columns="id=number,problem=ask,answer=reply",
-        prompt_template="{problem} so",
+        split="train", path=str(data / "train.jsonl.gz"), prompt_template="{problem} so"
     )
     c.task.test = dict(
         split="test", path=str(data / "test.parquet"), prompt_template=""
@@ -177,6 +174,14 @@ def make_config(checkpoint, data, method="hapo", **changes):
     c = config_lib.apply_method(c, method)
     c.update_from_flattened_dict(changes)
     return c.lock()
+
+
+def in_hub(data):
+    """Settings to read the training problems as they are in `hub`."""
+    return {
+        "task.train.path": str(data / "hub"),
+        "task.train.columns": "id=number,problem=ask,answer=reply",
+    }
 
 
 def make_sft_config(checkpoint, data, **changes):
@@ -209,7 +214,7 @@ def warm(checkpoint, data, tmp_path_factory):
 def trained(warm, data, tmp_path_factory):
     """A run's folder: GRPO, which keeps a reference policy too."""
     workdir = tmp_path_factory.mktemp("run")
-    train.train(make_config(warm / "hf", data, "grpo"), str(workdir))
+    train.train(make_config(warm / "hf", data, "grpo", **in_hub(data)), str(workdir))
     return workdir
 
 
@@ -261,7 +266,7 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
 
 def test_fields_and_files_are_said_at_the_start(checkpoint, data, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    config = make_config(checkpoint, data)
+    config = make_config(checkpoint, data, **in_hub(data))
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     builders.make_prompts(config, policy, config.task.train)
     files = f"{data / 'hub' / 'train-00000-of-00002.parquet'} and 1 more files"
@@ -340,7 +345,7 @@ def test_broken_rows_and_flagged_problems_can_be_left_out(checkpoint, data, tmp_
     config = make_config(checkpoint, data)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
     with config.unlocked():
-        config.task.train.update(path=str(tmp_path / "train.jsonl"), columns="")
+        config.task.train.path = str(tmp_path / "train.jsonl")
     with pytest.raises(ValueError, match="train.jsonl, line 1 is not JSON"):
         builders.make_prompts(config, policy, config.task.train)
     config.data.on_error = "skip"
@@ -591,7 +596,6 @@ def test_without_a_useful_group_the_run_goes_on(
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     changes = {
         "task.train.path": str(path),
-        "task.train.columns": "",
         "rollout.dynamic_sampling": dynamic_sampling,
         "learner.weight_decay": 0.0,
         "eval.at_start": False,

@@ -130,11 +130,13 @@ def find(path: str | pathlib.Path, split: str = "") -> tuple[pathlib.Path, ...]:
         if twice := {str(file) for file in found if found.count(file) > 1}:
             raise ValueError(f"{text!r} names {', '.join(sorted(twice))} twice.")
         return tuple(found)
-    _checked(whole)
-    near = _near(whole)
+    if whole.suffix:
+        _checked(whole)
+    what = "file" if whole.suffix else "file or folder"
     raise ValueError(
-        f"there is no file {text!r}{near}; correct the path, which is relative to the "
-        f"current folder {str(pathlib.Path.cwd())!r} unless it starts with '/'."
+        f"there is no {what} {text!r}{_near(whole)}; correct the path, which is "
+        f"relative to the current folder {str(pathlib.Path.cwd())!r} unless it starts "
+        "with '/'."
     )
 
 

@@ -120,7 +120,7 @@ def read_object(path: str | pathlib.Path) -> dict[str, Any]:
     """
     text = read_text(path)
     try:
-        content = json.loads(text, object_pairs_hook=_pairs)
+        content = json.loads(text, object_pairs_hook=pairs_once)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is not JSON: {error}; mend it, or copy it again."
@@ -137,7 +137,7 @@ def read_object(path: str | pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def pairs_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; of two values for a key every library would silently take the last."""
     found = dict(pairs)
     for key, value in pairs if len(found) < len(pairs) else ():

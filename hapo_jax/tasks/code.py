@@ -29,7 +29,8 @@ import re
 import time
 from typing import Any
 
-from hapo_jax.tasks import code_text, harnesses
+from hapo_jax import user_files
+from hapo_jax.tasks import code_text, files, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
@@ -58,13 +59,14 @@ def problems(
     test_s: float,
     total_s: float,
     memory_mib: int,
+    columns: str = "",
     on_error: str = "stop",
 ) -> list[Problem]:
     """The problems of a file.
 
     Args:
       split: "train" or "test"; a label, since the config names a file for each.
-      path: a file ending in .jsonl, .jsonl.gz or .parquet.
+      path: data files, see `files.py`.
       prompt_template: text around `{problem}`, in which may also stand
         `{starter_code}`, `{format}` (that in LiveCodeBench's words), `{tests}` (tests
         in Python) and `{example}` (their first line).
@@ -74,6 +76,8 @@ def problems(
         run, for each.
       total_s: the same for all tests together.
       memory_mib: address space of a program, Python's 40 included.
+      columns: `problem=text` and the like where fields have other names, see
+        `schemas.py`.
       on_error: "stop" at a broken row, or "skip" and count it.
 
     Raises:
@@ -99,7 +103,13 @@ def problems(
             statement=row["problem"],
         )
 
-    found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
+    found = read_structured(
+        files.find(path, split),
+        fields=_FIELDS,
+        make=make,
+        on_error=on_error,
+        columns=columns,
+    )
     confinement()
     return found
 
@@ -305,6 +315,12 @@ def _prompt(row: dict, spec: dict, template: str) -> str:
 
 def _spec(row: dict, where: str) -> dict[str, Any]:
     """Tests and what is needed to run them, checked."""
+    for field in ("entry_point", "starter_code"):
+        if not isinstance(row.get(field) or "", str):
+            raise ValueError(
+                f"{where}: field {field!r} must be a text, got "
+                f"{user_files.short(row[field])}; correct the row."
+            )
     tests, name = row.get("tests"), row.get("entry_point") or ""
     if isinstance(tests, list):
         tests = [

@@ -277,7 +277,7 @@ def test_all_tests_together_have_a_limit(box):
         ({"tests": [{"type": "stdin", "input": ""}]}, r"missing: \['output'\]"),
         ({"entry_point": ""}, "field 'entry_point' must name the function"),
         ({"problem": ""}, "field 'problem' must be a non-empty text"),
-        ({"id": 3}, "field 'id' must be a non-empty text"),
+        ({"id": [3]}, "field 'id' must be a text or a whole number"),
     ],
 )
 def test_broken_rows_are_refused(tmp_path, change, message):

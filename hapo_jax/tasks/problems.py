@@ -320,7 +320,8 @@ def _answer(value: Any, field: str, where: str) -> str:
     An empty answer is refused: every completion without an answer would match it.
     """
     if isinstance(value, int | float | dict | list) and not isinstance(value, bool):
-        return json.dumps(value)
+        with files.any_digits():
+            return json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
             f"{where}: field {field!r} must be a non-empty text, a number or a "

@@ -1,4 +1,4 @@
-"""What programs do by habit and the confinement would refuse, or one way of it alone.
+"""What programs do by habit and a way of confinement would refuse.
 
 A verdict must not depend on how a program is confined. So the names of its standard
 streams work wherever `/dev` and `/proc` are not shown, and a larger stack may be asked

@@ -34,6 +34,7 @@ PR_SET_NO_NEW_PRIVS = 38
 CAP_DAC_READ_SEARCH = 2
 
 READ_FILES = 0b1101  # Landlock: execute, read file, read folder
+_USE_DEVICE = 0b0110  # write and read file
 _LANDLOCK_ALL = 0x1FFF  # every right of its first version
 _AT_RECURSIVE = 0x8000
 _MOUNT_ATTR = 0b11  # read-only, no set-user-ID
@@ -128,13 +129,14 @@ def prctl(option: int, *values) -> None:
     _check(_libc().prctl(option, *values), f"prctl({option})")
 
 
-def landlock_rules(folders: list[str]) -> int:
-    """Descriptor of rules under which these folders can be read and nothing else."""
+def landlock_rules(folders: list[str], devices: list[str]) -> int:
+    """Descriptor of rules: folders can be read, devices used, and nothing else."""
     handled = struct.pack("Q", _LANDLOCK_ALL)
     rules = _call("landlock_create_ruleset", handled, len(handled), 0)
-    for folder in folders:
-        with opened(folder) as descriptor:
-            rule = struct.pack("=Qi", READ_FILES, descriptor)
+    rights = dict.fromkeys(folders, READ_FILES) | dict.fromkeys(devices, _USE_DEVICE)
+    for path, allowed in rights.items():
+        with opened(path) as descriptor:
+            rule = struct.pack("=Qi", allowed, descriptor)
             _call("landlock_add_rule", rules, 1, rule, 0)
     return rules
 

@@ -53,9 +53,9 @@ def run() -> int:
         atexit._run_exitfuncs,
         gc.get_objects,
     )
-    code = 0
+    code, module = 0, types.ModuleType("__main__")
     try:
-        _execute(payload, "__main__")
+        _execute(payload, module)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
@@ -65,6 +65,8 @@ def run() -> int:
             step()
         except BaseException:
             code = code or 1
+    _flush(get_objects)
+    module.__dict__.clear()  # what has a `__del__` may write something in it
     _flush(get_objects)
     return code & 0xFF
 
@@ -101,7 +103,7 @@ def serve() -> int:
     # Bound here, since the program may put what it likes into the modules.
     send, receive = wire.send, wire.receive
     try:
-        names = _execute(payload, "solution")
+        names = _execute(payload, types.ModuleType("solution"))
     except BaseException as error:
         send(REQUESTS, _raised(error))
         return 1
@@ -124,13 +126,13 @@ def serve() -> int:
             send(REQUESTS, _raised(error))
 
 
-def _execute(payload: dict, name: str) -> dict:
-    """Executes a program as module `name`; returns its names."""
+def _execute(payload: dict, module: types.ModuleType) -> dict:
+    """Executes a program as a module; returns its names."""
     sys.argv = ["program.py"]
     habits.install()
     random.seed(0)  # the verdict about a program should not be a matter of luck
-    module = types.ModuleType(name)
-    sys.modules[name] = module
+    module.__file__ = sys.argv[0]
+    sys.modules[module.__name__] = module
     # Apart, so that `from __future__` may be the program's first statement.
     for part, file in (("preamble", "preamble.py"), ("program", "program.py")):
         exec(compile(payload.get(part, ""), file, "exec"), module.__dict__)

@@ -22,6 +22,7 @@ runs, and why it cannot cheat, says `sandbox/__init__.py`.
 
 import functools
 import json
+import logging
 import math
 import pathlib
 import re
@@ -103,13 +104,23 @@ def problems(
 
 @functools.cache
 def confinement() -> str:
-    """How programs are confined on this machine, in words.
+    """How programs are confined on this machine, in words; warns if not the best way.
 
     Raises:
       RuntimeError: they cannot be, so none may run.
     """
     with host.best() as box:
+        host.say_once(host.why_weaker(box), logging.WARNING)
         return host.describe(box)
+
+
+def why_weaker() -> str:
+    """Why this process's programs are confined by a way that is not the best; or "".
+
+    Raises:
+      RuntimeError: they cannot be confined.
+    """
+    return host.why_weaker(_box())
 
 
 def grade(completion: str, answer: str) -> Grade:
@@ -124,7 +135,7 @@ def grade(completion: str, answer: str) -> Grade:
 
     Raises:
       TimeoutError: it took too long.
-      RuntimeError: the sandbox broke.
+      host.NoVerdict: the machine interfered; the program may be right or wrong.
     """
     box = _box()
     try:

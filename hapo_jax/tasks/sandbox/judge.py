@@ -26,7 +26,9 @@ _DETAIL_CHARACTERS = 300
 
 
 def run() -> int:
-    """Runs the tests of the payload and writes {"passed": bool, "detail": text}.
+    """Runs the tests of the payload and writes a verdict.
+
+    {"passed": bool, "detail": text, "lost": whether the program's process had gone}.
 
     The payload of tests in Python:
 
@@ -42,14 +44,16 @@ def run() -> int:
         entry_point  name of the function
     """
     payload = guest.begin()
+    program = _Connection()
     try:
-        program = _Connection()
+        program.start()
         (_call if "calls" in payload else _test)(payload, program)
         if program.lost:  # and the tests took that for an error that they wait for
             raise EOFError("the program ended before it answered")
-        verdict = {"passed": True, "detail": ""}
+        passed, detail = True, ""
     except BaseException as error:  # whatever the tests raise, they have not passed
-        verdict = {"passed": False, "detail": _detail(error, payload)}
+        passed, detail = False, _detail(error, payload)
+    verdict = {"passed": passed, "detail": detail, "lost": program.lost}
     wire.send(VERDICT, verdict)
     return 0
 
@@ -113,6 +117,9 @@ class _Connection:
 
     def __init__(self):
         self.lost = False
+
+    def start(self) -> None:
+        """Waits until the program is loaded; raises what it raised."""
         self._hear()
 
     def ask(self, request: dict) -> Any:

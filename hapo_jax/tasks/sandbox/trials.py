@@ -160,7 +160,10 @@ def _judged(
         except TimeoutError:
             return _too_long(limits)
         except EOFError:
+            box.wait()
             return Trial(False, detail="the tests did not reach their end")
+        if verdict["lost"]:
+            box.wait()  # so that its end can tell whose doing it was
     return Trial(verdict["passed"], detail=verdict["detail"])
 
 

@@ -239,5 +239,4 @@ def test_what_is_in_force_is_said(way):
         pytest.skip(f"the kernel does not allow this way: {error}")
     with box:
         assert f"confined by {way}" in host.describe(box)
-        assert "Network:" in host.describe(box)
         assert run(box, "print(1)")[0].passed

@@ -17,6 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from hapo_jax import user_files
 from hapo_jax.tasks import files, golds, readers, row_values, schemas
 
 _log = logging.getLogger(__name__)
@@ -392,7 +393,8 @@ def _demonstration(
             )
         value = reply[0]["content"]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        value = json.dumps(value)
+        with user_files.any_digits():
+            value = json.dumps(value)
     completion = row_values.text(value, field, where)
     extra = row_values.get(row, fields["input"]) if "input" in fields else None
     if extra:

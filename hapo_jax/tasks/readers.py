@@ -138,7 +138,8 @@ def _lines(
                 continue
             where = f"{path}, line {number}"
             try:
-                row = json.loads(line, object_pairs_hook=user_files.pairs_once)
+                with user_files.any_digits():
+                    row = json.loads(line, object_pairs_hook=user_files.pairs_once)
             # Bad UTF-8 is a ValueError too.
             except (ValueError, RecursionError) as error:
                 on_broken(
@@ -158,7 +159,8 @@ def _json_rows(
     with tables.refusing(path, lambda: "at its beginning"), _opened(path) as file:
         data = file.read()
     try:
-        content = json.loads(data, object_pairs_hook=user_files.pairs_once)
+        with user_files.any_digits():
+            content = json.loads(data, object_pairs_hook=user_files.pairs_once)
     except RecursionError:
         raise ValueError(f"{path} is nested too deeply; copy it again.") from None
     except ValueError as error:

@@ -8,6 +8,7 @@ Who does what:
   confine.py   what confines it; kernel.py, landlock.py, seccomp.py: system calls
   promises.py  what that promises
   guest.py     in the confined process: the program itself, or its functions on call
+  habits.py    there too: /dev/stdin and larger stacks, whatever confines it
   judge.py     in another confined process: the tests, which call those functions
   wire.py      plain values as JSON between them
 
@@ -23,9 +24,10 @@ is in force; the host says which, and `promises.py` what each is worth:
               processes do not exist for it. The end of the process ends its PID
               namespace and its mounts.
   landlock    where namespaces are not allowed (many containers): the kernel's Landlock
-              lets it read Python and the system's libraries and write nothing; its
-              folder is empty and stays so. All that the kernel's version of Landlock
-              knows is handled. If we are root, each program is a user of its own.
+              lets it read Python and the system's libraries and write nothing; it is
+              in /tmp and can neither read nor change what is there. All that the
+              kernel's version of Landlock knows is handled. If we are root, each
+              program is a user of its own.
 
 The system-call filter (`seccomp.py`) is there in both, and closes what an older version
 of Landlock leaves open. Where neither works, nothing runs: that is an error.
@@ -36,7 +38,8 @@ from that by the launcher.
 
 **A program cannot forge a verdict**, because verdicts are not made where it runs. Its
 process never holds an expected output or a test. The grading process compares what it
-prints or returns. Where the tests are Python code, they run in a second process, whose
+prints. What it returns is decoded and compared in a second process, under the same
+limits. Where the tests are Python code, they run in this second process, whose
 `candidate` sends arguments to the program's process and gets plain values back:
 numbers, texts, lists, never objects with methods of their own. So `os._exit(0)`,
 patched builtins, an `__eq__` that is always true, frames and memory searched for

@@ -11,7 +11,6 @@ import resource
 import select
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -158,12 +157,11 @@ def _enter_namespaces(prepared: list[tuple[str, str]], limits: Limits) -> None:
 
 
 def _prepare_landlock(most: int) -> int:
-    """A folder to be in, and the rules about all others."""
-    # One that is removed at once stays empty, and cannot be left behind.
-    folder = tempfile.mkdtemp()
-    os.chdir(folder)
-    os.rmdir(folder)
-    return landlock.rules(_library_folders(), most)
+    """A folder to be in, and the rules about all folders."""
+    # As with namespaces; what is there can be neither read nor changed.
+    os.chdir("/tmp")
+    devices = [f"/dev/{name}" for name in _DEVICES]
+    return landlock.rules(_library_folders(), devices, most)
 
 
 def _enter_landlock(prepared: int, limits: Limits) -> None:
@@ -225,7 +223,9 @@ def _limit(limits: Limits) -> None:
         _, hard = resource.getrlimit(kind)
         if hard != resource.RLIM_INFINITY:
             value = min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        # Programs may ask for a larger stack, which the address space bounds too.
+        most = hard if kind == resource.RLIMIT_STACK else value
+        resource.setrlimit(kind, (value, most))
 
 
 def _library_folders() -> list[str]:

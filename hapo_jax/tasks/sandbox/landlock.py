@@ -23,6 +23,7 @@ from hapo_jax.tasks.sandbox import kernel
 NEWEST = 6  # later versions refuse nothing more
 
 _READ = 0b1101  # execute, read file, read folder
+_USE = 0b0110  # write file, read file
 # version -> what it adds
 _FILES = {1: 0x1FFF, 2: 1 << 13, 3: 1 << 14, 5: 1 << 15}
 _PORTS = {4: 0b11}  # bind, connect
@@ -39,11 +40,12 @@ def version() -> int:
     return kernel.call("landlock_create_ruleset", 0, 0, _ASK_VERSION)
 
 
-def rules(folders: Sequence[str], most: int = NEWEST) -> int:
-    """Descriptor of rules under which these folders can be read and nothing else.
+def rules(folders: Sequence[str], devices: Sequence[str], most: int = NEWEST) -> int:
+    """Descriptor of rules: folders can be read, devices used, and nothing else.
 
     Args:
       folders: with all below them.
+      devices: files that can be read and written.
       most: the version to keep to where the kernel's is newer, as older kernels do.
 
     Raises:
@@ -57,9 +59,10 @@ def rules(folders: Sequence[str], most: int = NEWEST) -> int:
     # Older kernels know a shorter structure and want zeros behind it.
     attributes = struct.pack("QQQ", *handled)
     found = kernel.call("landlock_create_ruleset", attributes, len(attributes), 0)
-    for folder in folders:
-        with _opened(folder) as descriptor:
-            rule = struct.pack("=Qi", _READ, descriptor)
+    rights = dict.fromkeys(folders, _READ) | dict.fromkeys(devices, _USE)
+    for path, allowed in rights.items():
+        with _opened(path) as descriptor:
+            rule = struct.pack("=Qi", allowed, descriptor)
             kernel.call("landlock_add_rule", found, 1, rule, 0)
     return found
 

@@ -43,7 +43,7 @@ def on_calls(box, program):
         program,
         name="f",
         calls=[[1]],
-        accept=lambda number, value: value == 1,
+        outputs=[1],
         limits=LIMITS,
     )
 
@@ -75,6 +75,7 @@ def while_it_runs(box, number, which=0):
     [
         (signal.SIGKILL, on_input, SLEEPS + "f(1)", 0),
         (signal.SIGKILL, on_calls, SLEEPS, 0),
+        (signal.SIGKILL, on_calls, SLEEPS, 1),  # the process that compares
         (signal.SIGKILL, on_tests, SLEEPS, 0),
         (signal.SIGKILL, on_tests, SLEEPS, 1),  # the tests' own process
         (signal.SIGSTOP, on_input, SLEEPS + "f(1)", 0),

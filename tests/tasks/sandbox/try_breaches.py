@@ -168,7 +168,7 @@ def layers() -> dict[str, list[str]]:
             pathlib.Path(path).write_text("kept")
             if (child := os.fork()) == 0:
                 kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
-                landlock.restrict(landlock.rules(["/usr", folder], version))
+                landlock.restrict(landlock.rules(["/usr", folder], [], version))
                 refused = []
                 for name, attempt in attempts.items():
                     try:

@@ -71,6 +71,7 @@ def prompt_encoder(
         policy.tokenizer.encode_prompt,
         chat_template=config.task.chat_template,
         template_options=config.task.template_options.to_dict(),
+        system_prompt=config.task.system_prompt,
     )
 
 

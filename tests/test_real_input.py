@@ -7,6 +7,7 @@ only a real vocabulary shows is tested with the data folder, where there is one.
 import gzip
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -21,6 +22,7 @@ import transformers
 from flax import nnx
 
 from hapo_jax import (
+    alarms,
     builders,
     eval_sampling,
     eval_sets,
@@ -114,7 +116,8 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Training problems with solutions in our schema, test problems in verl's."""
+    """Training problems in our schema, and again as shards of another in `hub`, and as
+    demonstrations in a table; test problems in verl's."""
     folder = tmp_path_factory.mktemp("data")
     ours = [
         {"id": f"p{i}", "problem": f"so {g}", "answer": g, "solution": f"so #### {g}"}
@@ -122,6 +125,20 @@ def data(tmp_path_factory):
     ]
     lines = "".join(json.dumps(row) + "\n" for row in ours)
     (folder / "train.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    table = [f"so {g},so #### {g}\n" for g in GOLD]
+    (folder / "shown.csv").write_text("question,solution\n" + "".join(table))
+    (folder / "hub").mkdir()
+    theirs = [
+        {"number": f"p{i}", "ask": f"so {g}", "reply": f"so\n#### {g}", "level": 1.5}
+        for i, g in enumerate(GOLD)
+    ]
+    for name, rows in (
+        ("train-00000-of-00002", theirs[:2]),
+        ("train-00001-of-00002", theirs[2:]),
+        ("test-00000-of-00001", theirs[:1]),
+    ):
+        part = pyarrow.Table.from_pylist(rows)
+        parquet.write_table(part, folder / "hub" / f"{name}.parquet")
     verl = [
         {
             "prompt": [{"role": "user", "content": f"so {g} so"}],
@@ -160,12 +177,20 @@ def make_config(checkpoint, data, method="hapo", **changes):
     return c.lock()
 
 
+def in_hub(data):
+    """Settings to read the training problems as they are in `hub`."""
+    return {
+        "task.train.path": str(data / "hub"),
+        "task.train.columns": "id=number,problem=ask,answer=reply",
+    }
+
+
 def make_sft_config(checkpoint, data, **changes):
     """Eight updates, each on all four solutions."""
     c = config_lib.default_sft()
     c.num_steps = 8
     c.task.name = "math"
-    options = dict(path=str(data / "train.jsonl.gz"), prompt_template="{problem} so")
+    options = dict(path=str(data / "shown.csv"), prompt_template="{problem} so")
     c.task.train = dict(split="train", size=0, **options)
     c.task.test = dict(split="test", size=0, **options)
     c.model.path = str(checkpoint)
@@ -190,7 +215,7 @@ def warm(checkpoint, data, tmp_path_factory):
 def trained(warm, data, tmp_path_factory):
     """A run's folder: GRPO, which keeps a reference policy too."""
     workdir = tmp_path_factory.mktemp("run")
-    train.train(make_config(warm / "hf", data, "grpo"), str(workdir))
+    train.train(make_config(warm / "hf", data, "grpo", **in_hub(data)), str(workdir))
     return workdir
 
 
@@ -240,7 +265,22 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
     assert lines.index("train") < lines.index("test")
 
 
+def test_fields_and_files_are_said_at_the_start(checkpoint, data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    config = make_config(checkpoint, data, **in_hub(data))
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    builders.make_prompts(config, policy, config.task.train)
+    files = f"{data / 'hub' / 'train-00000-of-00002.parquet'} and 1 more files"
+    fields = "id=number, problem=ask, answer=reply"
+    assert f"{files}: 4 rows as 'named' ({fields})." in caplog.text
+    with config.unlocked():
+        config.task.train.columns = "problem=asks,answer=reply"
+    with pytest.raises(ValueError, match=r"'asks' .*\(did you mean 'ask'\?\)"):
+        train.train(config, str(tmp_path / "run"))
+
+
 def test_demonstrations_are_learnt(warm):
+    assert not alarms_of(warm)
     metrics = run_records.read_metrics(warm)
     assert metrics[-1]["loss/policy"] < 0.5 * metrics[0]["loss/policy"]
     losses = [m["eval/loss"] for m in metrics if "eval/loss" in m]
@@ -288,6 +328,7 @@ def test_a_failing_evaluation_costs_no_supervised_run(
 
 def test_a_checkpoint_trains_on_a_problem_file(trained, warm):
     first, second = steps_of(trained)
+    assert not alarms_of(trained)
     assert first["rollout/completions"] == len(GOLD) * 8
     assert 0 < first["rollout/accuracy"] < 1 and first["grad/norm"] > 0
     # The parts of the reward are means over what was sampled, as the reward is.
@@ -580,7 +621,6 @@ def test_a_missing_file_is_refused_before_anything_is_written(
     config = make_config(checkpoint, data, **{f"task.{split}.path": "nothing.jsonl"})
     with pytest.raises(ValueError, match="there is no file 'nothing.jsonl'"):
         train.train(config, str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
 
 
 # ---- with the real tokenizer and data sets -------------------------------------------
@@ -668,3 +708,74 @@ def test_a_step_with_the_real_vocabulary(tmp_path):
     assert 0.8 * np.log(151_936) < step["entropy/mean"] < np.log(151_936)
     assert step["mismatch/logprob_abs_max"] < 1e-4
     assert steps_of(tmp_path / "run") and (tmp_path / "run" / "hf").is_dir()
+
+
+# --- what a run says of itself -----------------------------------------------------
+
+
+def alarms_of(workdir):
+    """The steps that have raised an alarm, by its name."""
+    return {
+        key.removeprefix(alarms.PREFIX): m["step"]
+        for m in run_records.read_metrics(workdir)
+        for key in m
+        if key.startswith(alarms.PREFIX)
+    }
+
+
+@pytest.fixture(scope="module")
+def broken(checkpoint, data, tmp_path_factory):
+    """Weights of 0: every token is as likely as every other, every gradient 0."""
+    folder = tmp_path_factory.mktemp("zero") / "hf"
+    tokenizer = tokenizer_lib.load(checkpoint)
+    config = huggingface.load_config(checkpoint)
+    params = huggingface.load_params(checkpoint, config, dtype=jnp.float32)
+    params = jax.tree.map(jnp.zeros_like, params)
+    huggingface.save_params(
+        folder, params, config, dtype=jnp.float32, tokenizer=tokenizer
+    )
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_nothing_says_so(warm, data, tmp_path, caplog, capsys):
+    """With the remedy, another grading, nothing is said: see `trained`."""
+
+    def run(num_steps):
+        caplog.clear()
+        changes = {"eval.at_start": False, "checkpoint.export_hf": False}
+        changes |= {"num_steps": num_steps, "task.train.grading": "dapo"}
+        train.train(make_config(warm / "hf", data, **changes), str(tmp_path))
+        warned = [r.getMessage() for r in caplog.records if "learn nothing" in r.msg]
+        told = capsys.readouterr().out.partition("to have learnt nothing:\n")[2]
+        return warned, told
+
+    warned, told = run(3)
+    found = {"unreadable": 3, "constant_reward": 3}
+    assert alarms_of(tmp_path) == found and len(warned) == 2
+    assert "task.train.grading=lenient" in warned[0]
+    assert told.count("  Steps 1 to 3: ") == 2 and warned[0].endswith(
+        told.splitlines()[0].strip()
+    )
+    # A resumed run raises nothing anew, and forgets nothing.
+    warned, told = run(4)
+    assert not warned and alarms_of(tmp_path) == found
+    assert told.count("  Steps 1 to 4: ") == 2
+
+
+@pytest.mark.slow
+def test_broken_weights_are_told(broken, checkpoint, data, tmp_path, caplog):
+    sft.sft(make_sft_config(broken, data, num_steps=3), str(tmp_path / "sft"))
+    assert alarms_of(tmp_path / "sft") == {"no_gradient": 3}
+    config = make_config(broken, data, num_steps=1, **{"eval.at_start": False})
+    train.train(config, str(tmp_path / "run"))
+    assert "uniform_policy" in alarms_of(tmp_path / "run")
+    caplog.clear()
+    sets = eval_sets.parse("", config)
+    out = tmp_path / "out"
+    evaluate.evaluate_checkpoint(config, broken, sets=sets, out=out)
+    assert "test: the entropy is " in caplog.text and "at random" in caplog.text
+    caplog.clear()
+    other = tmp_path / "other"
+    evaluate.evaluate_checkpoint(config, checkpoint, sets=sets, out=other)
+    assert "entropy" not in caplog.text

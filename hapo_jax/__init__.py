@@ -1,6 +1,6 @@
 """Reinforcement learning of language models with entropy at every stage (HAPO), in JAX.
 
-Start reading at `train.py`. Letters for the dimensions of arrays, everywhere:
+Start reading at `plain.py`. Letters for the dimensions of arrays, everywhere:
 
   B  completions in a batch, B = N * G      D  model width
   N  prompts                                F  feed-forward width

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import builders, check, tasks
 from hapo_jax import config as config_lib
+from hapo_jax.algo import settings
 from hapo_jax.eval_sets import EvalSet
 from hapo_jax.model import distributed
 from hapo_jax.policy import Policy
@@ -233,11 +234,15 @@ def _way(task: str, options: Mapping[str, Any]) -> str:
 def _method(config: ConfigDict, given: ConfigDict) -> str:
     a = config.algo
     text = (
-        f"{config.method} (advantage {a.advantage}, strengths "
+        f"{config.method} (advantage {a.advantage.name}, strengths "
         f"A {a.temperature.strength:g}, B {a.token_group.strength:g}, "
         f"C {a.redistribution.strength:g}, D {a.clip.strength:g}, "
-        f"clip {a.clip.low:g} / {a.clip.high:g}, {a.aggregation}"
+        f"clip {a.clip.low:g} / {a.clip.high:g}, {a.aggregation.name}"
     )
+    for name, default in settings.defaults().items():  # stages of other methods
+        if name in settings.STAGES and name not in ("advantage", "aggregation"):
+            if a[name].to_dict() != default:
+                text += f", {name} {a[name].name}"
     text += f", KL {a.kl.strength:g})" if a.kl.strength else ")"
     if changed := config_lib.departures(given):
         pairs = (f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items())

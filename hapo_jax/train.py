@@ -1,4 +1,4 @@
-"""The main job, start reading here: one command trains a policy with HAPO.
+"""The main job, to be read after `plain.py`: one command trains a policy with HAPO.
 
     hapo-train --config=configs/countdown.py --workdir=runs/demo
 

@@ -3,11 +3,11 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from hapo_jax import config as config_lib
+from hapo_jax import plain
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings as settings_lib
 from hapo_jax.learner import packing, scoring
@@ -117,12 +117,16 @@ def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):
 
 
 def teacher_forced(model, batch: batch_lib.RolloutBatch):
-    """Log-probs and entropies [B, T] by the plain formulas, one padded row each."""
-    logits = jax.jit(logits_of, static_argnums=0)(*model, batch)
-    log_p = np.asarray(jax.nn.log_softmax(logits))
-    chosen = np.take_along_axis(log_p, batch.completion_tokens[..., None], 2)[..., 0]
-    entropy = -(np.exp(log_p) * log_p).sum(-1)
-    return tuple(np.where(batch.completion_mask, x, 0) for x in (chosen, entropy))
+    """Log-probs and entropies [B, T] by `plain.py`, one padded row each."""
+    rows = batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens
+    scores = plain.score_tokens(plain_setup(), model[1], *rows, plain.Settings())
+    return tuple(np.where(batch.completion_mask, x, 0) for x in scores)
+
+
+def plain_setup(*, stop_ids=(1, 2), max_tokens=12, optimizer=None) -> plain.Setup:
+    """What `plain.py` needs to know of `MODEL`."""
+    graphdef, _ = model()
+    return plain.Setup(graphdef, optimizer, stop_ids, 0, max_tokens)
 
 
 def packed_scores(model, batch: batch_lib.RolloutBatch, layout: packing.Layout):
@@ -150,17 +154,3 @@ def packed_scores(model, batch: batch_lib.RolloutBatch, layout: packing.Layout):
     )
     shape = batch.completion_mask.shape
     return tuple(packing.scatter(index, np.asarray(x), shape) for x in score(params))
-
-
-def logits_of(graphdef, params, batch: batch_lib.RolloutBatch):
-    """Untempered logits [B, T, V] of the completions; differentiable."""
-    P = batch.prompt_tokens.shape[1]
-    tokens = jnp.concatenate([batch.prompt_tokens, batch.completion_tokens], axis=1)
-    start = (P - batch.prompt_lengths)[:, None]
-    column = jnp.arange(tokens.shape[1])[None]
-    seen = (column >= start) & jnp.pad(
-        batch.completion_mask, [(0, 0), (P, 0)], constant_values=True
-    )
-    policy = nnx.merge(graphdef, params)
-    hidden = policy(tokens, jnp.maximum(column - start, 0), seen.astype(jnp.int32))
-    return policy.logits(hidden[:, P - 1 : -1])

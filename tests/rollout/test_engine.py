@@ -1,4 +1,4 @@
-"""The engine's completions are those of the plain scan, token for token."""
+"""The engine's completions are those of `plain.sample`, token for token."""
 
 import functools
 
@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hapo_jax import plain as plain_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import platform, sampler
 from tests import tiny
-from tests.rollout import plain_scan, test_sampler
+from tests.rollout import test_sampler
 
 P, T = 8, 40
 FIELDS = ("tokens", "entropy", "temperature", "behavior_logprobs", "base_logprobs")
@@ -80,7 +81,7 @@ def run(requests, *, base_temperature=1.0, **options):
                 requests,
                 seed=0,
                 step=3,
-                stats=test_sampler.STATS,
+                method_state=test_sampler.STATS,
                 base_temperature=base_temperature,
             )
         )
@@ -88,27 +89,15 @@ def run(requests, *, base_temperature=1.0, **options):
     return {c.request: c for c in done}
 
 
-@functools.cache
-def plain_sampler(num_rows, stop_ids):
-    graphdef, _ = tiny.model()
-    return jax.jit(
-        functools.partial(
-            plain_scan.sample,
-            graphdef,
-            max_tokens=T,
-            stop_ids=stop_ids,
-            pad_id=test_sampler.PAD,
-            truncation=sampler.Truncation(),
-            temperature_fn=test_sampler.adaptive,
-        )
-    )
-
-
 def plain(requests, base_temperature=1.0, stop_ids=test_sampler.STOPS):
-    """The same requests by the plain scan, every one in a row of its own."""
+    """The same requests by `plain.py`, every one in a row of its own: a dict of [B, T].
+
+    It knows no greedy rows; a temperature of 1e-6 leaves the likeliest token alone.
+    """
     tokens = np.zeros((len(requests), P), np.int32)
     for row, r in zip(tokens, requests):
         row[P - len(r.prompt_tokens) :] = r.prompt_tokens
+    lengths = np.array([len(r.prompt_tokens) for r in requests], np.int32)
     keys = sampler.row_keys(
         np.array([r.seed or 0 for r in requests]),
         3,
@@ -116,31 +105,40 @@ def plain(requests, base_temperature=1.0, stop_ids=test_sampler.STOPS):
         np.array([r.sample_id for r in requests]),
     )
     own = [r.base_temperature for r in requests]
-    temperature = [base_temperature if t is None else t for t in own]
-    return jax.device_get(
-        plain_sampler(len(requests), stop_ids)(
-            tiny.params(),
-            tokens,
-            np.array([len(r.prompt_tokens) for r in requests], np.int32),
-            keys,
-            test_sampler.STATS,
-            np.array(temperature, np.float32),
-        )
+    own = [base_temperature if t is None else t for t in own]
+    temperature = np.array(own, np.float32)
+    setup, params = tiny.plain_setup(stop_ids=stop_ids, max_tokens=T), tiny.params()
+    settings = test_sampler.SETTINGS._replace(
+        base_temperature=np.maximum(temperature, 1e-6)
     )
+    samples = plain_lib.sample(
+        setup, params, tokens, lengths, keys, test_sampler.STATS, settings
+    )
+    # Log-probs at the base temperature, at 1 for greedy rows.
+    scored_at = np.where(temperature > 0, temperature, 1)[:, None, None]
+    logprobs, _ = plain_lib.score_tokens(
+        setup,
+        params,
+        tokens,
+        lengths,
+        samples.tokens,
+        settings._replace(base_temperature=scored_at),
+    )
+    return jax.device_get(samples._asdict() | {"base_logprobs": logprobs})
 
 
 def assert_equal_to_plain(requests, done, **options):
     """Tokens are equal; records to 1e-5, as attention adds up in another order."""
     expected = plain(requests, **options)
-    lengths = expected.mask.sum(1)
+    lengths = expected["mask"].sum(1)
     for i, request in enumerate(requests):
         n = min(lengths[i], request.max_tokens)
-        np.testing.assert_array_equal(done[i].tokens, expected.tokens[i, :n])
+        np.testing.assert_array_equal(done[i].tokens, expected["tokens"][i, :n])
         for name in FIELDS[1:]:
             # rtol: log-probs reach -10, and a split tensor axis sums in halves.
             np.testing.assert_allclose(
                 getattr(done[i], name),
-                getattr(expected, name)[i, :n],
+                expected[name][i, :n],
                 rtol=1e-5,
                 atol=1e-5,
             )
@@ -152,7 +150,7 @@ def assert_equal_to_plain(requests, done, **options):
 @pytest.mark.parametrize(
     ("rows_per_lane", "chunk_tokens"), [(1, 1), (4, 4), (1, 16), (4, 16)]
 )
-def test_equals_the_plain_scan(rows_per_lane, chunk_tokens, chunks_ahead):
+def test_equals_the_page(rows_per_lane, chunk_tokens, chunks_ahead):
     """More requests than slots: rows are refilled, and the batch shrinks at the end."""
     requests = make_requests(7, 4)
     done = run(
@@ -192,7 +190,7 @@ def test_completions_come_as_they_finish():
                 requests,
                 seed=0,
                 step=3,
-                stats=test_sampler.STATS,
+                method_state=test_sampler.STATS,
                 base_temperature=1.0,
             )
         ]
@@ -237,8 +235,8 @@ def test_any_requests(sizes, limits, rows_per_lane, stop_ids, seed):
     done = run(requests, num_slots=8, rows_per_lane=rows_per_lane, stop_ids=stop_ids)
     expected = plain(padded, stop_ids=stop_ids)
     for i, request in enumerate(requests):
-        n = min(expected.mask[i].sum(), request.max_tokens)
-        np.testing.assert_array_equal(done[i].tokens, expected.tokens[i, :n])
+        n = min(expected["mask"][i].sum(), request.max_tokens)
+        np.testing.assert_array_equal(done[i].tokens, expected["tokens"][i, :n])
 
 
 @pytest.mark.parametrize(

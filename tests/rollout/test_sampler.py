@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
+from hapo_jax import plain
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import temperature as temperature_lib
@@ -24,6 +24,7 @@ PAD = 0
 ALL = Truncation()
 COLUMNS = 8  # of a prompt
 STATS = entropy_lib.EntropyStats(*map(jnp.float32, (0.4, 0.7, 1.5, -3.0)))
+SETTINGS = plain.Settings(tau=0.3)  # what `adaptive` does
 
 
 def adaptive(entropy, stats, base_temperature, strength=0.3):
@@ -115,23 +116,14 @@ def draw_samples(
 
 def teacher_forced_logits(samples, prompt_tokens, prompt_lengths, group_size):
     """Untempered logits [B, T, V] of the sampled completions, in one full pass."""
-    graphdef, params = tiny.model()
-    P = prompt_tokens.shape[1]
-    tokens = np.concatenate(
-        [np.repeat(prompt_tokens, group_size, 0), samples.tokens], axis=1
+    logits = plain.policy_logits(
+        tiny.plain_setup(),
+        tiny.params(),
+        np.repeat(prompt_tokens, group_size, 0),
+        np.repeat(prompt_lengths, group_size),
+        samples.tokens,
     )
-    start = np.repeat(P - prompt_lengths, group_size)[:, None]
-    column = np.arange(tokens.shape[1])[None]
-    valid = (column >= start) & np.pad(
-        samples.mask, [(0, 0), (P, 0)], constant_values=True
-    )
-    model = nnx.merge(graphdef, params)
-    hidden = model(
-        jnp.asarray(tokens),
-        jnp.maximum(jnp.asarray(column - start), 0),
-        jnp.asarray(valid, jnp.int32),
-    )
-    return np.asarray(model.logits(hidden[:, P - 1 : -1]))
+    return np.asarray(logits)
 
 
 @pytest.mark.parametrize("base_temperature", [1.0, 0.8])

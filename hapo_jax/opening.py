@@ -240,9 +240,9 @@ def _method(config: ConfigDict, given: ConfigDict) -> str:
         f"clip {a.clip.low:g} / {a.clip.high:g}, {a.aggregation.name}"
     )
     for name, default in settings.defaults().items():  # stages of other methods
-        if name in settings.STAGES and name not in ("advantage", "aggregation"):
-            if a[name].to_dict() != default:
-                text += f", {name} {a[name].name}"
+        own = ("advantage", "aggregation")
+        if name in settings.STAGES and name not in own and a[name].to_dict() != default:
+            text += f", {name} {a[name].name}"
     text += f", KL {a.kl.strength:g})" if a.kl.strength else ")"
     if changed := config_lib.departures(given):
         pairs = (f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items())

@@ -104,7 +104,7 @@ def draw_samples(
             requests,
             seed=seed,
             step=3,
-            stats=STATS,
+            method_state=STATS,
             base_temperature=base_temperature,
         ):
             n = len(done.tokens)

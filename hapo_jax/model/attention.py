@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
@@ -97,7 +96,8 @@ def attend(q: Array, k: Array, v: Array, seen: View, *, keep_scores: bool) -> Ar
 
 def _mask(segment_ids, branch_ids, start: int, end: int) -> Array:
     """[B, end - start, end]: who sees whom among the queries start … end - 1."""
-    earlier = np.arange(end)[None] <= np.arange(start, end)[:, None]
+    # Made by the program, and not a constant of it: of T² bytes.
+    earlier = jnp.arange(end)[None] <= jnp.arange(start, end)[:, None]
     seen = segment_ids[:, start:end, None] == segment_ids[:, None, :end]
     if branch_ids is not None:
         of_query, of_key = branch_ids[:, start:end, None], branch_ids[:, None, :end]

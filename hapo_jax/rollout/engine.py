@@ -143,16 +143,43 @@ class Engine:
             out_shardings=state,
             donate_argnums=0,
         )
-        self.repack = jax.jit(
-            slots.repack,
-            static_argnums=4,  # columns
-            in_shardings=(state, whole, whole, whole),
-            out_shardings=state,
+        moved = slots.Rows(whole, whole, whole)
+        self.move_rows = jax.jit(
+            slots.move_rows,
+            in_shardings=(slots.without_caches(state), moved),
+            out_shardings=slots.without_caches(state),
+        )
+        layer = slots.LayerCache(*(cache,) * 4)
+        self.move_layer = jax.jit(
+            slots.move_layer,
+            static_argnums=2,  # columns
+            in_shardings=(layer, moved),
+            out_shardings=layer,
         )
         self.weights = jax.jit(
             weights, in_shardings=(param_shardings,), out_shardings=weight_shardings
         )
         self.empty = jax.jit(empty, out_shardings=state)
+
+    def repack(self, state: slots.Slots, new: slots.Rows, columns: int) -> slots.Slots:
+        """Moves rows and lanes to new places, and columns to the left.
+
+        Layer by layer, each old one given up before the next is made: memory is planned
+        for one copy of the cache (`memory.py`).
+
+        Args:
+          state: B rows in N lanes; its arrays are gone afterwards.
+          new: B' rows in N' lanes.
+          columns: S', how many there are then.
+        """
+        rows = self.move_rows(slots.without_caches(state), new)
+        moved = []
+        for old in slots.layers(state):
+            moved.append(self.move_layer(old, new, columns))
+            jax.block_until_ready(moved[-1])
+            for array in old:
+                array.delete()
+        return slots.with_caches(rows, moved)
 
     def check(self, index: int, request: Request) -> None:
         """Raises ValueError if a request is longer than the engine was made for."""

@@ -34,6 +34,7 @@ from hapo_jax import (
     report,
     run_folder,
     run_inputs,
+    run_programs,
     run_records,
 )
 from hapo_jax import config as config_lib
@@ -49,7 +50,7 @@ from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.sampler import Truncation
-from hapo_jax.system import errors, lock, watchdog
+from hapo_jax.system import compile_ahead, errors, lock, watchdog
 from hapo_jax.tasks import data_checks
 
 _log = logging.getLogger("hapo_jax.train")  # __name__ is __main__ with python -m
@@ -77,6 +78,7 @@ def train(config: ConfigDict, workdir: str) -> None:
       FloatingPointError: gradients were not finite too many times in a row.
     """
     # Check: everything that can be refused is refused here.
+    began = time.perf_counter()
     folder = pathlib.Path(workdir)
     resolved = check.check(config, num_devices=jax.device_count())
     distributed.check_shared(folder)
@@ -133,6 +135,21 @@ def train(config: ConfigDict, workdir: str) -> None:
         evaluators = eval_sampling.make_evaluators(config, policy, pool, held_out)
         data_checks.report(
             prompts.problems, [p for _, found in held_out for p in found.problems]
+        )
+
+        samples_first = [generator.engine]
+        if config.eval.at_start:
+            samples_first.insert(0, evaluators[0].generator.engine)
+        ahead = stack.enter_context(compile_ahead.Ahead())
+        ahead.compile(
+            run_programs.first_needed(
+                config,
+                policy,
+                learner,
+                samples_first,
+                abstract,
+                with_reference=objective.needs_reference,
+            )
         )
 
         # Restore. Up to here the folder is as it was, or empty.
@@ -226,6 +243,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                     save = checkpoints.save_surely
                     save(step, state, extra=stream.to_plain(), give_up=lambda: True)
                     break
+                del draw  # and with it the sampler's copy of the parameters
                 collected = time.perf_counter()
                 state, learnt, learning = learn_lib.learn(
                     learner,
@@ -235,7 +253,10 @@ def train(config: ConfigDict, workdir: str) -> None:
                     reference_params=reference_params,
                 )
             metrics |= learning
-            metrics["time/update"] = time.perf_counter() - collected
+            updated = time.perf_counter()
+            metrics["time/update"] = updated - collected
+            if step == first + 1:
+                metrics["time/to_first_update"] = updated - began
             metrics |= perf.rates(
                 policy.config,
                 learnt,

@@ -25,6 +25,7 @@ from hapo_jax.learner import head, packing, scoring
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import sharding, target, transformer
+from hapo_jax.system import compile_ahead
 
 Array = jax.Array
 
@@ -189,19 +190,23 @@ def make_learner(
     packed = packing.Packed(*(by_row,) * (len(packing.Packed._fields) - 1), whole)
     by_target = by_row if objective.token_wise else whole
     minibatch = Minibatch(packed, by_target, by_target, by_target, by_row, whole, whole)
+
+    def jit(function, **options):
+        return compile_ahead.Jitted(jax.jit(function, **options))
+
     return Learner(
-        score=jax.jit(
+        score=jit(
             functools.partial(_score, graphdef, **options),
             in_shardings=(state_shardings.params, packed),
             out_shardings=whole,
             compiler_options=target.training_options(),
         ),
-        prepare=jax.jit(
+        prepare=jit(
             functools.partial(_prepare, objective, minibatch_rows=minibatch_rows),
             in_shardings=(rows, whole),
             out_shardings=whole,
         ),
-        update=jax.jit(
+        update=jit(
             functools.partial(
                 _update,
                 graphdef,

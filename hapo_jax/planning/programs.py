@@ -9,19 +9,17 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import builders
+from hapo_jax import builders, run_programs
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import objective as objective_lib
-from hapo_jax.learner import flops, packing, train_step
+from hapo_jax.learner import flops, packing, shapes, train_step
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model.config import ModelConfig
-from hapo_jax.rollout import slots
+from hapo_jax.rollout import shapes as rollout_shapes
 from hapo_jax.rollout.engine import Engine
 from hapo_jax.rollout.sampler import Truncation
 
@@ -133,10 +131,6 @@ def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
     return sharding.make_mesh(data=-1, tensor=tensor, devices=devices)
 
 
-def _stats() -> entropy_lib.EntropyStats:
-    return jax.eval_shape(entropy_lib.initial_stats)
-
-
 def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
     """Prefill and decode of one host."""
     r, model = config.rollout, policy.config
@@ -151,9 +145,7 @@ def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
         truncation=Truncation(r.top_k, r.top_p, r.min_p),
         temperature_fn=functools.partial(objective_lib.temperature, objective),
     )
-    params = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, policy.dtype), policy.abstract_params
-    )
+    params = run_programs.sampler_params(policy)
     with jax.set_mesh(policy.mesh):
         prefill, resident = _prefill(engine, params, policy)
         decode, in_use = _decode(engine, params, policy)
@@ -195,37 +187,23 @@ def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
 def _prefill(engine: Engine, params, policy):
     """The program for as many prompts as are ever read at once, and the bytes of the
     slots and weights that wait meanwhile."""
-    n, P = engine.prefill_sizes[-1], engine.max_prompt_tokens
-    tokens = jax.ShapeDtypeStruct((n, P), jnp.int32)
-    lengths = jax.ShapeDtypeStruct((n,), jnp.int32)
+    read = rollout_shapes.prompts(engine, engine.prefill_sizes[-1])
     waiting = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
-    return engine.prefill.lower(params, tokens, lengths), waiting
+    return engine.prefill.lower(params, *read), waiting
 
 
 def _decode(engine: Engine, params, policy):
     """The program for the widest cache, and the bytes that one step must read."""
-    weights = jax.eval_shape(engine.weights, params)
-    lowered = engine.decode.lower(weights, _slots(engine, policy), _stats())
+    weights = rollout_shapes.weights(engine, params)
+    state = rollout_shapes.state(engine, engine.column_sizes[-1])
+    lowered = engine.decode.lower(weights, state, shapes.stats())
     in_use = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
     return lowered, in_use
 
 
-def _slots(engine: Engine, policy) -> slots.Slots:
-    return jax.eval_shape(
-        lambda: slots.empty(
-            policy.config,
-            rows=engine.num_slots,
-            lanes=engine.num_slots // engine.rows_per_lane,
-            prompt_columns=engine.max_prompt_tokens,
-            columns=engine.column_sizes[-1],
-            dtype=policy.dtype,
-        )
-    )
-
-
 def _slot_bytes(engine: Engine, policy) -> int:
     """Keys and values per device; what else the slots hold is little."""
-    state = _slots(engine, policy)
+    state = rollout_shapes.state(engine, engine.column_sizes[-1])
     cache = sharding.cache_sharding(policy.mesh)
     return sum(
         math.prod(cache.shard_shape(x.shape)) * x.dtype.itemsize
@@ -234,7 +212,7 @@ def _slot_bytes(engine: Engine, policy) -> int:
 
 
 def _weight_bytes(engine: Engine, params, policy) -> int:
-    abstract = jax.eval_shape(engine.weights, params)
+    abstract = rollout_shapes.weights(engine, params)
     return per_device(abstract, decoding.shardings(policy.config, policy.mesh))
 
 
@@ -258,9 +236,14 @@ def _learning(config, policy, objective, state, completion_tokens: int):
     lengths = r.max_prompt_tokens, completion_tokens
     every, some = (_uniform_plan(layout, n, *lengths, r.group_size) for n in (B, b))
     with jax.set_mesh(policy.mesh):
-        packed = _packed(learner, layout.num_micros(B, longest))
+        packed = shapes.packed(learner, layout.num_micros(B, longest))
         score = learner.score.lower(state.params, packed)
-        minibatch = _minibatch(learner, objective, layout.num_micros(b, longest), r)
+        minibatch = shapes.minibatch(
+            learner,
+            r.max_completion_tokens,
+            layout.num_micros(b, longest),
+            with_reference=objective.needs_reference,
+        )
         update = learner.update.lower(state, minibatch)
     scorings = options.recompute_old_logprobs + objective.needs_reference
     reference = 0
@@ -318,47 +301,4 @@ def _filled(model: ModelConfig, learner: train_step.Learner, plan) -> float:
     scored = micros * chunks * layout.shards * learner.width
     return flops.forward(
         model, tokens=rows * W, pairs=rows * W * (W + 1) / 2, scored=scored
-    )
-
-
-def _packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
-    """Shapes of `packing.pack`."""
-    layout = learner.layout
-    M, m, S, W = num_micros, layout.micro_rows, layout.shards, layout.width
-    row = jax.ShapeDtypeStruct((M, m, W), jnp.int32)
-    target = jax.ShapeDtypeStruct((M, S, layout.num_targets(learner.width)), jnp.int32)
-    counts = jax.ShapeDtypeStruct((M, S), jnp.int32)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    return packing.Packed(*(row,) * 5, target, target, counts, number)
-
-
-def _minibatch(learner, objective, num_micros: int, r) -> train_step.Minibatch:
-    """Shapes of `learn.make_minibatch`."""
-    b, packed = learner.minibatch_rows, _packed(learner, num_micros)
-
-    def of(shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    field = of((b, r.max_completion_tokens))
-    rows = train_step.Rows(
-        completion_mask=of(field.shape, bool),
-        behavior_logprobs=field,
-        old_logprobs=field,
-        old_entropy=field,
-        reference_logprobs=field if objective.needs_reference else None,
-        rewards=of((b,)),
-        group_ids=of((b,), jnp.int32),
-    )
-    prepared = jax.eval_shape(learner.prepare, rows, _stats())
-    tokens = train_step.tokens(rows, prepared.advantages)
-    known, weights, index = prepared.known, prepared.weights, None
-    shape = packed.targets.shape
-    if learner.token_wise:
-        tokens, known, weights = jax.tree.map(
-            lambda x: of(shape, x.dtype), (tokens, known, weights)
-        )
-    else:
-        index = packing.Index(of(shape, jnp.int32), of(shape, jnp.int32))
-    return train_step.Minibatch(
-        packed, tokens, known, weights, index, of(()), of((), jnp.int32)
     )

@@ -204,9 +204,7 @@ def move_layer(layer: LayerCache, new: Rows, columns: int) -> LayerCache:
 
 def without_caches(slots: Slots) -> Slots:
     """What `move_rows` takes."""
-    return slots._replace(
-        prompts=decoding.Prompts((), slots.prompts.visible), cache=()
-    )
+    return slots._replace(prompts=decoding.Prompts((), slots.prompts.visible), cache=())
 
 
 def layers(slots: Slots) -> list[LayerCache]:

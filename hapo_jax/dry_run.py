@@ -70,6 +70,7 @@ def dry_run(config: ConfigDict) -> None:
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
             temperature_fn=functools.partial(objective_lib.temperature, objective),
+            beside=builders.kept_bytes(policy, objective, optimizer),
         )
         vocab = policy.config.vocab_size
         engine, params = generator.engine, policy.to_sampler()(state.params)

@@ -62,17 +62,16 @@ def wider(engine: Engine, policy: Policy) -> list[Program]:
 
 
 def narrower(engine: Engine, policy: Policy) -> list[Program]:
-    """What the engine needs once it shrinks to half, at its widest."""
-    columns = engine.column_sizes[-1]
-    state = shapes.state(engine, columns)
-    if len(state.prompts.visible) % 2:
+    """What the engine needs at its widest once it shrinks, each row with its prompt."""
+    if len(engine.row_sizes) < 2:
         return []
-    rows, lanes = len(state.alive) // 2, len(state.prompts.visible) // 2
+    columns, rows = engine.column_sizes[-1], engine.row_sizes[-2]
+    state = shapes.state(engine, columns)
     weights = shapes.weights(engine, sampler_params(policy))
-    half = shapes.state(engine, columns, rows=rows)
-    decode = (weights, half, learner_shapes.stats())
+    fewer = shapes.state(engine, columns, rows=rows, rows_per_lane=1)
+    decode = (weights, fewer, learner_shapes.stats())
     return [
-        *_repack(engine, state, shapes.rows(rows, lanes), columns),
+        *_repack(engine, state, shapes.rows(rows, rows), columns),
         Program("decode", engine.decode, decode, engine.mesh),
     ]
 

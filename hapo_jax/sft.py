@@ -31,7 +31,7 @@ from hapo_jax import (
 )
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import likelihood
-from hapo_jax.learner import head, metrics, train_step
+from hapo_jax.learner import head, metrics, perf, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.checkpoint import Checkpoints
@@ -148,7 +148,8 @@ def sft(config: ConfigDict, workdir: str) -> None:
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
                     found = metrics.of_updates([jax.device_get(tally)])
-                    run.log(step, {k: found[k] for k in _METRICS if k in found})
+                    found = {k: found[k] for k in _METRICS if k in found}
+                    run.log(step, found | perf.cuts(learner))
                     steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
                 watch.beat()
                 if last or evaluated or step % config.checkpoint.every_steps == 0:

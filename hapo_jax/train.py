@@ -114,6 +114,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         base_temperature=r.base_temperature,
     )
     to_sampler = policy.to_sampler()
+    kept = builders.kept_bytes(policy, objective, optimizer)
     peak_flops = options.peak_tflops * 1e12 * jax.device_count() or flops.peak(
         policy.dtype, jax.device_count()
     )
@@ -131,8 +132,11 @@ def train(config: ConfigDict, workdir: str) -> None:
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
             temperature_fn=functools.partial(objective_lib.temperature, objective),
+            beside=kept,
         )
-        evaluators = eval_sampling.make_evaluators(config, policy, pool, held_out)
+        evaluators = eval_sampling.make_evaluators(
+            config, policy, pool, held_out, beside=kept
+        )
         data_checks.report(
             prompts.problems, [p for _, found in held_out for p in found.problems]
         )
@@ -264,6 +268,8 @@ def train(config: ConfigDict, workdir: str) -> None:
                 peak_flops=peak_flops,
             )
             # Shapes do not depend on lengths: whatever the first step needed is all.
+            metrics |= perf.cuts(learner)
+            metrics["rollout/slots"] = generator.engine.num_slots
             metrics["perf/programs"] = learner.num_programs()
             programs = programs or learner.num_programs()
             assert learner.num_programs() == programs, "the learner compiled anew"

@@ -121,6 +121,7 @@ class Learner(NamedTuple):
       inspect: (Tokens, EntropyStats) -> TokenTerms, [B, T].
       layout: how rows are cut.
       width: columns of a chunk of the head.
+      remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       token_wise, skips: see `objective.Objective`; `skips` if completions without
@@ -135,6 +136,7 @@ class Learner(NamedTuple):
     inspect: Callable[..., objective_lib.TokenTerms]
     layout: packing.Layout
     width: int
+    remat: str
     minibatch_rows: int
     recompute_old_logprobs: bool
     token_wise: bool
@@ -176,14 +178,14 @@ def make_learner(
       minibatch_rows: completions per update; divides every batch.
       recompute_old_logprobs: see Learner.
       layout: how rows are cut.
-      chunk_tokens: tokens whose logits exist at a time, over the whole mesh.
+      chunk_tokens: tokens whose logits exist at a time, per device with rows.
       remat: what the backward pass computes again, see `transformer.REMATS`.
     """
     rows = sharding.batch_sharding(mesh)
     by_row = sharding.batch_sharding(mesh, leading=1)
     whole = sharding.replicated(mesh)
     S = layout.shards
-    width = head.chunk_columns(chunk_tokens, S, layout.micro_rows // S * layout.width)
+    width = min(chunk_tokens, layout.micro_rows // S * layout.width)
     options = dict(
         branches=layout.share_prompts, base_temperature=base_temperature, width=width
     )
@@ -224,6 +226,7 @@ def make_learner(
         inspect=jax.jit(functools.partial(objective_lib.token_terms, objective)),
         layout=layout,
         width=width,
+        remat=remat,
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         token_wise=objective.token_wise,

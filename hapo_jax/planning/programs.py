@@ -6,7 +6,7 @@ arrays: nothing is allocated.
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from hapo_jax.algo import objective as objective_lib
 from hapo_jax.learner import flops, packing, shapes, train_step
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import memory
 from hapo_jax.rollout import shapes as rollout_shapes
 from hapo_jax.rollout.engine import Engine
 from hapo_jax.rollout.sampler import Truncation
@@ -84,32 +85,19 @@ def programs(
 
     state = policy(mesh).abstract_state(builders.make_optimizer(config))
     hosts = len(devices) // len(host_devices)
-    sampling = _sampling(config, policy(local), objective, hosts, completion_tokens)
-    copies = per_device(policy(local).abstract_params, policy(local).sample_shardings)
-    copies *= policy(local).dtype.itemsize / 4
-    # While it samples a host holds the training state, and the parameters from which
-    # the decoding weights were copied.
-    beside = per_device(state) + int(copies)
+    # While it samples a host holds the training state and the reference, and the
+    # parameters from which the decoding weights were copied.
+    optimizer = builders.make_optimizer(config)
+    beside = builders.kept_bytes(policy(mesh), objective, optimizer)
+    prefill, decode = _sampling(
+        config, policy(local), objective, hosts, completion_tokens, beside
+    )
     # Those parameters are an argument of prefill, and the weights of decode.
-    sampling = [p._replace(resident_bytes=p.resident_bytes + beside) for p in sampling]
-    prefill, decode = sampling
-    prefill = prefill._replace(resident_bytes=prefill.resident_bytes - int(copies))
+    copies = policy(local).sampler_bytes()
+    prefill = prefill._replace(resident_bytes=prefill.resident_bytes + beside)
+    decode = decode._replace(resident_bytes=decode.resident_bytes + beside + copies)
     learning = _learning(config, policy(mesh), objective, state, completion_tokens)
     return [prefill, decode, *learning]
-
-
-def per_device(tree: Any, shardings: Any = None) -> int:
-    """Bytes per device of ShapeDtypeStructs with shardings (or given ones)."""
-    leaves = jax.tree.leaves(tree)
-    given = (
-        [x.sharding for x in leaves]
-        if shardings is None
-        else jax.tree.leaves(shardings)
-    )
-    return sum(
-        math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
-        for x, s in zip(leaves, given, strict=True)
-    )
 
 
 def _mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
@@ -131,7 +119,9 @@ def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
     return sharding.make_mesh(data=-1, tensor=tensor, devices=devices)
 
 
-def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
+def _sampling(
+    config, policy, objective, hosts: int, completion_tokens: int, beside: int
+):
     """Prefill and decode of one host."""
     r, model = config.rollout, policy.config
     rows = -(-r.round_prompts // hosts) * r.group_size
@@ -140,7 +130,9 @@ def _sampling(config, policy, objective, hosts: int, completion_tokens: int):
         policy,
         stop_ids=(0,),
         pad_id=0,
-        most_rows=rows,
+        most_rows=r.round_prompts * r.group_size,
+        beside=beside,
+        processes=hosts,
         group_size=r.group_size,
         truncation=Truncation(r.top_k, r.top_p, r.min_p),
         temperature_fn=functools.partial(objective_lib.temperature, objective),
@@ -213,7 +205,7 @@ def _slot_bytes(engine: Engine, policy) -> int:
 
 def _weight_bytes(engine: Engine, params, policy) -> int:
     abstract = rollout_shapes.weights(engine, params)
-    return per_device(abstract, decoding.shardings(policy.config, policy.mesh))
+    return memory.per_device(abstract, decoding.shardings(policy.config, policy.mesh))
 
 
 def _learning(config, policy, objective, state, completion_tokens: int):
@@ -246,11 +238,8 @@ def _learning(config, policy, objective, state, completion_tokens: int):
         )
         update = learner.update.lower(state, minibatch)
     scorings = options.recompute_old_logprobs + objective.needs_reference
-    reference = 0
-    if objective.needs_reference:
-        reference = per_device(policy.abstract_params, policy.train_shardings)
-        reference = int(reference * policy.dtype.itemsize / 4)
-    moments = per_device(state) - per_device(state.params)
+    reference = policy.reference_bytes() if objective.needs_reference else 0
+    moments = memory.per_device(state) - memory.per_device(state.params)
     forward = flops.of_plan(model, every), flops.of_plan(model, some)
     return [
         Program(

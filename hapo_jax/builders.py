@@ -169,6 +169,15 @@ def make_learner(
         remat=options.remat,
         head_tokens=options.chunk_tokens,
     )
+    width = _width(options, longest)
+    if attention.unread_gradient(width, policy.dtype):
+        mask = policy.config.num_heads * width**2 * 2 * cut.rows
+        _log.warning(
+            "jax %s has cuDNN's attention make a gradient that nobody reads, %.2f GiB "
+            "per layer here; install jax 0.12 or later (Python 3.12).",
+            jax.__version__,
+            mask / 2**30,
+        )
     learner = train_step.make_learner(
         policy.graphdef,
         objective,

@@ -204,6 +204,29 @@ def test_memory_per_device_falls_with_the_number_of_devices(devices):
         assert moments == pytest.approx(2 * 4 * num_parameters() / count, rel=0.01)
 
 
+def test_slots_are_of_all_processes_as_in_a_run(devices):
+    """Eight devices in hosts of two: four processes, with a quarter of the slots."""
+    for slots, own in ((64, 16), (0, PROMPTS * GROUP // 4)):
+        config = small_config(**{"rollout.slots": slots})
+        _, decode, *_ = programs.programs(
+            config,
+            plan_lib.model_config(config),
+            devices,
+            devices[:2],
+            completion_tokens=T,
+        )
+        state = decode.lowered.args_info[0][1]
+        assert state.alive.shape == (own,)
+    with pytest.raises(ValueError, match="multiple of the 4 processes"):
+        programs.programs(
+            small_config(**{"rollout.slots": 66}),
+            plan_lib.model_config(config),
+            devices,
+            devices[:2],
+            completion_tokens=T,
+        )
+
+
 def load_paper(path):
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)

@@ -3,7 +3,7 @@
 What the config leaves open is chosen here: rows of a micro-batch, what the backward
 pass makes again, tokens of a chunk of the head. On a CPU they follow from its caches
 and were measured (`benchmarks/`); on accelerators from an estimate of the memory that
-an update takes, which is compared with compiled programs in `tests/test_plan.py`.
+an update takes, which `tests/learner/test_cuts.py` compares with compiled programs.
 """
 
 import math
@@ -21,8 +21,8 @@ _CPU_TOKENS = 1024
 _MOST_TOKENS = 8192
 # Fewer tokens than these at a time cost more than what `dots` saves.
 _FEW_TOKENS = 2048
-# Bytes per parameter beside the state: the sum of gradients; those of a micro-batch, and
-# the parameters, in half precision.
+# Bytes per parameter beside the state: the sum of gradients; in half precision, those
+# of a micro-batch and the parameters.
 _PER_PARAMETER = 4 + 2 + 2
 
 

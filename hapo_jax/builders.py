@@ -75,6 +75,7 @@ def prompt_encoder(
         policy.tokenizer.encode_prompt,
         chat_template=config.task.chat_template,
         template_options=config.task.template_options.to_dict(),
+        system_prompt=config.task.system_prompt,
     )
 
 
@@ -178,7 +179,7 @@ def make_learner(
             jax.__version__,
             mask / 2**30,
         )
-    learner = train_step.make_learner(
+    return train_step.make_learner(
         policy.graphdef,
         objective,
         optimizer,
@@ -191,22 +192,6 @@ def make_learner(
         chunk_tokens=cut.head_tokens,
         remat=cut.remat,
     )
-    estimate = ""
-    if cut.needed:
-        estimate = (
-            f"; an update takes about {cut.needed / 2**30:.1f} of "
-            f"{memory.device_bytes() / 2**30:.1f} GiB per device"
-        )
-    _log.info(
-        "Learning: micro_rows=%d of %d tokens, remat=%s, logits of %d tokens per "
-        "device at a time%s.",
-        learner.layout.micro_rows,
-        learner.layout.width,
-        learner.remat,
-        learner.width,
-        estimate,
-    )
-    return learner
 
 
 def kept_bytes(
@@ -307,12 +292,6 @@ def make_engine(
         budget_bytes=budget,
         shards=shards,
         round_up=platform_lib.current().spare_rows,
-    )
-    _log.info(
-        "Sampling: %d slots, %.4f GiB each, of %.1f GiB for them per device.",
-        num_slots,
-        slot_bytes / 2**30,
-        budget / 2**30,
     )
     return engine_lib.Engine(
         policy.config,

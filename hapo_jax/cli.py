@@ -13,7 +13,6 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from hapo_jax import arguments, check, compile_cache, interrupt, watch
-from hapo_jax import config as config_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
@@ -177,27 +176,10 @@ def override(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def announce(config: ConfigDict, resolved: config_lib.Resolved) -> None:
-    """Says what a config left open and how it departs from its method, once.
-
-    Args:
-      config: as it was given.
-      resolved: of `check.check`.
-    """
-    log = logging.getLogger("hapo_jax")
-    if resolved.derived:
-        log.info(
-            "Derived: %s",
-            ", ".join(f"{d.key}={d.value} ({d.rule})" for d in resolved.derived),
-        )
-    if "method" in config and (changed := config_lib.departures(config)):
-        log.info(
-            "Method %s with %s",
-            config.method,
-            ", ".join(f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items()),
-        )
-    for caution in check.cautions(resolved.config):
-        log.warning("%s", caution)
+def warn(config: ConfigDict) -> None:
+    """Says what a resolved config may do and seldom means."""
+    for caution in check.cautions(config):
+        logging.getLogger("hapo_jax").warning("%s", caution)
 
 
 def set_up_jax(config: ConfigDict) -> None:

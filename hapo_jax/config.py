@@ -33,6 +33,9 @@ def default() -> ConfigDict:
     # Variables of the chat template, such as enable_thinking (Qwen3). Prompts that name
     # a day need it as date_string, "26 Jul 2024" or "2024-07-26".
     c.task.template_options = ConfigDict()
+    # A system message before each prompt: of `problem` rows, and of rows whose own
+    # messages have none. "": none, and what the template itself puts there.
+    c.task.system_prompt = ""
 
     c.data = ConfigDict()
     c.data.on_error = "stop"  # stop | skip (and count) rows of a file that are broken
@@ -173,6 +176,7 @@ def default_sft() -> ConfigDict:
     c.task.words = ConfigDict()  # options of the task's `words`, if model.path is empty
     c.task.chat_template = "auto"  # auto | chat | plain
     c.task.template_options = ConfigDict()  # variables of the chat template
+    c.task.system_prompt = ""  # a system message before each prompt
 
     c.model = full.model
     c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, cli
+from hapo_jax import builders, check, cli, opening
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import objective as objective_lib
@@ -38,12 +38,15 @@ def dry_run(config: ConfigDict) -> None:
       ValueError: the config cannot be used.
     """
     resolved = check.check(config, num_devices=jax.device_count())
-    cli.announce(config, resolved)
-    config = resolved.config
+    cli.warn(resolved.config)
+    given, config = config, resolved.config
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
     check.check_advantages(config, objective)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    opening.warn_of_prompts(config, policy)
     prompts = builders.make_prompts(config, policy, config.task.train)
+    facts = opening.of_run(resolved, given, policy, prompts, held_out=())
+    opening.show("hapo-train --dry_run: nothing is written", facts)
     r = config.rollout
     batch = worst_batch(
         policy.config,
@@ -86,6 +89,7 @@ def dry_run(config: ConfigDict) -> None:
             recompute_old_logprobs=config.learner.recompute_old_logprobs,
             base_temperature=r.base_temperature,
         )
+        print(f"devices{opening.cut(learner)}, {engine.num_slots} slots")
         reference = policy.load_reference() if objective.needs_reference else None
         scores = []
 

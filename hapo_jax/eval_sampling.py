@@ -175,6 +175,8 @@ def _protocol(
         "max_completion_tokens": config.rollout.max_completion_tokens,
         "overlong_prompts": config.rollout.overlong_prompts,
         "chat_template": config.task.chat_template,
+        # Without one, as evaluations of older versions are noted.
+        **({"system_prompt": told} if (told := config.task.system_prompt) else {}),
         "stop_tokens": list(config.model.stop_tokens),
         "dtype": policy.dtype.name,
         "grading_timeout_s": config.grading.timeout_s,

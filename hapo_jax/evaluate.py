@@ -10,6 +10,7 @@ The same command goes on where it was stopped. `eval_sampling.py` draws and grad
 """
 
 import contextlib
+import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from hapo_jax import (
+    alarms,
     builders,
     check,
     cli,
@@ -27,6 +29,7 @@ from hapo_jax import (
     eval_sampling,
     eval_scores,
     eval_sets,
+    opening,
     report,
     run_inputs,
     run_records,
@@ -39,6 +42,8 @@ from hapo_jax.learner import fingerprint
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import distributed
 from hapo_jax.system import folders, lock
+
+_log = logging.getLogger("hapo_jax.evaluate")  # __name__ is __main__ with python -m
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "A run's folder or a Hugging Face folder; default model.path."
@@ -112,6 +117,7 @@ def evaluate_checkpoint(
             config.model.path = run_records.read_config(source)["model"]["path"]
     config = check.check(config, num_devices=jax.device_count()).config
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    opening.warn_of_prompts(config, policy)
     inputs = run_inputs.of_policy(policy, weights=not is_run)
     if is_run:
         run_inputs.check_policy(source, config, inputs)
@@ -123,6 +129,9 @@ def evaluate_checkpoint(
     else:
         train_params, number = policy.load(), 0
     folder = pathlib.Path(out or source / "eval" / f"{label}_step_{number}")
+    what = f"{source}, step {number}" if is_run else str(source)
+    facts = opening.of_evaluation(config, policy, with_problems)
+    opening.show(f"hapo-eval: {what}, into {folder}", facts)
     identity = fingerprint.of_weights(train_params)
     params = policy.to_sampler()(train_params)
     del train_params  # the sampler has a copy
@@ -140,9 +149,11 @@ def evaluate_checkpoint(
                 **run_inputs.of_evaluation(inputs, eval_set),
             }
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
+            if distributed.is_first():
+                _warn(config, policy, eval_set, folder)
     if not distributed.is_first():
         return folder
-    print(f"{source}, step {number}" if is_run else source)
+    print(what)
     print(report.table(rows, rates=report.ALL_RATES, change=False))
     print(f"wrote {folder / eval_folder.RESULTS}")
     return folder
@@ -191,6 +202,24 @@ def _evaluate_set(
             "verifier out of time or broke it, and count as wrong"
         )
     return rows
+
+
+def _warn(config, policy, eval_set: EvalSet, folder: pathlib.Path) -> None:
+    """Says what of a set's figures points at a fault rather than at a weak policy."""
+    own = eval_set.task == config.task.name
+    facts = alarms.facts(
+        config,
+        policy,
+        section="task.test" if own else "",
+        anew="with another --out",
+    )
+    records = run_records.read_lines(eval_folder.records_path(folder, eval_set.name))
+    answers = [answer for record in records for answer in record["answers"]]
+    figures = eval_folder.read_results(folder)[eval_set.name]
+    for words in alarms.of_figures(
+        figures, facts, unreadable=answers.count(None) / len(answers)
+    ):
+        _log.warning("%s: %s", eval_set.name, words)
 
 
 def _check_source(source: pathlib.Path) -> bool:

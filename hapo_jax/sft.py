@@ -21,12 +21,15 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from hapo_jax import (
+    alarms,
     builders,
     check,
     cli,
     interrupt,
+    opening,
     run_folder,
     run_inputs,
+    run_records,
     tasks,
 )
 from hapo_jax import policy as policy_lib
@@ -65,15 +68,19 @@ def sft(config: ConfigDict, workdir: str) -> None:
     resolved = check.check_sft(config, num_devices=jax.device_count())
     may_change = run_inputs.may_change(folder, MAY_CHANGE)
     run_folder.check_config(folder, resolved, may_change=may_change)
-    cli.announce(config, resolved)
+    cli.warn(resolved.config)
     config = resolved.config
     policy, params = _start(config, folder)
+    opening.warn_of_prompts(config, policy)
     task, options = tasks.get(config.task.name), config.learner
     shown = {
         name: task.demonstrations(**config.task[name].to_dict())
         for name in ("train", "test")
     }
-    tokens = {name: tokenise(found, config, policy) for name, found in shown.items()}
+    tokens = {
+        name: tokenise(found, config, policy, f"task.{name}")
+        for name, found in shown.items()
+    }
     train, test = tokens["train"], tokens["test"]
     inputs = run_inputs.of_sft(config, policy, shown, tokens)
     run_inputs.check(folder, inputs)
@@ -99,6 +106,10 @@ def sft(config: ConfigDict, workdir: str) -> None:
         watchdog.Watchdog(config.log.watchdog_s) as watch,
     ):
         stop.last = checkpoints.wait
+        start = opening.start(workdir, checkpoints.steps(), config.num_steps)
+        facts = opening.of_sft(resolved, policy, train, test)
+        facts["devices"] += opening.cut(learner)
+        opening.show(f"hapo-sft: {start}", facts)
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(abstract)
             first = restored.step if restored else 0
@@ -117,6 +128,11 @@ def sft(config: ConfigDict, workdir: str) -> None:
             give_up=lambda: stop.requested is not None,
         ) as run:
             run_inputs.note(folder, inputs, resumed=restored is not None)
+            watched = alarms.Alarms(
+                alarms.facts(config, policy),
+                run_records.read_metrics(folder),
+                every_steps=config.log.every_steps,
+            )
             evaluate = functools.partial(
                 _evaluate, learner, test, options.batch_rows, run, stop
             )
@@ -148,8 +164,9 @@ def sft(config: ConfigDict, workdir: str) -> None:
                 if last or step % config.log.every_steps == 0:
                     cli.stop_if_diverged(state, step, options.max_skipped)
                     found = metrics.of_updates([jax.device_get(tally)])
-                    found = {k: found[k] for k in _METRICS if k in found}
-                    run.log(step, found | perf.cuts(learner))
+                    kept = {k: found[k] for k in _METRICS if k in found}
+                    kept |= perf.cuts(learner)
+                    run.log(step, kept | watched.see(step, found))
                     steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
                 watch.beat()
                 if last or evaluated or step % config.checkpoint.every_steps == 0:
@@ -176,6 +193,8 @@ def sft(config: ConfigDict, workdir: str) -> None:
         tokenizer=policy.tokenizer,
         source=config.model.path or None,
     )
+    if told := watched.summary():
+        print(told)
     print(f"wrote {folder / 'hf'}")
 
 
@@ -209,8 +228,14 @@ def tokenise(
     demonstrations: Sequence[Demonstration],
     config: ConfigDict,
     policy: policy_lib.Policy,
+    section: str = "task.train",
 ) -> RolloutBatch:
     """Demonstrations as a batch of completions, with zeros where nothing was sampled.
+
+    Args:
+      demonstrations: at least one.
+      config, policy: of the run.
+      section: of the config, where they come from, for messages.
 
     Raises:
       ValueError: a prompt or completion is longer than the config allows, or a
@@ -229,11 +254,11 @@ def tokenise(
             prompt = encode_prompt(example.prompt)
             completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
         except ValueError as error:
-            raise ValueError(f"demonstration {i}: {error}") from error
+            raise ValueError(f"demonstration {i + 1} of {section}: {error}") from error
         if len(prompt) > P or len(completion) > T:
             raise ValueError(
-                f"demonstration {i} has {len(prompt)} prompt and {len(completion)} "
-                f"completion tokens, and max_prompt_tokens={P}, "
+                f"demonstration {i + 1} of {section} has {len(prompt)} prompt and "
+                f"{len(completion)} completion tokens, and max_prompt_tokens={P}, "
                 f"max_completion_tokens={T}; raise them or shorten the data."
             )
         prompt_lengths[i], lengths[i] = len(prompt), len(completion)
@@ -243,7 +268,7 @@ def tokenise(
     if unknown is not None and (completion_tokens == unknown).any():
         i = int((completion_tokens == unknown).any(1).argmax())
         raise ValueError(
-            f"demonstration {i} has a word outside the vocabulary: "
+            f"demonstration {i + 1} of {section} has a word outside the vocabulary: "
             f"{demonstrations[i].completion!r}; add it to the tokenizer (task.words)."
         )
     zeros, nothing = np.zeros((n, T), np.float32), np.zeros(n, np.float32)

@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from hapo_jax import (
+    alarms,
     builders,
     check,
     cli,
@@ -30,6 +31,7 @@ from hapo_jax import (
     eval_scores,
     eval_sets,
     interrupt,
+    opening,
     records,
     report,
     run_folder,
@@ -84,11 +86,12 @@ def train(config: ConfigDict, workdir: str) -> None:
     distributed.check_shared(folder)
     may_change = run_inputs.may_change(folder, MAY_CHANGE)
     run_folder.check_config(folder, resolved, may_change=may_change)
-    cli.announce(config, resolved)
-    config = resolved.config
+    cli.warn(resolved.config)
+    given, config = config, resolved.config
     objective = objective_lib.make_objective(**config_lib.flat(config.algo))
     check.check_advantages(config, objective)
     policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    opening.warn_of_prompts(config, policy)
     prompts = builders.make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
@@ -137,7 +140,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         evaluators = eval_sampling.make_evaluators(
             config, policy, pool, held_out, beside=kept
         )
-        data_checks.report(
+        found = data_checks.report(
             prompts.problems, [p for _, found in held_out for p in found.problems]
         )
 
@@ -176,6 +179,12 @@ def train(config: ConfigDict, workdir: str) -> None:
             generator, should_stop=lambda: stop.requested is not None, beat=watch.beat
         )
         evaluators = [e.with_beat(watch.beat) for e in evaluators]
+        start = opening.start(workdir, checkpoints.steps(), config.num_steps)
+        facts = opening.of_run(resolved, given, policy, prompts, held_out)
+        facts["data"] += opening.leaks(found)
+        facts["devices"] += opening.cut(learner)
+        facts["devices"] += f", {generator.engine.num_slots} slots"
+        opening.show(f"hapo-train: {start}", facts)
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(abstract)
             if restored is None:
@@ -196,8 +205,11 @@ def train(config: ConfigDict, workdir: str) -> None:
                 give_up=lambda: stop.requested is not None,
             )
         )
+        watched = None
         if distributed.is_first():
             run_inputs.note(folder, inputs, resumed=restored is not None)
+            before = run_records.read_metrics(folder)
+            watched = alarms.Alarms(alarms.facts(config, policy), before)
         evaluate = functools.partial(
             _evaluate, evaluators, to_sampler, run, checkpoints, stop
         )
@@ -275,6 +287,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             assert learner.num_programs() == programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
 
+            if watched:
+                metrics |= watched.see(step, metrics)
             run.log(step, metrics)
             _show(steps, metrics)
             cli.stop_if_diverged(state, step, options.max_skipped)
@@ -315,6 +329,8 @@ def train(config: ConfigDict, workdir: str) -> None:
     if distributed.is_first():
         with cli.side_job("the summary"):
             _summarise(folder, config)
+        if told := watched.summary():
+            print(told)
     if config.checkpoint.export_hf:
         huggingface.save_params(
             folder / "hf",

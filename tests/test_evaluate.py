@@ -161,6 +161,7 @@ def test_a_stopped_evaluation_goes_on_and_ends_the_same(whole, tmp_path, monkeyp
         ({"rollout.max_completion_tokens": 23}, True),
         ({"task.test.seed": 1}, True),
         ({"task.chat_template": "plain"}, True),
+        ({"task.system_prompt": "yes", "rollout.max_prompt_tokens": 8}, True),
         ({"model.stop_tokens": ("yes",)}, True),
         ({"seed": 1}, True),
         ({"model.dtype": "bfloat16"}, True),

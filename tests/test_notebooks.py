@@ -81,7 +81,7 @@ def workdir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("notebook") / "run"
     env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="")
     env["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
-    flags = ("--config.num_steps=4", "--config.learner.learning_rate=0.02")
+    flags = ("--config.num_steps=4", "--config.learner.learning_rate=0.01")
     done = subprocess.run(
         test_train.command(folder, *test_train.SMALL, *flags),
         cwd=test_train.ROOT,

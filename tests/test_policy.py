@@ -89,5 +89,7 @@ def test_a_demonstration_that_cannot_be_encoded_is_named(config):
     policy = describe(config)
     c = config_lib.default_sft()
     shown = [Demonstration("1 2", "3"), Demonstration("1 \ud800", "3")]
-    with pytest.raises(ValueError, match="demonstration 1: .*half a character"):
+    with pytest.raises(
+        ValueError, match="demonstration 2 of task.train: .*half a char"
+    ):
         sft.tokenise(shown, c, policy)

@@ -21,6 +21,7 @@ import transformers
 from flax import nnx
 
 from hapo_jax import (
+    alarms,
     builders,
     eval_sampling,
     eval_sets,
@@ -241,6 +242,7 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
 
 
 def test_demonstrations_are_learnt(warm):
+    assert not alarms_of(warm)
     metrics = run_records.read_metrics(warm)
     assert metrics[-1]["loss/policy"] < 0.5 * metrics[0]["loss/policy"]
     losses = [m["eval/loss"] for m in metrics if "eval/loss" in m]
@@ -288,6 +290,7 @@ def test_a_failing_evaluation_costs_no_supervised_run(
 
 def test_a_checkpoint_trains_on_a_problem_file(trained, warm):
     first, second = steps_of(trained)
+    assert not alarms_of(trained)
     assert first["rollout/completions"] == len(GOLD) * 8
     assert 0 < first["rollout/accuracy"] < 1 and first["grad/norm"] > 0
     # The parts of the reward are means over what was sampled, as the reward is.
@@ -668,3 +671,74 @@ def test_a_step_with_the_real_vocabulary(tmp_path):
     assert 0.8 * np.log(151_936) < step["entropy/mean"] < np.log(151_936)
     assert step["mismatch/logprob_abs_max"] < 1e-4
     assert steps_of(tmp_path / "run") and (tmp_path / "run" / "hf").is_dir()
+
+
+# --- what a run says of itself -----------------------------------------------------
+
+
+def alarms_of(workdir):
+    """The steps that have raised an alarm, by its name."""
+    return {
+        key.removeprefix(alarms.PREFIX): m["step"]
+        for m in run_records.read_metrics(workdir)
+        for key in m
+        if key.startswith(alarms.PREFIX)
+    }
+
+
+@pytest.fixture(scope="module")
+def broken(checkpoint, data, tmp_path_factory):
+    """Weights of 0: every token is as likely as every other, every gradient 0."""
+    folder = tmp_path_factory.mktemp("zero") / "hf"
+    tokenizer = tokenizer_lib.load(checkpoint)
+    config = huggingface.load_config(checkpoint)
+    params = huggingface.load_params(checkpoint, config, dtype=jnp.float32)
+    params = jax.tree.map(jnp.zeros_like, params)
+    huggingface.save_params(
+        folder, params, config, dtype=jnp.float32, tokenizer=tokenizer
+    )
+    return folder
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_nothing_says_so(warm, data, tmp_path, caplog, capsys):
+    """With the remedy, another grading, nothing is said: see `trained`."""
+
+    def run(num_steps):
+        caplog.clear()
+        changes = {"eval.at_start": False, "checkpoint.export_hf": False}
+        changes |= {"num_steps": num_steps, "task.train.grading": "dapo"}
+        train.train(make_config(warm / "hf", data, **changes), str(tmp_path))
+        warned = [r.getMessage() for r in caplog.records if "learn nothing" in r.msg]
+        told = capsys.readouterr().out.partition("to have learnt nothing:\n")[2]
+        return warned, told
+
+    warned, told = run(3)
+    found = {"unreadable": 3, "constant_reward": 3}
+    assert alarms_of(tmp_path) == found and len(warned) == 2
+    assert "task.train.grading=lenient" in warned[0]
+    assert told.count("  Steps 1 to 3: ") == 2 and warned[0].endswith(
+        told.splitlines()[0].strip()
+    )
+    # A resumed run raises nothing anew, and forgets nothing.
+    warned, told = run(4)
+    assert not warned and alarms_of(tmp_path) == found
+    assert told.count("  Steps 1 to 4: ") == 2
+
+
+@pytest.mark.slow
+def test_broken_weights_are_told(broken, checkpoint, data, tmp_path, caplog):
+    sft.sft(make_sft_config(broken, data, num_steps=3), str(tmp_path / "sft"))
+    assert alarms_of(tmp_path / "sft") == {"no_gradient": 3}
+    config = make_config(broken, data, num_steps=1, **{"eval.at_start": False})
+    train.train(config, str(tmp_path / "run"))
+    assert "uniform_policy" in alarms_of(tmp_path / "run")
+    caplog.clear()
+    sets = eval_sets.parse("", config)
+    out = tmp_path / "out"
+    evaluate.evaluate_checkpoint(config, broken, sets=sets, out=out)
+    assert "test: the entropy is " in caplog.text and "at random" in caplog.text
+    caplog.clear()
+    other = tmp_path / "other"
+    evaluate.evaluate_checkpoint(config, checkpoint, sets=sets, out=other)
+    assert "entropy" not in caplog.text

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from hapo_jax import run_records
+from hapo_jax import alarms, run_records
 from hapo_jax.rollout.collect import StreamState
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -111,7 +111,8 @@ def checkpoint_arrays(workdir, step):
 @pytest.fixture(scope="module")
 def uninterrupted(environment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("whole")
-    run(environment, workdir, *SMALL, "--config.num_steps=6")
+    done = run(environment, workdir, *SMALL, "--config.num_steps=6")
+    (workdir / "said.txt").write_text(done.stderr)
     return workdir
 
 
@@ -159,8 +160,36 @@ def test_every_metric_is_documented_with_its_denominator(uninterrupted):
     assert not missing
     # And none is documented that nobody writes; this run has no KL term, no penalty.
     unseen = {k for k in known if not any(re.fullmatch(k, n) for n in names)}
-    absent = {k.split("/")[0] for k in unseen} - {"importance", "reward", "kl", "eval"}
-    assert not absent, unseen
+    absent = {k.split("/")[0] for k in unseen}
+    assert not absent - {"importance", "reward", "kl", "eval", "alarm"}, unseen
+    # A healthy run raises no alarm, and all there are have a line.
+    assert not [name for name in names if name.startswith(alarms.PREFIX)]
+    assert {k for k in documented_metrics() if k.startswith(alarms.PREFIX)} == {
+        alarms.PREFIX + name for name in alarms.KINDS
+    }
+
+
+@pytest.mark.slow
+def test_a_run_says_at_its_start_what_it_will_do(uninterrupted):
+    said = (uninterrupted / "said.txt").read_text()
+    said = said[: said.index("eval test:")].splitlines()  # before the first bar
+    lines = [line for line in said if line and not line.startswith("W")]
+    assert 10 < len(lines) <= 15
+    assert f"hapo-train: {uninterrupted} is new; steps 1 to 6" in lines[0]
+    assert lines[3].startswith("  first prompt  'numbers 2 5 7 target 3 :'; its last ")
+
+
+@pytest.mark.long
+def test_completions_that_are_all_cut_off_are_told(
+    environment, uninterrupted, tmp_path
+):
+    """With the remedy, more tokens, nothing is told: see the metrics of the other."""
+    short = ("--config.rollout.max_completion_tokens=2", "--config.num_steps=3")
+    done = run(environment, tmp_path, *SMALL, *short)
+    raised = [k for m in numbers(tmp_path) for k in m if k.startswith(alarms.PREFIX)]
+    assert raised == ["alarm/truncated", "alarm/constant_reward"]
+    words = "Steps 1 to 3: 100 % of the completions are cut off at rollout.max_comple"
+    assert words in done.stderr and words in done.stdout
 
 
 @pytest.mark.slow

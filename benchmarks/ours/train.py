@@ -11,7 +11,7 @@ from benchmarks import worker, workload
 from benchmarks.ours import parts
 from hapo_jax import config as config_lib
 from hapo_jax import policy as policy_lib
-from hapo_jax.learner import head
+from hapo_jax.learner import head, metrics
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout.batch import RolloutBatch
@@ -80,11 +80,12 @@ def _updater(
         nonlocal state
         with jax.set_mesh(policy.mesh):
             minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
-            state, metrics = learner.update(state, minibatch)
+            state, tally = learner.update(state, minibatch)
         jax.block_until_ready(state.params)
+        measured = metrics.of_updates([tally])
         return {
-            "loss": float(metrics["loss/policy"]),
-            "grad_norm": float(metrics["grad/norm"]),
+            "loss": measured["loss/policy"],
+            "grad_norm": measured["grad/norm"],
             "trained": trained,
         }
 

@@ -27,6 +27,8 @@ import tokenizers
 import transformers
 
 from hapo_jax import user_files
+from hapo_jax.model import messages as messages_lib
+from hapo_jax.model.messages import Message
 from hapo_jax.user_files import Fields
 
 # Ends of a turn in the chat formats of Qwen and Llama 3. Base checkpoints carry the
@@ -58,7 +60,20 @@ _DIRECTIVES = "aAbBcdGHIjmMpSuUVwWxXyY"
 _DATES = ("%d %b %Y", "%d %B %Y", "%Y-%m-%d", "%b %d, %Y", "%B %d, %Y")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
-Message = Mapping[str, str]
+
+@dataclasses.dataclass(frozen=True)
+class PromptMode:
+    """How prompts become text.
+
+    Attributes:
+      chat: by the chat template; else as plain text.
+      why: in words.
+      warning: what may be wrong with that; empty if nothing is known to be.
+    """
+
+    chat: bool
+    why: str
+    warning: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +93,10 @@ class Tokenizer:
     pad_id: int
     folder: pathlib.Path | None = None
     left_out: int | None = None
+    # Sequences of roles that the template is known to write in full.
+    _written: set[tuple[str, ...]] = dataclasses.field(
+        default_factory=set, init=False, repr=False, compare=False
+    )
 
     @property
     def vocab_size(self) -> int:
@@ -124,12 +143,64 @@ class Tokenizer:
             )
         return ids
 
+    def prompt_mode(self, chat_template: str) -> PromptMode:
+        """How prompts become text under a mode of `CHAT_MODES`, and why.
+
+        Raises:
+          ValueError: an unknown mode, or 'chat' without a template.
+        """
+        chat, asked = self._is_chat(chat_template), chat_template != "auto"
+        vocabulary = self.backend.get_vocab()
+        if not chat:
+            turns = [t for t in messages_lib.TURN_TOKENS if t in vocabulary]
+            warning = ""
+            if turns and not asked:
+                warning = (
+                    f"Prompts are plain text, since the tokenizer in {self.folder} has "
+                    f"no chat template, yet its vocabulary has {', '.join(turns[:3])}. "
+                    "If the model was trained to chat, copy chat_template.jinja (or "
+                    "tokenizer_config.json with chat_template) of the original model "
+                    "there; if not, set task.chat_template=plain."
+                )
+            why = "the tokenizer has no chat template"
+            if asked:
+                why = "task.chat_template=plain"
+            return PromptMode(False, why, warning)
+        warning = ""
+        if foreign := messages_lib.foreign_tokens(self._template(), vocabulary):
+            warning = (
+                f"{self._template_file} writes {', '.join(foreign)}, which the "
+                "vocabulary does not have, so it is cut into pieces: the template "
+                "seems to be another model's. Copy that of the original model, or set "
+                "task.chat_template=plain."
+            )
+        why = "task.chat_template=chat" if asked else "the tokenizer has it"
+        return PromptMode(True, why, warning)
+
+    def _is_chat(self, chat_template: str) -> bool:
+        """Whether prompts go through the template; see `prompt_mode`."""
+        if chat_template not in CHAT_MODES:
+            raise ValueError(f"{chat_template=} is not one of {', '.join(CHAT_MODES)}.")
+        has_template = bool(self.backend.chat_template)
+        if chat_template == "chat" and not has_template:
+            raise ValueError(
+                f"chat_template='chat', but the tokenizer in {self.folder} has no chat "
+                "template; add chat_template.jinja to that folder, or use 'plain'."
+            )
+        return has_template and chat_template != "plain"
+
+    def _template(self) -> str:
+        """The chat template, which there is."""
+        with _refusing(f"{self._template_file} has no template called 'default'"):
+            return self.backend.get_chat_template()
+
     def encode_prompt(
         self,
         prompt: str | Sequence[Message],
         *,
         chat_template: str = "auto",
         template_options: Mapping[str, Any] | None = None,
+        system_prompt: str = "",
     ) -> list[int]:
         """Ids of a prompt, ready for the policy to continue.
 
@@ -144,44 +215,56 @@ class Tokenizer:
           template_options: variables for the template, such as
             `{"enable_thinking": False}` (Qwen3). `date_string` is also what a template
             gets that asks for the time.
+          system_prompt: text of a system message before the prompt; empty for none.
 
         Raises:
           ValueError: 'chat' without a template, an unknown mode, a template that
-            refuses the messages, an option that the template does not read or that
-            there is no template for, a template that asks for the time without
-            `date_string`, or an assistant message in a plain prompt.
+            refuses the messages or leaves one out, an option that the template does
+            not read or that there is no template for, a template that asks for the
+            time without `date_string`, two system messages, or messages that
+            `messages.check` refuses.
         """
-        if chat_template not in CHAT_MODES:
-            raise ValueError(f"{chat_template=} is not one of {', '.join(CHAT_MODES)}.")
-        has_template = bool(self.backend.chat_template)
-        options = template_options or {}
-        if chat_template == "plain" or (chat_template == "auto" and not has_template):
+        chat, options = self._is_chat(chat_template), template_options or {}
+        if system_prompt:
+            prompt = messages_lib.with_system(prompt, system_prompt)
+        elif chat and isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
+        if not isinstance(prompt, str):
+            messages_lib.check(prompt, plain=not chat)
+        if not chat:
             if options:
+                has = "a" if self.backend.chat_template else "no"
                 raise ValueError(
                     f"template_options={dict(options)} are of a chat template, and "
                     f"prompts are plain: {chat_template=}, and the tokenizer in "
-                    f"{self.folder} has {'a' if has_template else 'no'} template; "
+                    f"{self.folder} has {has} template; "
                     "leave them out, or use chat_template='chat'."
                 )
             return self._encode(_plain_text(prompt))
-        if not has_template:
-            raise ValueError(
-                f"chat_template='chat', but the tokenizer in {self.folder} has no chat "
-                "template; add chat_template.jinja to that folder, or use 'plain'."
-            )
-        if isinstance(prompt, str):
-            prompt = [{"role": "user", "content": prompt}]
-        with _refusing(f"{self._template_file} has no template called 'default'"):
-            template = self.backend.get_chat_template()
+        template = self._template()
         if options:
             self._check_options(template, options)
         for message in prompt:
-            _check_text(str(message.get("content", "")))
+            _check_text(message["content"])
         text = self._render(template, prompt, options)
         if _SURROGATE.search(text):
             raise ValueError(f"{self._template_file} writes half a character; mend it.")
+        messages_lib.check_rendered(prompt, text, self._template_file)
+        self._check_roles(template, prompt, options)
         # The template has written the begin token; encoding must not add another.
         return self.encode(text)
+
+    def _check_roles(
+        self, template: str, messages: Sequence[Message], options: Mapping[str, Any]
+    ) -> None:
+        """Refuses roles that the template drops, which short contents can hide: a `2`
+        is found in any date."""
+        roles = tuple(message["role"] for message in messages)
+        if roles not in self._written:
+            probes = messages_lib.probes(messages)
+            text = self._render(template, probes, options)
+            messages_lib.check_rendered(probes, text, self._template_file)
+            self._written.add(roles)
 
     def _render(
         self, template: str, messages: Sequence[Message], options: Mapping[str, Any]
@@ -503,12 +586,6 @@ def _check_text(text: str) -> None:
 def _plain_text(prompt: str | Sequence[Message]) -> str:
     if isinstance(prompt, str):
         return prompt
-    roles = [message["role"] for message in prompt]
-    if "assistant" in roles:
-        raise ValueError(
-            f"a plain prompt cannot hold an assistant message, found {roles=}; use "
-            "chat_template='chat'."
-        )
     return "\n\n".join(message["content"] for message in prompt)
 
 

@@ -14,6 +14,9 @@ import numpy as np
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout.batch import RolloutBatch
 
+# What `generate` sums over completions and metrics have the mean of.
+_PER_COMPLETION = ("reward/", "rollout/unreadable")
+
 
 class StreamState(NamedTuple):
     """Where the run stands in its data; part of every checkpoint.
@@ -71,8 +74,9 @@ def collect(
     Returns:
       RolloutBatch of batch_prompts·G rows, the new state, and metrics: of everything
       sampled in this step (`rollout/…`), so that dynamic sampling does not hide how
-      good the policy is, the means of the parts of their rewards (`reward/…`), and
-      the sums of what else `generate` counted.
+      good the policy is, the means of the parts of their rewards (`reward/…`), the
+      share without an answer (`rollout/unreadable`), and the sums of what else
+      `generate` counted.
     """
     kept = [] if state.carried is None else [state.carried]
     num_groups = num_carried = sum(len(b.rewards) for b in kept) // group_size
@@ -108,7 +112,7 @@ def collect(
     }
     if sampled:
         metrics |= _describe(batch_lib.concatenate(sampled), group_size)
-        for name in [name for name in sums if name.startswith("reward/")]:
+        for name in [name for name in sums if name.startswith(_PER_COMPLETION)]:
             metrics[name] = sums[name] / metrics["rollout/completions"]
     return batch, StreamState(cursor, carried), metrics
 
@@ -121,6 +125,11 @@ def _useful(batch: RolloutBatch, group_size: int) -> np.ndarray:
     return np.repeat(mixed, group_size)
 
 
+def _std(values: np.ndarray) -> float:
+    """Standard deviation; 0 of equal values, whatever their mean is rounded to."""
+    return float(values.std()) if values.max() > values.min() else 0.0
+
+
 def _describe(batch: RolloutBatch, group_size: int) -> dict[str, float]:
     """Metrics of completions; entropy in nats, lengths in tokens."""
     mask, lengths = batch.completion_mask, batch.lengths
@@ -130,6 +139,7 @@ def _describe(batch: RolloutBatch, group_size: int) -> dict[str, float]:
         "rollout/completions": len(lengths),
         "rollout/accuracy": float(batch.scores.mean()),
         "rollout/reward": float(batch.rewards.mean()),
+        "rollout/reward_std": _std(batch.rewards),
         "rollout/all_right": float((scores.min(1) == 1).mean()),
         "rollout/all_wrong": float((scores.max(1) == 0).mean()),
         "rollout/truncated": float(batch.truncated.mean()),

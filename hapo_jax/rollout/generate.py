@@ -194,6 +194,7 @@ def _generate_share(
     batch = batch._replace(rewards=sum(parts.values()))
     return batch, {
         **{f"reward/{name}": float(part.sum()) for name, part in parts.items()},
+        "rollout/unreadable": float((~answered).sum()),
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
         **grading.count(results),

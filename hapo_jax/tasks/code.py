@@ -22,7 +22,6 @@ runs, and why it cannot cheat, says `sandbox/__init__.py`.
 
 import functools
 import json
-import logging
 import math
 import pathlib
 import re
@@ -33,8 +32,6 @@ from hapo_jax.tasks import code_text, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
-
-_log = logging.getLogger(__name__)
 
 _TESTS = {
     "python": ("code",),
@@ -62,7 +59,7 @@ def problems(
     memory_mib: int,
     on_error: str = "stop",
 ) -> list[Problem]:
-    """The problems of a file; says by a log line how programs will be confined.
+    """The problems of a file.
 
     Args:
       split: "train" or "test"; a label, since the config names a file for each.
@@ -102,9 +99,19 @@ def problems(
         )
 
     found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
-    with host.best() as box:
-        _log.info(host.describe(box))
+    confinement()
     return found
+
+
+@functools.cache
+def confinement() -> str:
+    """How programs are confined on this machine, in words.
+
+    Raises:
+      RuntimeError: they cannot be, so none may run.
+    """
+    with host.best() as box:
+        return host.describe(box)
 
 
 def grade(completion: str, answer: str) -> Grade:

@@ -171,12 +171,6 @@ def report(train: Sequence[Problem], test: Sequence[Problem]) -> dict[str, int]:
             len(test),
             _few(f"{name} as {problem.id}" for name, problem in leaks.items()),
         )
-    else:
-        _log.info(
-            "None of %d evaluation problems occurs among the %d of training.",
-            len(test),
-            len(train),
-        )
     return {
         "data/train_problems": len(train),
         "data/test_problems": len(test),

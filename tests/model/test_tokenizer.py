@@ -29,6 +29,7 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {{ mood }}"
     "{% endif %}"
 )
+WHAT_IS = "what is {{ messages[0]['content'] }}"
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<|im_start|>", "<|im_end|>"]
 WORDS = ["user", "assistant", "system", "what", "is", "this", "calm", "stop"]
 IDS = {token: i for i, token in enumerate([*SPECIAL, *WORDS])}
@@ -103,10 +104,108 @@ def test_refused_prompts(chat):
     with pytest.raises(ValueError, match=r"chat_template='qwen' is not one of auto"):
         chat.encode_prompt("what", chat_template="qwen")
     assistant = [{"role": "assistant", "content": "this"}]
-    with pytest.raises(ValueError, match="must begin with a user"):
-        chat.encode_prompt(assistant)
+    user = [{"role": "user", "content": "what"}]
+    with pytest.raises(ValueError, match="refuses .*must begin with a user"):
+        chat.encode_prompt(assistant + user)
+    for mode in ("plain", "auto"):
+        with pytest.raises(ValueError, match="cannot hold an assi|ends with an assis"):
+            chat.encode_prompt(user + assistant, chat_template=mode)
     with pytest.raises(ValueError, match="cannot hold an assistant message"):
-        chat.encode_prompt(assistant, chat_template="plain")
+        chat.encode_prompt(assistant + user, chat_template="plain")
+
+
+# As Qwen2.5's: a role that it does not know is passed over.
+KNOWS_ROLES = (
+    "{% for m in messages %}{% if m['role'] in ['system', 'user', 'assistant'] %}"
+    "<|im_start|> {{ m['role'] }} {{ m['content'] }} <|im_end|> {% endif %}{% endfor %}"
+    "<|im_start|> assistant"
+)
+
+
+@pytest.mark.parametrize(
+    ("messages", "words"),
+    [
+        ([("human", "what")], "no message of the role 'user'.*did you mean 'user'"),
+        ([("system", "this")], "no message of the role 'user'"),
+        ([("user", "what"), ("human", "is")], "message 2 of 2, of the role 'human'"),
+        # A short text that stands elsewhere in the prompt as well.
+        ([("human", "user"), ("user", "what")], "message 1 of 2, of the role 'human'"),
+        ([("tool", "is"), ("user", "what")], "of the role 'tool'"),
+        ([("user", "what"), ("assistant", "this")], "ends with an assistant message"),
+        ([("user", "what"), ("user", " ")], r"message 2 \(user\) has an empty content"),
+        ([("user", None)], "message 1 of 1 must have the texts role and content"),
+        ([(None, "what")], "message 1 of 1 must have the texts role and content"),
+    ],
+)
+def test_messages_that_would_be_lost(tmp_path, messages, words):
+    folder = write(tmp_path, template=KNOWS_ROLES, eos_token="<eos>")
+    messages = [{"role": role, "content": content} for role, content in messages]
+    with pytest.raises(ValueError, match=words):
+        tokenizer_lib.load(folder).encode_prompt(messages)
+
+
+def test_messages_that_are_kept(tmp_path):
+    """Several turns, a system message that is empty, thoughts of an earlier turn."""
+    cut = KNOWS_ROLES.replace("m['content']", "m['content'].split('</think>')[-1]")
+    tokenizer = tokenizer_lib.load(write(tmp_path, template=cut, eos_token="<eos>"))
+    turns = [
+        ("system", ""),
+        ("user", "what is"),
+        ("assistant", "calm </think> this"),
+        ("user", "stop"),
+    ]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    assert tokenizer.encode_prompt(messages) == ids(
+        "<|im_start|> system <|im_end|> <|im_start|> user what is <|im_end|> "
+        "<|im_start|> assistant this <|im_end|> <|im_start|> user stop <|im_end|> "
+        "<|im_start|> assistant"
+    )
+
+
+def test_a_template_that_rewrites_the_problem(tmp_path):
+    lower = KNOWS_ROLES.replace("m['content']", "m['content'] | replace('is', 'this')")
+    tokenizer = tokenizer_lib.load(write(tmp_path, template=lower, eos_token="<eos>"))
+    assert tokenizer.encode_prompt("what") == ids(
+        "<|im_start|> user what <|im_end|> <|im_start|> assistant"
+    )
+    with pytest.raises(ValueError, match=r"leaves out or rewrites .*'what is calm'"):
+        tokenizer.encode_prompt("what is calm")
+
+
+def test_a_system_prompt_comes_first(tmp_path, chat):
+    expected = "<|im_start|> system calm <|im_end|> <|im_start|> user what <|im_end|> "
+    expected = ids(expected + "<|im_start|> assistant")
+    assert chat.encode_prompt("what", system_prompt="calm") == expected
+    user = [{"role": "user", "content": "what"}]
+    assert chat.encode_prompt(user, system_prompt="calm") == expected
+    plain = chat.encode_prompt("what", system_prompt="calm", chat_template="plain")
+    assert plain == ids("calm what")
+    own = [{"role": "system", "content": "stop"}, *user]
+    with pytest.raises(ValueError, match="has a system message of its own"):
+        chat.encode_prompt(own, system_prompt="calm")
+    no_system = KNOWS_ROLES.replace("'system', ", "")
+    folder = write(tmp_path / "other", template=no_system, eos_token="<eos>")
+    with pytest.raises(ValueError, match="message 1 of 2, of the role 'system'"):
+        tokenizer_lib.load(folder).encode_prompt("what", system_prompt="calm")
+
+
+def test_a_mode_has_a_reason_and_perhaps_a_warning(tmp_path, chat):
+    mode = chat.prompt_mode("auto")
+    assert mode == tokenizer_lib.PromptMode(True, "the tokenizer has it")
+    assert chat.prompt_mode("plain").why == "task.chat_template=plain"
+    # chat_template.jinja was not copied; each remedy makes the warning go.
+    folder = write(tmp_path / "bare", template=None, eos_token="<eos>")
+    bare = tokenizer_lib.load(folder)
+    mode = bare.prompt_mode("auto")
+    assert not mode.chat and mode.why == "the tokenizer has no chat template"
+    assert "no chat template" in mode.warning and "<|im_start|>" in mode.warning
+    assert not bare.prompt_mode("plain").warning
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    assert tokenizer_lib.load(folder).prompt_mode("auto") == chat.prompt_mode("auto")
+    # A template of another model.
+    (folder / "chat_template.jinja").write_text(f"<|eot_id|>{TEMPLATE}")
+    warning = tokenizer_lib.load(folder).prompt_mode("auto").warning
+    assert "writes <|eot_id|>, which the vocabulary does not have" in warning
 
 
 LLAMA_DATE = (  # as in Llama 3.2's template
@@ -501,9 +600,9 @@ def test_several_templates(tmp_path):
     change(
         folder,
         "tokenizer_config.json",
-        chat_template=[tools, {"name": "default", "template": "what is"}],
+        chat_template=[tools, {"name": "default", "template": WHAT_IS}],
     )
-    assert tokenizer_lib.load(folder).encode_prompt("calm") == ids("what is")
+    assert tokenizer_lib.load(folder).encode_prompt("calm") == ids("what is calm")
     change(folder, "tokenizer_config.json", chat_template=[tools])
     with pytest.raises(ValueError, match=r"_config.json has no template called 'defa"):
         tokenizer_lib.load(folder).encode_prompt("calm")
@@ -516,8 +615,8 @@ def test_a_template_that_no_tokenizer_reads(tmp_path):
     (folder / "chat_template.json").write_text(text)
     with pytest.raises(ValueError, match=r"chat_template.json is read by no tokenizer"):
         tokenizer_lib.load(folder)
-    (folder / "chat_template.jinja").write_text("what is")
-    assert tokenizer_lib.load(folder).encode_prompt("calm") == ids("what is")
+    (folder / "chat_template.jinja").write_text(WHAT_IS)
+    assert tokenizer_lib.load(folder).encode_prompt("calm") == ids("what is calm")
 
 
 @pytest.mark.parametrize("mode", ["chat", "plain"])

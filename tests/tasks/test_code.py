@@ -133,8 +133,7 @@ def test_values_are_compared_with_their_types(value, expected, same):
     assert code.same_value(value, expected) == same
 
 
-def test_problems_hold_what_grading_needs(tmp_path, caplog):
-    caplog.set_level("INFO")
+def test_problems_hold_what_grading_needs(tmp_path):
     begun = ROW | {"id": "b", "problem": PRELUDE, "source": "mine", "subject": "train"}
     template = "{problem} For example: {example} {x}"
     path = write(tmp_path, ROW, begun)
@@ -144,7 +143,7 @@ def test_problems_hold_what_grading_needs(tmp_path, caplog):
     assert (first.id, first.source, second.source) == ("a", "rows", "mine")
     assert json.loads(first.answer)["prelude"] == ""
     assert json.loads(second.answer)["prelude"] == PRELUDE
-    assert "Programs are confined by" in caplog.text
+    assert code.confinement().startswith("Programs are confined by")
     (only,) = code.problems("train", path=path, **OPTIONS | {"subject": "train"})
     assert only.id == "b"
 

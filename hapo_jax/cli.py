@@ -16,7 +16,7 @@ from hapo_jax import arguments, check, compile_cache, interrupt, watch
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
-from hapo_jax.system import errors, folders, limits, streams
+from hapo_jax.system import compile_ahead, errors, folders, limits, streams
 
 _REFUSED = 2  # status of a program whose input cannot be used
 _CONFIG = flags.DEFINE_string(
@@ -126,6 +126,7 @@ def start(main: Callable[[list[str]], None]) -> None:
             _end(error, _REFUSED)
         except interrupt.Stopped as error:
             print(interrupt.stopped(error), flush=True)
+            compile_ahead.leave(0)
         except errors.RunFailed as error:
             _end(error, 1)
 

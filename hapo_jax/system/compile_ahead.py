@@ -9,6 +9,8 @@ compiled by the call.
 import concurrent.futures
 import logging
 import os
+import sys
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ import jax
 
 _log = logging.getLogger(__name__)
 _MOST_THREADS = 8
+_NAME = "compile"  # of the threads
 
 
 class Jitted:
@@ -72,13 +75,13 @@ class Ahead:
     """Compiles programs in threads, in their order; leaving the scope drops the rest.
 
     A thread that has begun a program ends it. The interpreter waits for that at its
-    end, unless `leave` ends the process.
+    end, unless `leave` has ended the process.
     """
 
     def __init__(self):
         threads = min(_MOST_THREADS, len(os.sched_getaffinity(0)))
         self._pool = concurrent.futures.ThreadPoolExecutor(
-            threads, thread_name_prefix="compile"
+            threads, thread_name_prefix=_NAME
         )
 
     def __enter__(self) -> "Ahead":
@@ -92,6 +95,14 @@ class Ahead:
         for program in programs:
             future = self._pool.submit(_compile, program)
             program.function.is_coming(program.args, future)
+
+
+def leave(status: int) -> None:
+    """Ends the process if a thread still compiles, for who cannot wait for that."""
+    if any(thread.name.startswith(_NAME) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def _compile(program: Program) -> None:

@@ -1,6 +1,8 @@
 """Programs that threads compile: reused, waited for, and never in the way."""
 
 import logging
+import subprocess
+import sys
 import threading
 
 import jax
@@ -101,3 +103,22 @@ def test_leaving_drops_what_has_not_begun(mesh):
     blocked.set()
     ahead._pool.shutdown(wait=True)
     assert not traced
+
+
+LEAVES = """
+import threading
+from hapo_jax.system import compile_ahead
+with compile_ahead.Ahead() as ahead:
+    begun = threading.Event()
+    ahead._pool.submit(lambda: begun.set() or threading.Event().wait())
+    begun.wait()
+print("said")
+compile_ahead.leave(3)
+"""
+
+
+def test_who_cannot_wait_for_a_thread_leaves():
+    done = subprocess.run(
+        [sys.executable, "-c", LEAVES], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (3, "said\n")

@@ -30,7 +30,10 @@ needs_libtpu = pytest.mark.skipif(
 
 def small_config(**changes):
     c = config_lib.default()
-    c.task.name = "math"
+    c.task.name = "countdown"
+    game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
+    c.task.train = dict(split="train", size=8, seed=0, **game)
+    c.task.test = dict(split="test", size=8, seed=0, **game)
     c.model.sizes = dict(
         model_type="llama",
         vocab_size=V,
@@ -113,7 +116,7 @@ def test_a_plan_can_be_shown(planned, capsys):
 
 @needs_libtpu
 def test_slots_that_cannot_fit_are_refused_before_compiling():
-    config = small_config(**{"rollout.slots": 2**20})
+    config = small_config(**{"rollout.slots": 999_936})
     with pytest.raises(memory.DoesNotFit, match="lower it, or raise"):
         plan_lib.plan(config, "v5e:4x4")
 

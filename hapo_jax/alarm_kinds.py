@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hapo_jax import config as config_lib
+from hapo_jax.rollout import grading
 
 _NEARLY_ALL = 0.95
 # Of the entropy, nats per token and a share of the most that there can be: a policy
@@ -77,12 +78,11 @@ def _ungraded(metrics: Metrics, facts: Facts) -> bool:
 
 
 def _graded(metrics: Metrics) -> float:
-    names = ("graded", "cached", "timed_out", "crashed")
-    return sum(metrics.get(f"grading/{name}", 0) for name in names)
+    return sum(metrics.get(f"grading/{name}", 0) for name in grading.OUTCOMES)
 
 
 def _failed(metrics: Metrics) -> float:
-    return sum(metrics.get(f"grading/{name}", 0) for name in ("timed_out", "crashed"))
+    return sum(metrics.get(f"grading/{name}", 0) for name in grading.UNGRADED)
 
 
 def _say_ungraded(metrics: Metrics, facts: Facts) -> str:

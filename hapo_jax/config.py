@@ -27,7 +27,8 @@ def default() -> ConfigDict:
 
     c.task = ConfigDict()
     c.task.name = ""  # a name of tasks.TASKS
-    c.task.train = ConfigDict()  # options of the task's `problems` for training …
+    # Options of the task's `problems`; of files: path, columns, …, see docs/data.md.
+    c.task.train = ConfigDict()  # for training …
     c.task.test = ConfigDict()  # … and for evaluation
     c.task.chat_template = "auto"  # auto | chat | plain
     # Variables of the chat template, such as enable_thinking (Qwen3). Prompts that name

@@ -27,7 +27,7 @@ from hapo_jax.eval_sets import EvalSet
 from hapo_jax.model import distributed
 from hapo_jax.rollout.engine import Completion, Request
 from hapo_jax.rollout.generate import Generator
-from hapo_jax.rollout.grading import GradeResult, GradingPool
+from hapo_jax.rollout.grading import UNGRADED, GradeResult, GradingPool
 from hapo_jax.rollout.prompts import PromptSet, checksums
 from hapo_jax.rollout.sampler import Truncation
 
@@ -390,7 +390,7 @@ class _Problem:
             "lengths": [len(row.tokens) for row in rows],
             "truncated": [bool(row.truncated) for row in rows],
             "entropy": [float(np.mean(row.entropy)) for row in rows],
-            "ungraded": sum(g.outcome in ("timed_out", "crashed") for g in grades),
+            "ungraded": sum(g.outcome in UNGRADED for g in grades),
             "completions": self._texts[:k],
         }
         if len(grades) > k:

@@ -3,7 +3,7 @@
     --sets=math500,aime24                  from the Hugging Face hub
     --sets=math500,kk --data=DATA          from their files in the folder DATA
     --sets=DATA/math500,test               a folder and a name; `test` is task.test
-    --sets=math:mine.jsonl                 a task and a file
+    --sets=math:mine.jsonl                 a task and a file, folder or pattern
 
 A new set is one line of `SETS` (of mathematics: of `tasks/math_sets.py`).
 """
@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import config as config_lib
 from hapo_jax import tasks
-from hapo_jax.tasks import data_checks, math_sets
+from hapo_jax.tasks import data_checks, files, math_sets
 
 OWN = "test"  # the config's task.test
 
@@ -171,7 +171,7 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
                 f"{config_lib.nearest(task, tasks.TASKS)}; a file is given as "
                 f"task:path, with a task of {', '.join(tasks.TASKS)}."
             )
-        return _make(pathlib.Path(path).name.split(".")[0], task, path, {}, config)
+        return _make(files.short(path), task, path, {}, config)
     folder, name = pathlib.Path(entry).parent, pathlib.Path(entry).name
     if name not in SETS:
         raise ValueError(
@@ -215,6 +215,8 @@ def _make(
             f"the set {name!r}: nothing here says how {task!r} reads a file, if it "
             f"reads any; evaluate its problems as {OWN}, with a config of that task."
         )
+    if name in SETS:  # whose fields are not those of the config's own file
+        same.pop("columns", None)
     filled = {
         **_DEFAULTS.get(task, {}),
         **same,

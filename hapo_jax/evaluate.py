@@ -199,7 +199,8 @@ def _evaluate_set(
     if figures["eval/ungraded"]:
         print(
             f"{eval_set.name}: {figures['eval/ungraded']:.0f} completions ran the "
-            "verifier out of time or broke it, and count as wrong"
+            "verifier out of time, broke it or were killed from outside, and count as "
+            "wrong"
         )
     return rows
 

@@ -289,8 +289,13 @@ def differences(saved: Inputs, given: Inputs) -> list[str]:
     return found
 
 
-# Settings that say where something lies that is compared by what it holds.
-_PLACES = ("model.path", "task.train.path", "task.test.path", "data.exclude_ids")
+# Settings that say where something lies that is compared by what it holds, or how it
+# is found there.
+_PLACES = (
+    "model.path",
+    *(f"task.{s}.{key}" for s in ("train", "test") for key in ("path", "columns")),
+    "data.exclude_ids",
+)
 
 
 def may_change(workdir: str | pathlib.Path, keys: Collection[str]) -> tuple[str, ...]:
@@ -333,11 +338,10 @@ def _add_files(found: Inputs, part: str, paths: Iterable[pathlib.Path]) -> None:
 
 
 def _data(options: Mapping[str, Any]) -> list[pathlib.Path]:
-    """The file that a task's options name, if its problems come from one."""
-    if "path" not in options:
+    """The files that a task's options name, if its problems come from files."""
+    if not options.get("path"):
         return []
-    path = math_sets.locate(options["path"], options["split"]).path
-    return [path] if path.is_file() else []
+    return list(math_sets.locate(options["path"], options["split"]).paths)
 
 
 def _listing(lines: Iterable[str], saved: Inputs, given: Inputs) -> str:

@@ -286,6 +286,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             programs = programs or learner.num_programs()
             assert learner.num_programs() == programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
+            metrics |= pool.state
 
             if watched:
                 metrics |= watched.see(step, metrics)

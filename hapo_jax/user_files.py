@@ -10,6 +10,8 @@ import errno
 import json
 import os
 import pathlib
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,6 +29,24 @@ _FAULTS = {
     errno.ENAMETOOLONG: "has too long a name; correct the path",
 }
 _LARGEST = 2**53  # up to here all programs read the same whole number
+
+
+_digits = threading.Lock()
+
+
+@contextlib.contextmanager
+def any_digits() -> Iterator[None]:
+    """Lets integers in JSON have more than the 4,300 digits that Python reads.
+
+    For data that are trusted: time goes with the square of the digits.
+    """
+    with _digits:  # one thread after another, or the limit might stay off
+        most = sys.get_int_max_str_digits()
+        sys.set_int_max_str_digits(0)
+        try:
+            yield
+        finally:
+            sys.set_int_max_str_digits(most)
 
 
 def recognise(head: bytes) -> str | None:
@@ -120,7 +140,7 @@ def read_object(path: str | pathlib.Path) -> dict[str, Any]:
     """
     text = read_text(path)
     try:
-        content = json.loads(text, object_pairs_hook=_pairs)
+        content = json.loads(text, object_pairs_hook=pairs_once)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{path} is not JSON: {error}; mend it, or copy it again."
@@ -137,7 +157,7 @@ def read_object(path: str | pathlib.Path) -> dict[str, Any]:
     return content
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def pairs_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object; of two values for a key every library would silently take the last."""
     found = dict(pairs)
     for key, value in pairs if len(found) < len(pairs) else ():

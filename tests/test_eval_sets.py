@@ -52,6 +52,15 @@ def test_names_folders_and_files():
     assert [s.options["test_s"] for s in found] == [3.0, 6.0]
 
 
+def test_files_of_a_pattern_have_the_name_of_their_folder():
+    own = config(columns="problem=ask", prompt_template="")
+    found = eval_sets.parse("math:D/*.parquet,math:E/,math:hf://a/b/c/x*,D/aime24", own)
+    assert [s.name for s in found] == ["D", "E", "c", "aime24"]
+    assert found[0].options["path"] == "D/*.parquet"
+    # Fields of the config's own files; those of a known set are known.
+    assert ["columns" in s.options for s in found] == [True, True, True, False]
+
+
 def test_the_pool_waits_as_long_as_programs_may_run():
     c = config("code", total_s=20.0)
     sets = eval_sets.parse("livecodebench,math500", c, data="F")

@@ -7,6 +7,7 @@ only a real vocabulary shows is tested with the data folder, where there is one.
 import gzip
 import importlib.util
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -115,7 +116,8 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Training problems with solutions in our schema, test problems in verl's."""
+    """Training problems in our schema, and again as shards of another in `hub`, and as
+    demonstrations in a table; test problems in verl's."""
     folder = tmp_path_factory.mktemp("data")
     ours = [
         {"id": f"p{i}", "problem": f"so {g}", "answer": g, "solution": f"so #### {g}"}
@@ -123,6 +125,20 @@ def data(tmp_path_factory):
     ]
     lines = "".join(json.dumps(row) + "\n" for row in ours)
     (folder / "train.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    table = [f"so {g},so #### {g}\n" for g in GOLD]
+    (folder / "shown.csv").write_text("question,solution\n" + "".join(table))
+    (folder / "hub").mkdir()
+    theirs = [
+        {"number": f"p{i}", "ask": f"so {g}", "reply": f"so\n#### {g}", "level": 1.5}
+        for i, g in enumerate(GOLD)
+    ]
+    for name, rows in (
+        ("train-00000-of-00002", theirs[:2]),
+        ("train-00001-of-00002", theirs[2:]),
+        ("test-00000-of-00001", theirs[:1]),
+    ):
+        part = pyarrow.Table.from_pylist(rows)
+        parquet.write_table(part, folder / "hub" / f"{name}.parquet")
     verl = [
         {
             "prompt": [{"role": "user", "content": f"so {g} so"}],
@@ -161,12 +177,20 @@ def make_config(checkpoint, data, method="hapo", **changes):
     return c.lock()
 
 
+def in_hub(data):
+    """Settings to read the training problems as they are in `hub`."""
+    return {
+        "task.train.path": str(data / "hub"),
+        "task.train.columns": "id=number,problem=ask,answer=reply",
+    }
+
+
 def make_sft_config(checkpoint, data, **changes):
     """Eight updates, each on all four solutions."""
     c = config_lib.default_sft()
     c.num_steps = 8
     c.task.name = "math"
-    options = dict(path=str(data / "train.jsonl.gz"), prompt_template="{problem} so")
+    options = dict(path=str(data / "shown.csv"), prompt_template="{problem} so")
     c.task.train = dict(split="train", size=0, **options)
     c.task.test = dict(split="test", size=0, **options)
     c.model.path = str(checkpoint)
@@ -191,7 +215,7 @@ def warm(checkpoint, data, tmp_path_factory):
 def trained(warm, data, tmp_path_factory):
     """A run's folder: GRPO, which keeps a reference policy too."""
     workdir = tmp_path_factory.mktemp("run")
-    train.train(make_config(warm / "hf", data, "grpo"), str(workdir))
+    train.train(make_config(warm / "hf", data, "grpo", **in_hub(data)), str(workdir))
     return workdir
 
 
@@ -239,6 +263,20 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
         assert np.mean(scores) == pytest.approx(metrics[f"eval/{name}/avg@2"])
     lines = capsys.readouterr().out.splitlines()
     assert lines.index("train") < lines.index("test")
+
+
+def test_fields_and_files_are_said_at_the_start(checkpoint, data, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    config = make_config(checkpoint, data, **in_hub(data))
+    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    builders.make_prompts(config, policy, config.task.train)
+    files = f"{data / 'hub' / 'train-00000-of-00002.parquet'} and 1 more files"
+    fields = "id=number, problem=ask, answer=reply"
+    assert f"{files}: 4 rows as 'named' ({fields})." in caplog.text
+    with config.unlocked():
+        config.task.train.columns = "problem=asks,answer=reply"
+    with pytest.raises(ValueError, match=r"'asks' .*\(did you mean 'ask'\?\)"):
+        train.train(config, str(tmp_path / "run"))
 
 
 def test_demonstrations_are_learnt(warm):
@@ -583,7 +621,6 @@ def test_a_missing_file_is_refused_before_anything_is_written(
     config = make_config(checkpoint, data, **{f"task.{split}.path": "nothing.jsonl"})
     with pytest.raises(ValueError, match="there is no file 'nothing.jsonl'"):
         train.train(config, str(tmp_path / "run"))
-    assert not (tmp_path / "run").exists()
 
 
 # ---- with the real tokenizer and data sets -------------------------------------------

@@ -12,6 +12,7 @@ from multiprocessing import connection
 from typing import Any
 
 import hapo_jax
+from hapo_jax.rollout import processes
 from hapo_jax.rollout.grading_queue import Chunk
 
 _STDERR_BYTES = 4_000
@@ -28,6 +29,8 @@ class Grader:
       deadline: on `time.monotonic`, for its next message.
       state: starting -> idle -> loading -> grading -> idle -> ...
       chunk: what it has been given to grade.
+      disturbed: what somebody else did to it at the current item, or "".
+      weaker: why its programs are not confined the best way, or "".
     """
 
     process: subprocess.Popen
@@ -36,6 +39,8 @@ class Grader:
     deadline: float
     state: str = "starting"
     chunk: Chunk | None = None
+    disturbed: str = ""
+    weaker: str = ""
 
     def tell(self, message: dict) -> None:
         """Sends a message; raises OSError if the process has died."""
@@ -49,6 +54,13 @@ class Grader:
     def overdue(self, now: float) -> bool:
         """Whether it has been silent for too long."""
         return self.state != "idle" and now > self.deadline
+
+    def stopped(self) -> str:
+        """Which process of it and its descendants somebody has stopped; "" if none."""
+        for process in processes.with_descendants([self.process.pid]):
+            if processes.is_stopped(process):
+                return f"process {process} was stopped"
+        return ""
 
     def stderr_tail(self) -> str:
         """The end of what it said before it was ready."""

@@ -67,6 +67,7 @@ class Queue:
         self._num_workers = num_workers
         self._chunks: collections.deque[Chunk] = collections.deque()
         self._items: dict[bytes, Item] = {}  # without a result
+        self._repeats: collections.Counter[bytes] = collections.Counter()
         self._results: collections.OrderedDict[bytes, Any] = collections.OrderedDict()
         self._lock = threading.Lock()  # guards the counts
         self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
@@ -102,6 +103,19 @@ class Queue:
         """Takes back a chunk whose process has died, to be served next."""
         self._chunks.appendleft(chunk)
 
+    def again(self, chunk: Chunk) -> bool:
+        """Has a chunk's current item graded again; False if it was the last."""
+        item = chunk.items[chunk.next]
+        chunk.next += 1
+        self._repeats[item.key] += 1
+        # At the end, alone: whatever happened may be over by then.
+        self._chunks.append(Chunk(chunk.task, [item]))
+        return chunk.next < len(chunk.items)
+
+    def repeats(self, chunk: Chunk) -> int:
+        """How often a chunk's current item was sent to be graded `again`."""
+        return self._repeats[chunk.items[chunk.next].key]
+
     def settle(self, chunk: Chunk, result: Any) -> bool:
         """Notes the result of a chunk's current item; False if it was the last.
 
@@ -112,8 +126,9 @@ class Queue:
         item = chunk.items[chunk.next]
         chunk.next += 1
         del self._items[item.key]
+        repeats = self._repeats.pop(item.key, 0)
         (job, place), *others = item.places
-        self._note(job, place, result)
+        self._note(job, place, result._replace(repeats=repeats))
         # What timed out or crashed may do better on a calmer machine: not remembered.
         if result.outcome == "graded":
             result = result._replace(outcome="cached")

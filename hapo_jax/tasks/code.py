@@ -22,13 +22,15 @@ runs, and why it cannot cheat, says `sandbox/__init__.py`.
 
 import functools
 import json
+import logging
 import math
 import pathlib
 import re
 import time
 from typing import Any
 
-from hapo_jax.tasks import code_text, harnesses
+from hapo_jax import user_files
+from hapo_jax.tasks import code_text, files, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
@@ -41,10 +43,6 @@ _TESTS = {
 # MBPP's further asserts, which its protocol does not run.
 _LEFT_OUT = "python_challenge"
 _FIELDS = ("subject", "starter_code", "entry_point", "tests")
-# Contests accept rounding in the last digits.
-_TOLERANCE = 1e-6
-# Of all that Python's float reads: no 1_0, no digits of other scripts.
-_PLAIN_NUMBER = re.compile(r"[0-9.eE+-]+")
 MAX_PROGRAM_CHARACTERS = 200_000
 
 
@@ -57,13 +55,14 @@ def problems(
     test_s: float,
     total_s: float,
     memory_mib: int,
+    columns: str = "",
     on_error: str = "stop",
 ) -> list[Problem]:
     """The problems of a file.
 
     Args:
       split: "train" or "test"; a label, since the config names a file for each.
-      path: a file ending in .jsonl, .jsonl.gz or .parquet.
+      path: data files, see `files.py`.
       prompt_template: text around `{problem}`, in which may also stand
         `{starter_code}`, `{format}` (that in LiveCodeBench's words), `{tests}` (tests
         in Python) and `{example}` (their first line).
@@ -73,6 +72,8 @@ def problems(
         run, for each.
       total_s: the same for all tests together.
       memory_mib: address space of a program, Python's 40 included.
+      columns: `problem=text` and the like where fields have other names, see
+        `schemas.py`.
       on_error: "stop" at a broken row, or "skip" and count it.
 
     Raises:
@@ -93,25 +94,41 @@ def problems(
         return Problem(
             id=row["id"],
             prompt=_prompt(row, spec, prompt_template),
-            answer=json.dumps({**spec, **limits}),
+            answer=_answer({**spec, **limits}),
             source=row["source"],
             statement=row["problem"],
         )
 
-    found = read_structured(path, fields=_FIELDS, make=make, on_error=on_error)
+    found = read_structured(
+        files.find(path, split),
+        fields=_FIELDS,
+        make=make,
+        on_error=on_error,
+        columns=columns,
+    )
     confinement()
     return found
 
 
 @functools.cache
 def confinement() -> str:
-    """How programs are confined on this machine, in words.
+    """How programs are confined on this machine, in words; warns if not the best way.
 
     Raises:
       RuntimeError: they cannot be, so none may run.
     """
     with host.best() as box:
+        host.say_once(host.why_weaker(box), logging.WARNING)
         return host.describe(box)
+
+
+def why_weaker() -> str:
+    """Why this process's programs are confined by a way that is not the best; or "".
+
+    Raises:
+      RuntimeError: they cannot be confined.
+    """
+    return host.why_weaker(_box())
 
 
 def grade(completion: str, answer: str) -> Grade:
@@ -126,7 +143,7 @@ def grade(completion: str, answer: str) -> Grade:
 
     Raises:
       TimeoutError: it took too long.
-      RuntimeError: the sandbox broke.
+      host.NoVerdict: the machine interfered; the program may be right or wrong.
     """
     box = _box()
     try:
@@ -144,7 +161,8 @@ def judge(
     box: host.Sandbox, completion: str, answer: str
 ) -> tuple[str | None, trials.Trial]:
     """The program of a completion, and how it did; see `grade`."""
-    spec = json.loads(answer)
+    with user_files.any_digits():
+        spec = json.loads(answer)
     program = extract(completion, spec["prelude"], spec["entry_point"])
     if program is None:
         return None, trials.Trial(False, detail="there is no program")
@@ -190,27 +208,6 @@ def extract(completion: str, prelude: str, entry_point: str) -> str | None:
     return prelude + _body(code)
 
 
-def same_output(written: str, expected: str) -> bool:
-    """Whether outputs agree word by word; where a fraction is expected, to 1e-6."""
-    words, wanted = written.split(), expected.split()
-    return len(words) == len(wanted) and all(map(_same_word, words, wanted))
-
-
-def same_value(value: Any, expected: Any) -> bool:
-    """Whether a returned value is the expected one; tuples count as lists."""
-    if isinstance(value, tuple):
-        value = list(value)
-    if isinstance(expected, list):
-        return (
-            isinstance(value, list)
-            and len(value) == len(expected)
-            and all(map(same_value, value, expected))
-        )
-    if isinstance(expected, float) and type(value) in (int, float):  # no bool
-        return math.isclose(value, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
-    return type(value) is type(expected) and value == expected
-
-
 @functools.cache
 def _box() -> host.Sandbox:
     """The sandbox of this process; it ends with it."""
@@ -225,23 +222,22 @@ def _run(
     harness = harnesses.HARNESSES[spec.get("harness", "")]
     preamble = harnesses.IMPORTS if spec.get("imports") else ""
     if test["type"] == "stdin":
-        same = harness.same_output or same_output
         return trials.on_input(
             box,
             program,
             data=test["input"],
-            accept=lambda written: same(written, test["output"]),
+            accept=lambda written: harness.same_output(written, test["output"]),
             limits=limits,
             preamble=preamble,
         )
     if test["type"] == "call":
-        same = harness.same_value or same_value
         return trials.on_calls(
             box,
             program,
             name=spec["entry_point"],
             calls=[test["args"] for test in tests],
-            accept=lambda i, value: same(value, tests[i]["output"]),
+            outputs=[test["output"] for test in tests],
+            harness=spec.get("harness", ""),
             limits=limits,
             preamble=preamble,
         )
@@ -266,17 +262,9 @@ def _body(code: str) -> str:
     return code
 
 
-def _same_word(word: str, wanted: str) -> bool:
-    if word == wanted:
-        return True
-    try:
-        if not set(wanted) & set(".eE") or not _PLAIN_NUMBER.fullmatch(word):
-            return False
-        return math.isclose(
-            float(word), float(wanted), rel_tol=_TOLERANCE, abs_tol=_TOLERANCE
-        )
-    except ValueError:
-        return False
+def _answer(spec: dict) -> str:
+    with user_files.any_digits():
+        return json.dumps(spec)
 
 
 def _prompt(row: dict, spec: dict, template: str) -> str:
@@ -294,6 +282,12 @@ def _prompt(row: dict, spec: dict, template: str) -> str:
 
 def _spec(row: dict, where: str) -> dict[str, Any]:
     """Tests and what is needed to run them, checked."""
+    for field in ("entry_point", "starter_code"):
+        if not isinstance(row.get(field) or "", str):
+            raise ValueError(
+                f"{where}: field {field!r} must be a text, got "
+                f"{user_files.short(row[field])}; correct the row."
+            )
     tests, name = row.get("tests"), row.get("entry_point") or ""
     if isinstance(tests, list):
         tests = [

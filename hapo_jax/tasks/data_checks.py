@@ -1,4 +1,5 @@
-"""What is wrong with sets of problems: duplicates, leaks into evaluation, flagged ids.
+"""What is wrong with sets of problems: duplicates, leaks into evaluation, flagged ids,
+gold answers that nothing can equal.
 
 Statements are compared without spaces, case and what LaTeX has for looks
 (`normalised`); signs and operators count, so `x - 1` is not `x + 1`. Reworded copies
@@ -13,11 +14,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from hapo_jax import user_files
+from hapo_jax.tasks import row_values
 from hapo_jax.tasks.problems import Problem
 
 _log = logging.getLogger(__name__)
 
 _SHOWN = 5  # ids named in a message
+_GOLDS = 3  # gold answers
+# A gold answer with so many words outside commands is a sentence or a solution.
+_PROSE_WORDS = 15
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}(?![A-Za-z}])")
 
 
 def _surplus(groups: Iterable[Sequence[str]]) -> set[str]:
@@ -99,8 +106,11 @@ def leaked_ids(path: pathlib.Path) -> set[str]:
       ValueError: the file is missing or of another form.
     """
     try:
-        return {pair["eval"] for pair in json.loads(path.read_bytes())["eval_overlap"]}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        found = json.loads(user_files.read_text(path))["eval_overlap"]
+        return {
+            row_values.identifier(pair["eval"], "eval", str(path)) for pair in found
+        }
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{path} must be a flag file with eval_overlap, a list of objects with "
             f"`train` and `eval` ({error!r}); repair or remove it."
@@ -183,13 +193,11 @@ def report(train: Sequence[Problem], test: Sequence[Problem]) -> dict[str, int]:
 def _flagged(path: pathlib.Path, flags: tuple[str, ...]) -> set[str]:
     """The ids of one file."""
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise ValueError(
-            f"data.exclude_ids: there is no file {str(path)!r}; correct the path."
-        ) from None
-    except ValueError as error:
+        content = json.loads(user_files.read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"data.exclude_ids: {path} is not JSON ({error}).") from None
+    except ValueError as error:
+        raise ValueError(f"data.exclude_ids: {error}") from None
     if isinstance(content, list) and not flags:
         content, flags = {"broken_ids": content}, ("broken_ids",)
     if not isinstance(content, dict):
@@ -206,11 +214,60 @@ def _flagged(path: pathlib.Path, flags: tuple[str, ...]) -> set[str]:
         )
     chosen = flags or [flag for flag in DEFAULT_FLAGS if flag in known]
     try:
-        return set().union(*(_FLAGS[flag](content[flag]) for flag in chosen))
-    except (TypeError, KeyError) as error:
+        found = set().union(*(_FLAGS[flag](content[flag]) for flag in chosen))
+        names = {row_values.identifier(name, "id", str(path)) for name in found}
+        return {name for name in names if name is not None}
+    except (TypeError, KeyError, ValueError) as error:
         raise ValueError(
             f"data.exclude_ids: {path} is not in the form of a flag file ({error!r})."
         ) from None
+
+
+def check_golds(
+    problems: Sequence[Problem],
+    wins: Callable[[Problem], bool],
+    gold: Callable[[Problem], str],
+    *,
+    grading: str,
+    source: str,
+) -> None:
+    """Grades each gold answer against itself; warns of those that cannot be equalled.
+
+    Args:
+      problems: at least one, as they will be graded.
+      wins: whether a completion that gives a problem's own gold answer is right.
+      gold: the gold answer of a problem, for messages.
+      grading: its name.
+      source: where the problems come from, for messages.
+
+    Raises:
+      ValueError: not one of them can be equalled, so that nothing could be learnt.
+    """
+    lost = [problem for problem in problems if not wins(problem)]
+    if lost:
+        few = ", ".join(f"{p.id} ({user_files.short(gold(p))})" for p in lost[:_GOLDS])
+        more = f" and {len(lost) - _GOLDS} more" if len(lost) > _GOLDS else ""
+        said = (
+            f"{source}: {len(lost)} of {len(problems)} gold answers are not equal to "
+            f"themselves under {grading!r}, so no completion can be right: {few}{more}."
+        )
+        if len(lost) == len(problems):
+            raise ValueError(
+                f"{said} Choose another grading, or name the field that holds the "
+                "answer alone by `columns`."
+            )
+        _log.warning("%s Mend them, or leave them out by data.exclude_ids.", said)
+    prose = [p for p in problems if len(_PROSE.findall(gold(p))) >= _PROSE_WORDS]
+    if prose:
+        few = ", ".join(f"{p.id} ({user_files.short(gold(p))})" for p in prose[:_GOLDS])
+        _log.warning(
+            "%s: %d of %d gold answers are whole sentences: %s. If they are solutions, "
+            "name the field that holds the answer alone by `columns`.",
+            source,
+            len(prose),
+            len(problems),
+            few,
+        )
 
 
 def _statements(problems: Sequence[Problem]) -> list[str]:

@@ -17,13 +17,22 @@ import pathlib
 import random
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
+from hapo_jax import user_files
+from hapo_jax.tasks import data_checks, files
+from hapo_jax.tasks.problems import (
+    Grade,
+    Problem,
+    fill,
+    path_text,
+    read_structured,
+)
 
 MAX_EXPRESSION_CHARACTERS = 200
+_MOST_TRIED = 4  # numbers of a hand all of whose expressions are tried
 _OPERATORS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -56,26 +65,31 @@ def problems(
     seed: int,
     max_number: int,
     target: int,
+    columns: str = "",
     on_error: str = "stop",
 ) -> list[Problem]:
     """The solvable hands of a file, or of all hands of four numbers.
 
     Args:
       split: "train" or "test"; each listed hand belongs to one of them.
-      path: a file ending in .jsonl, .jsonl.gz or .parquet; "" to list hands, which the
+      path: data files, see `files.py`; "" to list hands, which the
         arguments behind the next describe.
       prompt_template: text around `{problem}`, or "".
       size: how many; fewer if there are not that many.
       seed: of their order and of the numbers' within a hand.
       max_number: numbers are 1 … max_number.
       target: 24.
+      columns: `problem=text` and the like where fields have other names, see
+        `schemas.py`.
       on_error: "stop" at a broken row of the file, or "skip" and count it.
 
     Raises:
       ValueError: an argument is out of its range, or a row of the file is broken.
     """
     if path:
-        return _read(path, prompt_template, on_error)
+        return _read(files.find(path, split), prompt_template, columns, on_error)
+    if columns:
+        raise ValueError(f"{columns=} is about files, and task.path is empty; drop it.")
     if split not in ("train", "test"):
         raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
     if not 1 <= max_number <= 100:
@@ -221,14 +235,17 @@ def _answer(numbers: list[int], target: int) -> str:
     return json.dumps({"numbers": numbers, "target": target})
 
 
-def _read(path: str | pathlib.Path, template: str, on_error: str) -> list[Problem]:
+def _read(
+    paths: Sequence[pathlib.Path], template: str, columns: str, on_error: str
+) -> list[Problem]:
     def make(row: dict[str, Any], where: str) -> Problem | None:
         numbers, target = row.get("numbers"), row.get("target")
         whole = isinstance(numbers, list) and all(isinstance(n, int) for n in numbers)
         if not whole or not numbers or not isinstance(target, int):
             raise ValueError(
                 f"{where}: fields 'numbers' and 'target' must be whole numbers, got "
-                f"{numbers!r} and {target!r}; correct the row."
+                f"{user_files.short(numbers)} and "
+                f"{user_files.short(target)}; correct the row."
             )
         if row.get("solvable") is False:
             return None  # no completion could be right
@@ -237,4 +254,17 @@ def _read(path: str | pathlib.Path, template: str, on_error: str) -> list[Proble
         return Problem(row["id"], prompt, answer, row["source"], row["problem"])
 
     fields = ("numbers", "target", "solvable")
-    return read_structured(path, fields=fields, make=make, on_error=on_error)
+    found = read_structured(
+        paths, fields=fields, make=make, on_error=on_error, columns=columns
+    )
+    data_checks.check_golds(
+        found, _wins, lambda p: p.answer, grading="game24", source=path_text(paths)
+    )
+    return found
+
+
+def _wins(problem: Problem) -> bool:
+    """Whether a right completion exists; of long hands that takes too long to tell."""
+    task = json.loads(problem.answer)
+    hand = tuple(task["numbers"])
+    return len(hand) > _MOST_TRIED or solvable(hand, task["target"])

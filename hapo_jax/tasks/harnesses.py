@@ -1,10 +1,13 @@
 """What the official harnesses of sets of programs do around a program, and how they
 compare what it writes. docs/evaluation.md lists all sets, and where we differ.
 
-A row's `source` says whose harness is meant. Other rows are run and compared as
-`code.py` does it by itself.
+A row's `source` says whose harness is meant. Other rows are compared by `same_output`
+and `same_value`. Outputs are compared in the grading process, without a limit on time:
+each comparison is linear in them. Values are compared in a process of its own, see
+`sandbox/judge.py`.
 """
 
+import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
@@ -41,20 +44,14 @@ _ASK_SCRIPT = (
 )
 
 # What CodeContests' tester reads as a number; words are in lower case by then.
-_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:e[+-]?[0-9]+)?")
+# No two parts can share digits, or a long word would take time by its square.
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:e[+-]?[0-9]+)?")
 _CLOSE = Decimal("1e-5")
 
-
-class Harness(NamedTuple):
-    """Attributes:
-    imports: whether `IMPORTS` stand before a program.
-    same_output: (written, expected) → whether they agree; None for `code.same_output`.
-    same_value: (returned, expected) → the same; None for `code.same_value`.
-    """
-
-    imports: bool = False
-    same_output: Callable[[str, str], bool] | None = None
-    same_value: Callable[[Any, Any], bool] | None = None
+# Contests accept rounding in the last digits.
+_TOLERANCE = 1e-6
+# Of all that Python's float reads: no 1_0, no digits of other scripts.
+_PLAIN_NUMBER = re.compile(r"[0-9.eE+-]+")
 
 
 def name(source: str) -> str:
@@ -65,6 +62,43 @@ def name(source: str) -> str:
 def ask(starter_code: str) -> str:
     """What to write, in LiveCodeBench's words: the starter code's end, or a script."""
     return _ASK_STARTER.format(starter_code) if starter_code else _ASK_SCRIPT
+
+
+def same_output(written: str, expected: str) -> bool:
+    """Whether outputs agree word by word; where a fraction is expected, to 1e-6."""
+    words, wanted = written.split(), expected.split()
+    return len(words) == len(wanted) and all(map(_close_word, words, wanted))
+
+
+def same_value(value: Any, expected: Any) -> bool:
+    """Whether a returned value is the expected one, its types included.
+
+    Tuples count as lists. Where a float is expected, at any depth of lists, tuples and
+    dicts, an integer or a float within 1e-6 (relative or absolute) will do, and NaN
+    where NaN is.
+    """
+    if isinstance(value, tuple):
+        value = list(value)
+    if isinstance(expected, list | tuple):
+        return (
+            isinstance(value, list)
+            and len(value) == len(expected)
+            and all(map(same_value, value, expected))
+        )
+    if isinstance(expected, dict):
+        return (
+            isinstance(value, dict)
+            and len(value) == len(expected)
+            and all(
+                key in value and same_value(value[key], wanted)
+                for key, wanted in expected.items()
+            )
+            # 1, 1.0 and True are one key to a dict
+            and sorted(map(_kind, value)) == sorted(map(_kind, expected))
+        )
+    if isinstance(expected, float) and type(value) in (int, float):  # no bool
+        return _close(value, expected)
+    return type(value) is type(expected) and value == expected
 
 
 def same_lines(written: str, expected: str) -> bool:
@@ -95,9 +129,12 @@ def same_words(written: str, expected: str) -> bool:
 def _same_line(line: str, wanted: str) -> bool:
     if line == wanted:
         return True
+    words, expected = line.split(), wanted.split()
     try:
-        numbers, expected = ([Decimal(w) for w in x.split()] for x in (line, wanted))
-        return numbers == expected
+        return len(words) == len(expected) and all(
+            Decimal(word) == Decimal(other)
+            for word, other in zip(words, expected, strict=True)
+        )
     except ArithmeticError:
         return False
 
@@ -111,6 +148,42 @@ def _same_word(word: str, wanted: str) -> bool:
         return abs(Decimal(word) - Decimal(wanted)) < _CLOSE
     except ArithmeticError:
         return False
+
+
+def _close_word(word: str, wanted: str) -> bool:
+    if word == wanted:
+        return True
+    try:
+        if not set(wanted) & set(".eE") or not _PLAIN_NUMBER.fullmatch(word):
+            return False
+        return _close(float(word), float(wanted))
+    except ValueError:
+        return False
+
+
+def _close(value: float, wanted: float) -> bool:
+    if math.isnan(wanted):
+        return value != value
+    try:
+        return math.isclose(value, wanted, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+    except OverflowError:  # an integer beyond all floats
+        return False
+
+
+def _kind(key: Any) -> str:
+    return type(key).__name__
+
+
+class Harness(NamedTuple):
+    """Attributes:
+    imports: whether `IMPORTS` stand before a program.
+    same_output: (written, expected) → whether they agree.
+    same_value: (returned, expected) → whether they agree.
+    """
+
+    imports: bool = False
+    same_output: Callable[[str, str], bool] = same_output
+    same_value: Callable[[Any, Any], bool] = same_value
 
 
 HARNESSES = {

@@ -1,23 +1,29 @@
 """Files of data sets on the Hugging Face hub, by way of its own client's cache.
 
-`hf://datasets/owner/name/path/in/it.parquet`, where the path may hold a `*` that one
-file matches. The client's settings count: HF_HOME for the cache, HF_TOKEN, HF_ENDPOINT,
-HF_HUB_OFFLINE for what is in the cache already.
+`hf://datasets/owner/name/path/in/it.parquet`, where the path may hold a `*` and mean
+several files. The client's settings count: HF_HOME for the cache, HF_TOKEN,
+HF_ENDPOINT, HF_HUB_OFFLINE for what is in the cache already.
 """
 
 import pathlib
 import re
 
+from hapo_jax.tasks import files
+
 PREFIX = "hf://datasets/"
 _ADDRESS = re.compile(r"hf://datasets/(?P<repository>[^/]+/[^/]+)/(?P<file>.+)")
 
 
-def fetch(address: str) -> pathlib.Path:
-    """The local copy of a file, downloaded unless it is there already.
+def fetch(address: str, split: str = "") -> tuple[pathlib.Path, ...]:
+    """The local copies of files, downloaded unless they are there already.
+
+    Args:
+      address: see above.
+      split: which files are taken where several match, see `files.chosen`.
 
     Raises:
       ValueError: the address is no such one, the hub cannot be reached or does not have
-        it, or no or several files match.
+        it, or no data file matches.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
@@ -36,10 +42,11 @@ def fetch(address: str) -> pathlib.Path:
             "there is no network, give the path of a file, or of a folder and the name "
             "of a set in it."
         ) from error
-    files = sorted(pathlib.Path(folder).glob(match["file"]))
-    if len(files) != 1:
+    found = sorted(pathlib.Path(folder).glob(match["file"]))
+    data = [path for path in found if path.is_file() and files.kind(path)]
+    if not data:
         raise ValueError(
-            f"{address!r} matches {[file.name for file in files]} and must match one "
-            "file; name it in full."
+            f"{address!r} matches {[path.name for path in found]} and no data file; "
+            f"data files end in {files.endings()}."
         )
-    return files[0]
+    return files.chosen(data, address, split)

@@ -19,6 +19,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from hapo_jax import user_files
+from hapo_jax.tasks import files
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 
 MIN_PEOPLE, MAX_PEOPLE = 2, 8
@@ -62,6 +64,7 @@ def problems(
     seed: int,
     min_people: int,
     max_people: int,
+    columns: str = "",
     on_error: str = "stop",
 ) -> list[Problem]:
     """The puzzles of a file, or distinct new ones.
@@ -69,19 +72,23 @@ def problems(
     Args:
       split: "train" or "test". A new puzzle (its statements, names aside) belongs to
         one of them by a hash, so none that is held out occurs in training.
-      path: a file ending in .jsonl, .jsonl.gz or .parquet; "" to draw puzzles, which
+      path: data files, see `files.py`; "" to draw puzzles, which
         the arguments behind the next describe.
       prompt_template: text around `{problem}`, or "".
       size: how many; fewer if there are not that many.
       seed: of the draw.
       min_people, max_people: in a puzzle, within 2 … 8.
+      columns: `problem=text` and the like where fields have other names, see
+        `schemas.py`.
       on_error: "stop" at a broken row of the file, or "skip" and count it.
 
     Raises:
       ValueError: an argument is out of its range, or a row of the file is broken.
     """
     if path:
-        return _read(path, prompt_template, on_error)
+        return _read(files.find(path, split), prompt_template, columns, on_error)
+    if columns:
+        raise ValueError(f"{columns=} is about files, and task.path is empty; drop it.")
     if split not in ("train", "test"):
         raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
     if not MIN_PEOPLE <= min_people <= max_people <= MAX_PEOPLE:
@@ -216,19 +223,23 @@ def _verdicts(text: str, names: Sequence[str]) -> dict[str, bool] | None:
     return verdicts
 
 
-def _read(path: str | pathlib.Path, template: str, on_error: str) -> list[Problem]:
+def _read(
+    paths: Sequence[pathlib.Path], template: str, columns: str, on_error: str
+) -> list[Problem]:
     def make(row: dict[str, Any], where: str) -> Problem:
         names, answer = row.get("names"), row.get("answer")
-        if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        known = isinstance(names, list) and all(isinstance(n, str) for n in names)
+        if not known or not names:
             raise ValueError(
-                f"{where}: field 'names' must list the people, got {names!r}; add it."
+                f"{where}: field 'names' must list the people, got "
+                f"{user_files.short(names)}; add it."
             )
         truth = _verdicts(answer, names) if isinstance(answer, str) else None
         if truth is None:
             raise ValueError(
-                f"{where}: field 'answer' must call each of {', '.join(names)} a "
-                f"knight or a knave, as in '(1) {names[0]} is a knight', got "
-                f"{answer!r}."
+                f"{where}: field 'answer' must call each of {user_files.short(names)} "
+                f"a knight or a knave, as in '(1) {names[0][:40]} is a knight', got "
+                f"{user_files.short(answer)}."
             )
         prompt = fill(template, problem=row["problem"])
         return Problem(
@@ -236,4 +247,6 @@ def _read(path: str | pathlib.Path, template: str, on_error: str) -> list[Proble
         )
 
     fields = ("answer", "names")
-    return read_structured(path, fields=fields, make=make, on_error=on_error)
+    return read_structured(
+        paths, fields=fields, make=make, on_error=on_error, columns=columns
+    )

@@ -11,7 +11,8 @@ r"""Mathematics: problems with a short answer, and three ways to grade one.
 
 Each reads one answer, so naming several is naming a list, which equals only a list.
 `dapo` and `hapo` see the gold answer as it is in the file, as the graders do that they
-stand for; the others see it without its box. docs/math_grading.md says what is equal.
+stand for, once it is an answer alone (`golds.py`); the others see it without its box.
+docs/math_grading.md says what is equal.
 """
 
 import dataclasses
@@ -19,18 +20,28 @@ import functools
 import json
 import pathlib
 
-from hapo_jax.tasks import math_dapo, math_sets, math_text, math_value
+from hapo_jax.tasks import (
+    data_checks,
+    golds,
+    math_dapo,
+    math_sets,
+    math_text,
+    math_value,
+)
 from hapo_jax.tasks.answers import equality
 from hapo_jax.tasks.problems import (
     Demonstration,
     Grade,
     Problem,
+    path_text,
     read_demonstrations,
     read_problems,
 )
 
 GRADINGS = ("lenient", "strict", "dapo", "hapo")
 _REFERENCES = ("dapo", "hapo")
+_AS_TEXT = _REFERENCES  # to which 18.0 is another answer than 18
+_CHANCES = 50
 _PACKED = '{"gold": '
 
 
@@ -40,56 +51,85 @@ def problems(
     path: str | pathlib.Path,
     prompt_template: str,
     grading: str = "lenient",
+    columns: str = "",
     on_error: str = "stop",
 ) -> list[Problem]:
     """The problems of a file or set, with answers to grade by.
 
+    Each gold answer is graded against itself, once: those that nothing can equal are
+    named.
+
     Args:
       split: "train" or "test"; of a set by name, which of its files.
-      path: file of this split, or a set by name: see `math_sets.py`.
+      path: files of this split, or a set by name: see `math_sets.py`.
       prompt_template: text around `{problem}`; empty for the bare problem, and for
         files of verl's kind, whose prompts are whole messages.
       grading: one of `GRADINGS`.
+      columns: which fields are read, as in "problem=question,answer=gold"; empty to
+        guess, see `schemas.py`.
       on_error: "stop" at a broken row, or "skip" and count it. A gold answer in which
         the grading finds nothing, or too much, makes a row broken.
 
     Raises:
-      ValueError: there is no such split or grading, or its file is missing or broken.
+      ValueError: there is no such split or grading, its files are missing or broken,
+        or none of the gold answers can be equalled.
     """
     _check_split(split)
     _check_grading(grading)
     source = math_sets.locate(path, split)
     found = read_problems(
-        source.path,
+        source.paths,
         prompt_template=prompt_template,
-        row=source.row,
+        columns=columns,
+        row=None if columns else source.row,
         on_error=on_error,
+        gold=functools.partial(golds.text, compared_as_text=grading in _AS_TEXT),
         check=functools.partial(_check_gold, grading=grading),
     )
-    return [
+    packed = [
         dataclasses.replace(
             problem, answer=pack(problem.answer, grading, source.tolerance)
         )
         for problem in found
     ]
+    data_checks.check_golds(
+        packed,
+        _SelfGrading(grading).wins,
+        lambda problem: unpack(problem.answer)[0],
+        grading=grading,
+        source=path_text(source.paths),
+    )
+    return packed
 
 
 def demonstrations(
-    split: str, *, path: str | pathlib.Path, prompt_template: str, size: int
+    split: str,
+    *,
+    path: str | pathlib.Path,
+    prompt_template: str,
+    size: int,
+    columns: str = "",
 ) -> list[Demonstration]:
-    """Worked solutions of a file, for supervised fine-tuning.
+    """Worked solutions or conversations, for supervised fine-tuning.
 
     Args:
       split: "train" or "test".
-      path: file of this split, whose rows have a `solution` or a `completion`.
+      path: files of this split, as in `problems`.
       prompt_template: as in `problems`; use the template of the RL run that follows.
-      size: how many, from the top of the file; 0 for all.
+      size: how many, from the top; 0 for all.
+      columns: which fields are read, as in "problem=question,completion=reply"; empty
+        to guess, see `schemas.py`.
 
     Raises:
       ValueError: as `problems.read_demonstrations`, or there is no such split.
     """
     _check_split(split)
-    return read_demonstrations(path, prompt_template=prompt_template, size=size)
+    return read_demonstrations(
+        math_sets.locate(path, split).paths,
+        prompt_template=prompt_template,
+        size=size,
+        columns=columns,
+    )
 
 
 def grade(completion: str, answer: str) -> Grade:
@@ -153,6 +193,28 @@ def unpack(answer: str) -> tuple[str, str, float]:
         return answer, "lenient", 0.0
     spec = json.loads(answer)
     return spec["gold"], spec["grading"], spec["tolerance"]
+
+
+class _SelfGrading:
+    """Grades gold answers against themselves."""
+
+    def __init__(self, grading: str):
+        self._mark = "Answer: {}" if grading in _REFERENCES else r"\boxed{{{}}}"
+        # math-verify takes up to seconds: 17,000 of its verdicts would be an hour.
+        self._chances = _CHANCES
+
+    def wins(self, problem: Problem) -> bool:
+        """Whether a completion that gives a problem's own gold answer is right."""
+        answer, grading, _ = unpack(problem.answer)
+        gold = answer if grading in _REFERENCES else _gold(answer)
+        completion = self._mark.format(gold)
+        if grading != "hapo":
+            return grade(completion, problem.answer).score == 1
+        pred = extract(completion, grading)
+        if pred is None or math_dapo.same(gold, pred):
+            return pred is not None
+        self._chances -= 1
+        return self._chances >= 0 and _second_chance(gold, pred)
 
 
 def _second_chance(gold: str, pred: str) -> bool:

@@ -2,10 +2,10 @@ r"""The mathematical sets by name: their files in a data folder, their place on 
 
 A task's `path` may be
 
-  a file                            data/gsm8k_test.jsonl
+  a file, several, a folder         data/gsm8k_test.jsonl, see `files.py`
   a folder and the name of a set    data/math500      the set's file in that folder
   the name of a set                 math500           fetched from the Hugging Face hub
-  a file on the hub                 hf://datasets/owner/name/test.jsonl
+  files on the hub                  hf://datasets/owner/name/data/*
 
 A new set is one line of `SETS`. Files in folders have rows of our kind or verl's; rows
 of the hub are turned into ours by the set's `row`. The hub's sets and the published
@@ -17,7 +17,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from hapo_jax.tasks import hub, math_text
+from hapo_jax.tasks import files, hub, math_text
 
 Row = dict[str, Any]
 
@@ -135,40 +135,45 @@ class Source(NamedTuple):
     """Where a split is read from.
 
     Attributes:
-      path: a file that exists, or that the reader will miss by name.
+      paths: the files; those of a set in a folder may be missing.
       row: what its rows need to become ours; None if they are.
       tolerance: of the set, see `MathSet`; 0 for a file.
     """
 
-    path: pathlib.Path
+    paths: tuple[pathlib.Path, ...]
     row: Callable[[Row], Row] | None
     tolerance: float = 0.0
 
 
 def locate(path: str | pathlib.Path, split: str) -> Source:
-    """Finds the file that a task's `path` means, and fetches it if it is on the hub.
+    """Finds the files that a task's `path` means; fetches them if they are on the hub.
 
     Raises:
-      ValueError: the set has no such split, or the hub cannot be reached.
+      ValueError: there are none, the set has no such split, or the hub cannot be
+        reached.
     """
     text = str(path)
     if text.startswith(hub.PREFIX):
-        return Source(hub.fetch(text), None)
+        return Source(hub.fetch(text, split), None)
     folder, name = pathlib.Path(text).parent, pathlib.Path(text).name
     if name not in SETS or pathlib.Path(text).is_file():
-        return Source(pathlib.Path(text), None)
+        return Source(files.find(text, split), None)
     known = SETS[name]
     if text != name:
-        return Source(folder / _of(known.files, split, name), None, known.tolerance)
+        own = known.files.get(split)
+        if pathlib.Path(text).is_dir() and not (own and (folder / own).exists()):
+            return Source(files.find(text, split), None, known.tolerance)
+        found = files.find(folder / _of(known.files, split, name))
+        return Source(found, None, known.tolerance)
     found = hub.fetch(hub.PREFIX + _of(known.hub, split, name))
     return Source(found, lambda row: known.row(row) | {"source": name}, known.tolerance)
 
 
-def _of(files: Mapping[str, str], split: str, name: str) -> str:
+def _of(known: Mapping[str, str], split: str, name: str) -> str:
     """The file of a split."""
-    if split not in files:
+    if split not in known:
         raise ValueError(
-            f"the set {name!r} has no {split=}, only {', '.join(files)}; name another "
+            f"the set {name!r} has no {split=}, only {', '.join(known)}; name another "
             "set or a file."
         )
-    return files[split]
+    return known[split]

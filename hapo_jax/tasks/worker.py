@@ -8,9 +8,11 @@ Messages are JSON over one socket, so that nothing a grader returns is unpickled
 
     -> {"task": name, "items": [[completion, answer], ...]}
     <- {"ready": true}                      once, after the start
-    <- {"loaded": name} | {"failed": text}  once per chunk; the clock starts here
+    <- {"loaded": name, "weaker": text}     once per chunk; the clock starts here; why
+     | {"failed": text}                       programs are not confined the best way
     <- {"score": 1.0, "extracted": text}    once per item, in order
      | {"late": text}                       the same, when it raised TimeoutError
+     | {"no_verdict": text}                 the same, when the machine interfered
      | {"error": text, "leaving": bool}     the same, when it raised something else
 
 The end of the socket ends the process, and so does the death of the parent.
@@ -27,7 +29,7 @@ from multiprocessing import connection
 from types import ModuleType
 
 from hapo_jax import tasks
-from hapo_jax.tasks.sandbox import kernel
+from hapo_jax.tasks.sandbox import host, kernel
 
 _GIB = 2**30
 _ERROR_CHARACTERS = 300
@@ -57,10 +59,11 @@ def _answer(socket: connection.Connection, task: str, items: list) -> bool:
     """Grades one chunk; False if the process should end."""
     try:
         module = _load(task)
+        weaker = module.why_weaker() if hasattr(module, "why_weaker") else ""
     except Exception:
         _send(socket, {"failed": traceback.format_exc()})
         return False
-    _send(socket, {"loaded": task})
+    _send(socket, {"loaded": task, "weaker": weaker})
     for completion, answer in items:
         reply = _grade(module, completion, answer)
         _send(socket, reply)
@@ -84,6 +87,8 @@ def _grade(module: ModuleType, completion: str, answer: str) -> dict:
         return {"score": float(score), "extracted": extracted}
     except TimeoutError as error:  # it kept a clock of its own
         return {"late": str(error)}
+    except host.NoVerdict as error:
+        return {"no_verdict": str(error)}
     # Graders run foreign code: whatever it raises, sys.exit included, is about this
     # item alone. After a lack of memory the process leaves, for the memory may be lost.
     except BaseException as error:

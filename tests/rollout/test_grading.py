@@ -12,7 +12,7 @@ import pytest
 
 import hapo_jax
 from hapo_jax import tasks
-from hapo_jax.rollout import grading
+from hapo_jax.rollout import grading, lookout, processes
 
 ROOT = pathlib.Path(hapo_jax.__file__).resolve().parents[1]
 # Far above what a grader needs here, so that a busy machine fails no test.
@@ -20,6 +20,7 @@ START_TIMEOUT_S = 60.0
 TIMEOUT_S = 1.0
 MEMORY_GIB = 1.0
 
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 # Items that tell who graded them; no two are equal, so each is graded.
 PIDS = [("pid", str(i)) for i in range(200)]
 
@@ -28,6 +29,7 @@ PIDS = [("pid", str(i)) for i in range(200)]
 STUB_TASK = """
 import ctypes, os, signal, sys, time
 from hapo_jax.tasks.problems import Grade
+from hapo_jax.tasks.sandbox.host import NoVerdict
 
 def recurse(n):
     return recurse(n + 1) + 1
@@ -42,11 +44,24 @@ def grade(completion, answer):
         raise TimeoutError("2 s")
     if completion == "sleep":
         time.sleep(600)
-    if completion == "tell and spin":
-        open(answer, "w").close()
-    if completion in ("spin", "tell and spin"):
+    if completion == "spin":
         while True:
             pass
+    if completion in ("spin at first", "wait at first"):
+        fresh = not os.path.exists(answer)
+        open(answer, "w").close()
+        while fresh and completion == "spin at first":
+            pass
+        time.sleep(0.3 * fresh)
+        return Grade(1.0, None)
+    if completion == "wait a little":
+        open(answer, "w").close()
+        time.sleep(0.3)
+        return Grade(1.0, None)
+    if completion == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if completion == "interfered":
+        raise NoVerdict("the machine is ill")
     if completion == "block":  # one call of C that no Python signal interrupts
         9 ** 9 ** 9
     if completion == "exit":
@@ -164,6 +179,8 @@ def test_only_the_guilty_item_is_lost(stub, completion, outcome, detail):
             "grading/cached": 0,
             "grading/timed_out": int(outcome == "timed_out"),
             "grading/crashed": int(outcome == "crashed"),
+            "grading/killed": 0,
+            "grading/repeated": 0,
         }
 
 
@@ -241,19 +258,146 @@ def test_an_interrupt_leaves_the_processes_alone(stub):
         assert pool.grade("stub", [("interrupt", "interrupt")])[0].score == 1.0
 
 
-def test_a_process_killed_from_outside_costs_one_item(stub, tmp_path):
+def test_an_item_whose_process_is_killed_from_outside_is_graded_again(stub, tmp_path):
     told = tmp_path / "told"
     with make_pool(num_workers=1, timeout_s=60.0) as pool:
         (before,) = pool.grade("stub", PIDS[:1])
-        items = [("1", "1"), ("tell and spin", str(told)), ("2", "2")]
+        items = [("1", "1"), ("spin at first", str(told)), ("2", "2")]
         future = pool.submit("stub", items)
         wait_until(told.exists)
         os.kill(int(before.extracted), signal.SIGKILL)
         results = future.result(timeout=START_TIMEOUT_S)
-        assert outcomes(results) == ["graded", "crashed", "graded"]
-        assert results[1].detail.endswith("exit code -9")
+        assert outcomes(results) == ["graded", "graded", "graded"]
+        assert [r.score for r in results] == [1.0, 1.0, 1.0]
+        assert [r.repeats for r in results] == [0, 1, 0]
+        assert grading.count(results)["grading/repeated"] == 1
         (after,) = pool.grade("stub", PIDS[1:2])
         assert after.extracted != before.extracted
+
+
+def test_what_is_killed_each_time_is_no_wrong_answer(stub):
+    """Neither "graded" nor "crashed"; and the others do not suffer."""
+    items = [("1", "1"), ("killed", "a"), ("interfered", "b"), ("2", "2")]
+    with make_pool() as pool:
+        results = pool.grade("stub", items)
+    assert outcomes(results) == ["graded", "killed", "killed", "graded"]
+    assert results[1].extracted is results[2].extracted is None
+    assert "tried 4 times" in results[1].detail
+    assert "exit code -9" in results[1].detail
+    assert "the machine is ill" in results[2].detail
+    assert {"timed_out", "crashed", "killed"} == set(grading.UNGRADED)
+
+
+def test_many_items_that_are_killed_break_the_pool(stub):
+    with make_pool(num_workers=1) as pool:
+        pool.grade("stub", [("interfered", "0"), ("1", "1")])
+        with pytest.raises(
+            RuntimeError, match=r"8 completions in a row.*grading\.workers"
+        ):
+            pool.grade("stub", [("interfered", str(i)) for i in range(20)])
+
+
+@linux
+def test_a_process_that_is_stopped_goes_on(stub, tmp_path, capfd):
+    """SIGSTOP from outside costs no item, and is said and counted."""
+    told = tmp_path / "told"
+    with make_pool(num_workers=1, timeout_s=3.0) as pool:
+        (before,) = pool.grade("stub", PIDS[:1])
+        future = pool.submit("stub", [("wait a little", str(told)), ("2", "2")])
+        wait_until(told.exists)
+        os.kill(int(before.extracted), signal.SIGSTOP)
+        results = future.result(timeout=START_TIMEOUT_S)
+        assert outcomes(results) == ["graded", "graded"]
+        wait_until(lambda: pool.state["grading/resumed"] == 1)
+    said = capfd.readouterr().err
+    assert (
+        f"process {before.extracted}, which grades for {os.getpid()}, had been" in said
+    )
+
+
+@linux
+def test_a_time_that_ran_out_while_stopped_does_not_count(stub, tmp_path):
+    """The limit is over before the lookout looks; the item is graded again."""
+    told = tmp_path / "told"
+    with make_pool(num_workers=1, timeout_s=0.5) as pool:
+        (before,) = pool.grade("stub", PIDS[:1])
+        future = pool.submit("stub", [("wait at first", str(told))])
+        wait_until(told.exists)
+        os.kill(int(before.extracted), signal.SIGSTOP)
+        (result,) = future.result(timeout=START_TIMEOUT_S)
+    assert (result.outcome, result.score, result.repeats) == ("graded", 1.0, 1)
+
+
+@linux
+def test_the_process_that_holds_the_pool_does_not_stay_stopped(stub, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("""
+import os, time
+from hapo_jax.rollout import grading, lookout, processes
+with grading.GradingPool(
+    num_workers=1, timeout_s=10.0, memory_gib=1.0, start_timeout_s=60.0
+) as pool:
+    pool.grade("stub", [("1", "1")])
+    print("ready", flush=True)
+    while pool.state["grading/resumed"] == 0:
+        time.sleep(0.05)
+    print(pool.grade("stub", [("2", "2")])[0].score, pool.state, flush=True)
+""")
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{REGISTER}\nexec(open({str(script)!r}).read())"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as run:
+        assert run.stdout.readline() == "ready\n"
+        os.kill(run.pid, signal.SIGSTOP)
+        said, warned = run.communicate(timeout=START_TIMEOUT_S)
+    assert said.startswith("1.0 {'grading/resumed': 1")
+    assert f"process {run.pid}, which trains, had been stopped from outside" in warned
+
+
+@linux
+@pytest.mark.parametrize("by", ["SIGSTOP", "SIGTSTP"])
+def test_a_pause_by_the_terminal_is_no_stop(by):
+    """Where the kernel says which signal it was."""
+    with subprocess.Popen(["sleep", "60"], process_group=0) as sleeper:
+        os.kill(sleeper.pid, getattr(signal, by))
+        wait_until(lambda: processes._stat(sleeper.pid)[0] == "T")
+        known = int(processes._stat(sleeper.pid)[-1])
+        stopped = processes.is_stopped(sleeper.pid)
+        sleeper.kill()
+    if not known:
+        pytest.skip("this kernel does not say by which signal a process was stopped")
+    assert stopped == (by == "SIGSTOP")
+
+
+@linux
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_the_lookout_is_watched_too(stub, monkeypatch, number):
+    monkeypatch.setattr(lookout, "_SILENT_S", 2.0)
+    with make_pool(num_workers=1) as pool:
+        first = pool._lookout.process.pid
+        wait_until(lambda: pool._lookout.deadline < time.monotonic() + 2.0)
+        os.kill(first, number)
+        wait_until(lambda: pool._lookout and pool._lookout.process.pid != first)
+        assert pool.state["grading/resumed"] == 1
+        (before,) = pool.grade("stub", PIDS[:1])
+        os.kill(int(before.extracted), signal.SIGSTOP)  # the new one knows them
+        wait_until(lambda: pool.state["grading/resumed"] == 2)
+    assert not alive(first)
+
+
+@linux
+def test_a_weaker_confinement_is_counted_and_said_once(stub, caplog):
+    with make_pool() as pool:
+        assert pool.state["grading/weaker_confinement"] == 0
+        (stub / "stub_task.py").write_text(
+            STUB_TASK + "\ndef why_weaker(): return 'no namespaces here'\n"
+        )
+        pool.grade("stub", PIDS)
+        assert pool.state["grading/weaker_confinement"] in (1, 2)
+    assert caplog.text.count("no namespaces here") == 1
 
 
 def test_futures_run_side_by_side(stub):
@@ -301,7 +445,7 @@ def test_processes_end_with_their_parent(stub, tmp_path, last_words):
     script = tmp_path / "script.py"
     script.write_text(f"""
 import os, sys, time
-from hapo_jax.rollout import grading
+from hapo_jax.rollout import grading, lookout, processes
 pool = grading.GradingPool(
     num_workers=2, timeout_s=600.0, memory_gib=1.0, start_timeout_s=60.0
 )

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from hapo_jax.tasks import code
+from hapo_jax.tasks import code, harnesses
 from hapo_jax.tasks.sandbox import host
 from tests import real_data
 
@@ -107,7 +107,7 @@ def test_a_completion_goes_on_with_a_function_or_writes_it_anew(completion, prog
     ],
 )
 def test_outputs_are_compared_word_by_word(written, expected, same):
-    assert code.same_output(written, expected) == same
+    assert harnesses.same_output(written, expected) == same
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_outputs_are_compared_word_by_word(written, expected, same):
     ],
 )
 def test_values_are_compared_with_their_types(value, expected, same):
-    assert code.same_value(value, expected) == same
+    assert harnesses.same_value(value, expected) == same
 
 
 def test_problems_hold_what_grading_needs(tmp_path):
@@ -277,7 +277,7 @@ def test_all_tests_together_have_a_limit(box):
         ({"tests": [{"type": "stdin", "input": ""}]}, r"missing: \['output'\]"),
         ({"entry_point": ""}, "field 'entry_point' must name the function"),
         ({"problem": ""}, "field 'problem' must be a non-empty text"),
-        ({"id": 3}, "field 'id' must be a non-empty text"),
+        ({"id": [3]}, "field 'id' must be a text or a whole number"),
     ],
 )
 def test_broken_rows_are_refused(tmp_path, change, message):

@@ -113,7 +113,7 @@ def test_bad_flag_files(tmp_path, content, flags, message):
 
 
 def test_a_flag_file_that_is_missing_or_no_json(tmp_path):
-    with pytest.raises(ValueError, match="there is no file"):
+    with pytest.raises(ValueError, match="none.json does not exist"):
         data_checks.excluded_ids([str(tmp_path / "none.json")])
     (tmp_path / "a.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):

@@ -6,7 +6,7 @@ import decimal
 
 import pytest
 
-from hapo_jax.tasks import code, harnesses
+from hapo_jax.tasks import harnesses
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_the_source_names_the_harness(source, name):
 def test_outputs(written, expected, lines, words, general):
     assert harnesses.same_lines(written, expected) == lines
     assert harnesses.same_words(written, expected) == words
-    assert code.same_output(written, expected) == general
+    assert harnesses.same_output(written, expected) == general
 
 
 @pytest.mark.parametrize(

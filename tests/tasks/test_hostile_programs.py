@@ -50,7 +50,7 @@ def outside(tmp_path):
 
 def processes_of(box):
     """The launcher and all that it has forked: their command line is its own."""
-    mark = f"launcher\0{box._launcher.args[-3]}\0{os.getpid()}\0".encode()
+    mark = f"launcher\0{box._launcher.args[-4]}\0{os.getpid()}\0".encode()
     found = []
     for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
         try:

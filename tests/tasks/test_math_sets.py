@@ -1,6 +1,7 @@
 """The mathematical sets by name: files in folders, and a hub that is pretended."""
 
 import json
+import pathlib
 
 import huggingface_hub
 import huggingface_hub.errors
@@ -124,7 +125,25 @@ def test_a_file_on_the_hub(pretend):
         "test", path="hf://datasets/me/mine/a.jsonl", prompt_template=""
     )
     assert problem.id == "x" and asked == [("me/mine", "dataset", "a.jsonl")]
-    with pytest.raises(ValueError, match=r"matches \[\] and must match one file"):
+    put("data/train-00000-of-00002.parquet", {"question": "1?", "answer": "#### 1"})
+    put("data/train-00001-of-00002.parquet", {"question": "2?", "answer": "#### 2"})
+    put("data/test-00000-of-00001.parquet", {"question": "3?", "answer": "#### 3"})
+    (
+        pathlib.Path(
+            huggingface_hub.snapshot_download("", repo_type="", allow_patterns="")
+        )
+        / "data"
+        / "README.md"
+    ).write_text("no data")
+    found = {
+        split: math.problems(
+            split, path="hf://datasets/me/mine/data/*", prompt_template=""
+        )
+        for split in ("train", "test")
+    }
+    assert [p.answer for p in found["train"]] == ["1", "2"]
+    assert [(p.answer, p.statement) for p in found["test"]] == [("3", "3?")]
+    with pytest.raises(ValueError, match=r"matches \[\] and no data file"):
         hub.fetch("hf://datasets/me/mine/b*.jsonl")
     with pytest.raises(ValueError, match="must be of the form hf://datasets/owner/"):
         hub.fetch("hf://datasets/mine")

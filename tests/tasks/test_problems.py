@@ -88,7 +88,7 @@ def test_no_template_leaves_the_problem(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "read"), [(18, "18"), (0.5, "0.5"), ({"n": [1]}, '{"n": [1]}')]
+    ("given", "read"), [(18, "18"), (0.5, "0.5"), ({"target": ["1"]}, "1")]
 )
 def test_answers_that_are_no_text(tmp_path, given, read):
     path = write(tmp_path, "jsonl", [{**OURS[0], "answer": given}])
@@ -112,25 +112,26 @@ def test_one_id_for_two_problems_is_an_error(tmp_path):
 def test_blank_lines_are_skipped_but_counted(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps(OURS[0]) + "\n\n[]\n")
-    with pytest.raises(ValueError, match="line 3: list where an object belongs"):
+    with pytest.raises(ValueError, match="line 3: a list where an object belongs"):
         problems.read_problems(path, prompt_template="")
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"id": "c", "problem": "p"}, "line 2: field 'answer'.*got None"),
-        ({"id": "c", "problem": "p", "answer": ""}, "line 2: field 'answer'.*got ''"),
-        ({"id": "c", "problem": "p", "answer": True}, "field 'answer'.*got True"),
+        ({"id": "c", "problem": "p"}, "line 2: .*'plain'.*needs 'answer' too"),
+        ({"id": "c", "problem": "p", "answer": None}, "field 'answer'.*got null"),
+        ({"id": "c", "problem": "p", "answer": ""}, 'line 2: field .answer.*got ""'),
+        ({"id": "c", "problem": "p", "answer": True}, "field 'answer'.*got true"),
         ({"id": "c", "problem": " ", "answer": "1"}, "line 2: field 'problem'"),
-        ({"id": 3, "problem": "p", "answer": "1"}, "line 2: field 'id'.*got 3"),
-        ({"id": "c", "question": "p"}, "neither field 'problem'.*'question'.*rename"),
-        ({**VERL[0], "prompt": "text"}, "line 2: field 'prompt' must be a list"),
-        ({**VERL[0], "prompt": []}, "line 2: field 'prompt' must be a list"),
-        ({**VERL[0], "prompt": [{"role": "user"}]}, "field 'prompt' must be a list"),
-        ({**VERL[0], "reward_model": None}, "field 'reward_model' must be an object"),
+        ({"id": [3], "problem": "p", "answer": "1"}, r"line 2: field 'id'.*got \[3\]"),
+        ({"id": "c", "question": "p"}, "'gsm8k'.*needs 'answer' too. Rename"),
+        ({**VERL[0], "prompt": 3}, "line 2: field 'prompt' must be a text, or a list"),
+        ({**VERL[0], "prompt": []}, "line 2: field 'prompt' must be a text, or a list"),
+        ({**VERL[0], "prompt": [{"role": "user"}]}, r"prompt\[0\] must be a message"),
+        ({**VERL[0], "reward_model": None}, "'reward_model.ground_truth' must be a"),
         ({**VERL[0], "reward_model": {}}, "field 'reward_model.ground_truth'"),
-        ({**VERL[0], "data_source": None}, "line 2: field 'data_source'"),
+        ({**VERL[0], "data_source": 0.5}, "line 2: field 'data_source'"),
     ],
 )
 def test_a_broken_row_names_line_field_and_remedy(tmp_path, row, message):
@@ -152,15 +153,16 @@ def test_a_broken_parquet_row_is_named(tmp_path):
         ("a.jsonl", b'{"id": \n', "line 1 is not JSON"),
         ("a.jsonl", b'{"id": "\xff"}\n', "line 1 is not JSON.*UTF-8"),
         ("a.jsonl", b"[" * 100_000 + b"\n", "line 1 is not JSON"),
-        ("a.jsonl", b"", "holds no problems"),
-        ("a.jsonl.gz", b"no gzip", "damaged after line 0"),
+        ("a.jsonl", b"", "a.jsonl is empty"),
+        ("a.jsonl", b"\n", "holds no problems"),
+        ("a.jsonl.gz", b"no gzip", "is something else and not what its name says"),
         (
             "a.jsonl.gz",
             gzip.compress(b"{}" * 9_999, mtime=0)[:-9],
             "damaged after line 0",
         ),
-        ("a.parquet", b"no parquet", "is not a parquet file"),
-        ("a.csv", b"", "must end in one of .jsonl"),
+        ("a.parquet", b"no parquet", "is something else and not what its name says"),
+        ("a.xlsx", b"", "must end in one of .jsonl"),
     ],
 )
 def test_a_broken_file(tmp_path, name, content, message):
@@ -292,9 +294,9 @@ def test_a_demonstration_of_messages(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"problem": "p"}, "line 1: neither field 'completion' nor 'solution' among"),
+        ({"problem": "p"}, "line 1: .*needs 'completion' too"),
         ({"problem": "p", "solution": " "}, "line 1: field 'solution'.*non-empty"),
-        ({"solution": "s"}, "line 1: neither field 'problem'"),
+        ({"solution": "s"}, "line 1: .*needs 'problem' too"),
     ],
 )
 def test_a_broken_demonstration_names_line_field_and_remedy(tmp_path, row, message):

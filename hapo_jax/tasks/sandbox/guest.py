@@ -4,7 +4,11 @@ Nothing here decides anything, and nothing here is secret: the program shares th
 process and can change all of it. What leaves the process is checked outside.
 """
 
+import _io
 import atexit
+import builtins
+import gc
+import io
 import itertools
 import json
 import os
@@ -14,7 +18,7 @@ import threading
 import types
 from typing import Any
 
-from hapo_jax.tasks.sandbox import wire
+from hapo_jax.tasks.sandbox import habits, wire
 
 PAYLOAD, REQUESTS = 3, 4
 # Items taken from an iterator that a test asks for; endless ones are cut.
@@ -22,8 +26,9 @@ _MOST_ITEMS = 100_000
 _ERROR_CHARACTERS = 300
 
 
-def read_payload() -> dict:
-    """What the grading process wrote for this one."""
+def begin() -> dict:
+    """What the grading process wrote for this one; integers may have any length."""
+    sys.set_int_max_str_digits(0)
     with open(PAYLOAD, "rb") as file:
         return json.load(file)
 
@@ -33,7 +38,7 @@ def run() -> int:
 
     Its payload: `{"program": source}`, and perhaps a `preamble` that runs before it.
     """
-    payload = read_payload()
+    payload = begin()
     for name, number, mode in (
         ("stdin", 0, "r"),
         ("stdout", 1, "w"),
@@ -42,21 +47,44 @@ def run() -> int:
         stream = os.fdopen(number, mode, encoding="utf-8", errors="replace")
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    sys.argv = ["program.py"]
-    code = 0
+    # Bound here, since the program may put what it likes into the modules.
+    shutdown, run_exits, get_objects = (
+        threading._shutdown,
+        atexit._run_exitfuncs,
+        gc.get_objects,
+    )
+    code, module = 0, types.ModuleType("__main__")
     try:
-        _execute(payload, "__main__")
-        threading._shutdown()  # as Python does: waits for threads
+        _execute(payload, module)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         code = 1
-    try:
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-    except BaseException:
-        code = code or 1
+    for step in (shutdown, run_exits):  # as Python does: waits for threads first
+        try:
+            step()
+        except BaseException:
+            code = code or 1
+    _flush(get_objects)
+    module.__dict__.clear()  # what has a `__del__` may write something in it
+    _flush(get_objects)
     return code & 0xFF
+
+
+def _flush(get_objects) -> None:
+    """Writes what any file still holds, `sys.stdout` first, as the end of Python does.
+
+    The program may have replaced or reopened its output. What cannot be written is
+    missing in the output, which is all that counts.
+    """
+    files = [thing for thing in get_objects() if issubclass(type(thing), _io._IOBase)]
+    # A text's buffer goes on into a buffer of bytes.
+    files.sort(key=lambda file: not isinstance(file, io.TextIOBase))
+    for file in (vars(sys).get("stdout"), *files):
+        try:
+            file.flush()
+        except BaseException:
+            continue
 
 
 def serve() -> int:
@@ -70,12 +98,12 @@ def serve() -> int:
 
     Values travel as in `wire.py`; a target is one that came as `{"object": number}`.
     """
-    payload = read_payload()
+    payload = begin()
     objects: list[Any] = []
     # Bound here, since the program may put what it likes into the modules.
     send, receive = wire.send, wire.receive
     try:
-        names = _execute(payload, "solution")
+        names = _execute(payload, types.ModuleType("solution"))
     except BaseException as error:
         send(REQUESTS, _raised(error))
         return 1
@@ -98,11 +126,13 @@ def serve() -> int:
             send(REQUESTS, _raised(error))
 
 
-def _execute(payload: dict, name: str) -> dict:
-    """Executes a program as module `name`; returns its names."""
+def _execute(payload: dict, module: types.ModuleType) -> dict:
+    """Executes a program as a module; returns its names."""
+    sys.argv = ["program.py"]
+    habits.install()
     random.seed(0)  # the verdict about a program should not be a matter of luck
-    module = types.ModuleType(name)
-    sys.modules[name] = module
+    module.__file__ = sys.argv[0]
+    sys.modules[module.__name__] = module
     # Apart, so that `from __future__` may be the program's first statement.
     for part, file in (("preamble", "preamble.py"), ("program", "program.py")):
         exec(compile(payload.get(part, ""), file, "exec"), module.__dict__)
@@ -137,8 +167,13 @@ def _named(names: dict, name: str) -> Any:
 
 
 def _raised(error: BaseException) -> dict:
+    """The nearest builtin exception, which is what tests can wait for, and the text."""
+    kind = type(error)
     try:
-        text = str(error)[:_ERROR_CHARACTERS]
+        text = str.__getitem__(str(error), slice(_ERROR_CHARACTERS))
+        near = next(k for k in kind.__mro__ if vars(builtins).get(k.__name__) is k)
     except BaseException:
-        text = ""
-    return {"raised": [type(error).__name__, text]}
+        text, near = "", RuntimeError
+    if near in (Exception, BaseException) and near is not kind:
+        near = kind  # says nothing by itself
+    return {"raised": [near.__name__, text]}

@@ -9,13 +9,14 @@ import pathlib
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import hapo_jax
-from hapo_jax.tasks.sandbox import confine, kernel
+from hapo_jax.tasks.sandbox import confine, kernel, landlock, promises
 from hapo_jax.tasks.sandbox.confine import Limits
 
 _log = logging.getLogger(__name__)
+_said: set[str] = set()
 
 _ANSWER_S = 30.0  # for the launcher to start, or to start a process, on a busy machine
 _SEALS = (
@@ -25,25 +26,42 @@ _SEALS = (
 )
 
 
+class NoVerdict(RuntimeError):
+    """Nothing is known about a program: the machine, or somebody on it, interfered."""
+
+
 class Sandbox:
     """Starts confined processes. A context manager; for one thread at a time.
 
     Attributes:
       way: of confinement, a name of `confine.WAYS`.
+      landlock: version in use where `way` is "landlock", else 0.
+      passed_over: way → why it did not work, for those that would have been better.
     """
 
-    def __init__(self, way: str):
+    def __init__(
+        self,
+        way: str,
+        *,
+        most: int = landlock.NEWEST,
+        passed_over: Mapping[str, str] | None = None,
+    ):
         """Starts the launcher.
 
+        Args:
+          way, passed_over: see the class.
+          most: the version of Landlock to keep to where the kernel's is newer.
+
         Raises:
-          RuntimeError: this way does not work on this machine; says why.
+          NoVerdict: this way does not work on this machine; says why.
         """
         self.way = way
+        self.passed_over = dict(passed_over or {})
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_ANSWER_S)
         command = [sys.executable, "-P", "-m", "hapo_jax.tasks.sandbox.launcher"]
         self._launcher = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(os.getpid()), way],
+            [*command, str(theirs.fileno()), str(os.getpid()), way, str(most)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -55,6 +73,7 @@ class Sandbox:
         self._socket = ours
         try:
             self._hear()
+            self.landlock = min(landlock.version(), most) if way == "landlock" else 0
         except RuntimeError:
             self.close()
             raise
@@ -74,14 +93,20 @@ class Sandbox:
           limits: what it may use; the wall clock is the caller's to keep.
 
         Raises:
-          RuntimeError: it cannot be started, or the launcher is gone.
+          NoVerdict: it cannot be started, or the launcher is gone.
         """
-        request = json.dumps({"start": role, "limits": limits}).encode()
-        try:
-            socket.send_fds(self._socket, [request], list(files))
-        except OSError as error:
-            raise RuntimeError(f"The sandbox's launcher is gone ({error}).") from error
-        return self._hear()["process"]
+        return self._ask({"start": role, "limits": limits}, files)["process"]
+
+    def wait(self, seconds: float = 0.2) -> None:
+        """Waits until one of the processes has ended, at most so long.
+
+        For when one has closed what it was heard by: `end`, right after that, could
+        not tell its end from one that it brought about itself.
+
+        Raises:
+          NoVerdict: the launcher is gone.
+        """
+        self._ask({"wait": seconds}, patience_s=seconds)
 
     def end(self, process: int, *, patience_s: float = 0.0) -> int:
         """Ends a process with all that belongs to it; returns its exit code.
@@ -89,14 +114,15 @@ class Sandbox:
         Args:
           process: from `start`; every process must be ended.
           patience_s: seconds to wait before it is killed.
+
+        Raises:
+          NoVerdict: somebody else killed or stopped it, or the launcher is gone.
         """
         request = {"end": process, "patience_s": patience_s}
-        try:
-            self._socket.settimeout(_ANSWER_S + patience_s)
-            self._socket.send(json.dumps(request).encode())
-        except OSError as error:
-            raise RuntimeError(f"The sandbox's launcher is gone ({error}).") from error
-        return self._hear()["code"]
+        reply = self._ask(request, patience_s=patience_s)
+        if reply["outside"]:
+            raise NoVerdict(f"the program's process {reply['outside']}.")
+        return reply["code"]
 
     def close(self) -> None:
         """Ends the launcher and with it every process. Idempotent."""
@@ -104,13 +130,25 @@ class Sandbox:
         self._launcher.kill()
         self._launcher.wait()
 
+    def _ask(
+        self, request: dict, files: Sequence[int] = (), *, patience_s: float = 0.0
+    ) -> dict:
+        """The launcher's reply, which may take so much longer."""
+        self._socket.settimeout(_ANSWER_S + patience_s)
+        try:
+            message = json.dumps(request).encode()
+            socket.send_fds(self._socket, [message], list(files))
+        except OSError as error:
+            raise NoVerdict(f"The sandbox's launcher is gone ({error}).") from error
+        return self._hear()
+
     def _hear(self) -> dict:
         try:
             reply = json.loads(self._socket.recv(2**16) or b'{"failed": "it died"}')
         except OSError as error:
             reply = {"failed": str(error)}
         if "failed" in reply:
-            raise RuntimeError(f"The sandbox failed: {reply['failed']}")
+            raise NoVerdict(f"The sandbox failed: {reply['failed']}")
         return reply
 
 
@@ -120,7 +158,7 @@ def best() -> Sandbox:
     Raises:
       RuntimeError: none works; says why.
     """
-    reasons = []
+    reasons: dict[str, str] = {}
     try:
         kernel.architecture()
     except OSError as error:
@@ -128,27 +166,40 @@ def best() -> Sandbox:
     for way in confine.WAYS:
         box = None
         try:
-            box = Sandbox(way)
+            box = Sandbox(way, passed_over=reasons)
             _try(box)
             return box
         except RuntimeError as error:
             if box is not None:
                 box.close()
-            reasons.append(f"{way}: {error}")
+            reasons[way] = str(error)
     raise RuntimeError(
         "Programs cannot be confined on this machine, so none is run. Needed is Linux "
         "5.12 or newer where user namespaces or Landlock are allowed (in Docker, "
-        "`--security-opt seccomp=unconfined` allows them). " + " ".join(reasons)
+        "`--security-opt seccomp=unconfined` allows them). "
+        + " ".join(f"{way}: {reason}" for way, reason in reasons.items())
     )
 
 
 def describe(box: Sandbox) -> str:
-    """Which confinement is in force, for a log."""
-    way = confine.WAYS[box.way]
-    return (
-        f"Programs are confined by {box.way} and a system-call filter. "
-        f"Network: {way.network}. Files: {way.files}."
+    """Which confinement is in force and what it does not promise, for a log."""
+    return promises.describe(box.way, box.landlock, root=confine.own_users())
+
+
+def why_weaker(box: Sandbox) -> str:
+    """Why a way that promises more did not work; "" if the best way is in force."""
+    return " ".join(
+        f"Programs are confined by {box.way}, since {way} did not work, which would "
+        f"promise more: {reason}"
+        for way, reason in box.passed_over.items()
     )
+
+
+def say_once(text: str, level: int) -> None:
+    """Logs a text that this process has not logged before."""
+    if text and text not in _said:
+        _said.add(text)
+        _log.log(level, text)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,14 @@
-"""Runs tests written in Python, in a process where the program is not.
+"""Runs tests, in a process where the program is not.
 
-`candidate` and the function's own name stand for a function in the program's process:
-calling it sends the arguments there and brings a plain value back, or raises what the
-function raised. Names that the tests use and nobody defines (the `Node` of a tree
-problem) stand for the program's as well; modules of the standard library do not, and
-builtins never. What is no plain value, such as a node, can be passed on, called and
-looked into, but neither compared nor taken as true or false.
+What the program's functions return is decoded and compared here, under the program's
+limits: whatever it takes ends with this process.
+
+In tests written in Python, `candidate` and the function's own name stand for a function
+in the program's process: calling it sends the arguments there and brings a plain value
+back, or raises what the function raised. Names that the tests use and nobody defines
+(the `Node` of a tree problem) stand for the program's as well; modules of the standard
+library do not, and builtins never. What is no plain value, such as a node, can be
+passed on, called and looked into, but neither compared nor taken as true or false.
 """
 
 import ast
@@ -15,6 +18,7 @@ import sys
 import types
 from typing import Any
 
+from hapo_jax.tasks import harnesses
 from hapo_jax.tasks.sandbox import guest, wire
 
 VERDICT = 5
@@ -22,26 +26,50 @@ _DETAIL_CHARACTERS = 300
 
 
 def run() -> int:
-    """Runs the tests of the payload and writes {"passed": bool, "detail": text}.
+    """Runs the tests of the payload and writes a verdict.
 
-    The payload:
+    {"passed": bool, "detail": text, "lost": whether the program's process had gone}.
+
+    The payload of tests in Python:
 
         prelude      source of what stands before the function in its prompt, trusted
         setup, code  source of the tests
         entry_point  name of the function
+
+    and of calls that are compared:
+
+        calls        arguments of each, as `wire.encode` writes them
+        outputs      what is expected of each, encoded too
+        harness      whose comparison decides, see `harnesses.py`
+        entry_point  name of the function
     """
-    payload = guest.read_payload()
+    payload = guest.begin()
+    program = _Connection()
     try:
-        _run(payload, _Connection())
-        verdict = {"passed": True, "detail": ""}
+        program.start()
+        (_call if "calls" in payload else _test)(payload, program)
+        if program.lost:  # and the tests took that for an error that they wait for
+            raise EOFError("the program ended before it answered")
+        passed, detail = True, ""
     except BaseException as error:  # whatever the tests raise, they have not passed
-        detail = f"{type(error).__name__}: {error}{_line(error, payload)}"
-        verdict = {"passed": False, "detail": detail[:_DETAIL_CHARACTERS]}
+        passed, detail = False, _detail(error, payload)
+    verdict = {"passed": passed, "detail": detail, "lost": program.lost}
     wire.send(VERDICT, verdict)
     return 0
 
 
-def _run(payload: dict, program: "_Connection") -> None:
+def _call(payload: dict, program: "_Connection") -> None:
+    same = harnesses.HARNESSES[payload["harness"]].same_value
+    outputs = wire.decode(payload["outputs"])
+    for number, arguments in enumerate(payload["calls"]):
+        # Anew for each call, as a method belongs to a new object each time.
+        function = program.ask({"name": payload["entry_point"]})
+        value = function(*wire.decode(arguments))
+        if not same(value, outputs[number]):
+            raise AssertionError(f"call {number}: wrong value")
+
+
+def _test(payload: dict, program: "_Connection") -> None:
     name = payload["entry_point"]
     code = f"{payload['setup']}\n{payload['code']}"
     names: dict[str, Any] = {"__name__": "tests"}
@@ -76,16 +104,31 @@ def _free(code: str) -> set[str]:
     return read - bound
 
 
+class _Ended(BaseException):
+    """The program raised what is no Exception: no test may take it for one."""
+
+
 class _Connection:
-    """The program's process, seen from the tests."""
+    """The program's process, seen from the tests.
+
+    Attributes:
+      lost: whether the process has gone.
+    """
 
     def __init__(self):
+        self.lost = False
+
+    def start(self) -> None:
+        """Waits until the program is loaded; raises what it raised."""
         self._hear()
 
     def ask(self, request: dict) -> Any:
         """The answer to a request of `guest.serve`, or what it raised there."""
-        wire.send(guest.REQUESTS, request)
-        return wire.decode(self._hear()["value"], self._find)
+        try:
+            wire.send(guest.REQUESTS, request)
+        except OSError as error:
+            self._lose(error)
+        return wire.decode(self._hear().get("value"), self._find)
 
     def encode(self, value: Any) -> Any:
         """A value for the program's process."""
@@ -95,18 +138,35 @@ class _Connection:
         return _Remote(self, number)
 
     def _hear(self) -> dict:
-        reply = wire.receive(guest.REQUESTS)
+        try:
+            reply = wire.receive(guest.REQUESTS)
+        except (EOFError, OSError) as error:
+            self._lose(error)
+        if not isinstance(reply, dict):
+            raise _Ended("the program wrote no answer")
         if "raised" not in reply:
             return reply
-        name, text = reply["raised"]
-        kind = getattr(builtins, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, Exception)):
-            kind, text = RuntimeError, f"{name}: {text}"
-        try:
-            error = kind(text)
-        except TypeError:  # UnicodeDecodeError and the like take more than a text
-            error = RuntimeError(f"{name}: {text}")
-        raise error
+        raise _error(*map(str, reply["raised"]))
+
+    def _lose(self, error: Exception):
+        self.lost = True
+        raise _Ended("the program ended before it answered") from error
+
+
+def _error(name: str, text: str) -> BaseException:
+    """What stands in the tests for an exception that was raised in the program."""
+    kind = getattr(builtins, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, BaseException)):
+        return RuntimeError(f"{name}: {text}")
+    if issubclass(kind, StopIteration | StopAsyncIteration):
+        # As it is, it would end a `map` or `zip` of the tests as if all were done.
+        return RuntimeError(f"{name}: {text}")
+    if not issubclass(kind, Exception):
+        return _Ended(f"{name}: {text}")
+    try:
+        return kind(text)
+    except TypeError:  # UnicodeDecodeError and the like take more than a text
+        return RuntimeError(f"{name}: {text}")
 
 
 class _Remote:
@@ -150,8 +210,17 @@ def _number(value: Any) -> int:
     raise TypeError(f"the tests pass a {type(value).__name__}, which cannot be sent.")
 
 
+def _detail(error: BaseException, payload: dict) -> str:
+    """What failed, for a reader; tests in Python with their line."""
+    if "calls" in payload and isinstance(error, AssertionError):
+        return str(error)
+    kind = "" if isinstance(error, _Ended) else f"{type(error).__name__}: "
+    return f"{kind}{error}{_line(error, payload)}"[:_DETAIL_CHARACTERS]
+
+
 def _line(error: BaseException, payload: dict) -> str:
-    """The line of the tests that failed, for a reader."""
+    if "calls" in payload:
+        return ""
     lines = f"{payload['setup']}\n{payload['code']}".splitlines()
     trace, number = error.__traceback__, 0
     while trace is not None:

@@ -1,10 +1,9 @@
-"""System calls that Python does not offer: namespaces, mounts, capabilities, Landlock.
+"""System calls that Python does not offer: namespaces, mounts, capabilities.
 
 Each raises OSError like those of `os`. Numbers are those of <linux/sched.h>,
-<linux/mount.h>, <linux/prctl.h>, <linux/landlock.h> and <asm/unistd.h>.
+<linux/mount.h>, <linux/prctl.h> and <asm/unistd.h>.
 """
 
-import contextlib
 import ctypes
 import functools
 import os
@@ -33,8 +32,20 @@ PR_SET_NO_NEW_PRIVS = 38
 
 CAP_DAC_READ_SEARCH = 2
 
-READ_FILES = 0b1101  # Landlock: execute, read file, read folder
-_LANDLOCK_ALL = 0x1FFF  # every right of its first version
+# Signals that a process brings about neither by what it computes nor by an error. A
+# program under the filter can send none to itself; of SIGKILL our own are to be known.
+FROM_OUTSIDE = frozenset(
+    {
+        signal.SIGKILL,
+        signal.SIGTERM,
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+    }
+)
+
 _AT_RECURSIVE = 0x8000
 _MOUNT_ATTR = 0b11  # read-only, no set-user-ID
 _DETACH = 2
@@ -71,7 +82,7 @@ def fork(namespaces: int) -> int:
     _python().PyOS_BeforeFork()
     child = -1
     try:
-        child = _call("clone", namespaces | signal.SIGCHLD, 0, 0, 0, 0)
+        child = call("clone", namespaces | signal.SIGCHLD, 0, 0, 0, 0)
     finally:
         if child == 0:
             _python().PyOS_AfterFork_Child()
@@ -95,7 +106,7 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 def make_read_only(folder: str) -> None:
     """Makes a mount and all below it read-only and blind to set-user-ID."""
     attributes = struct.pack("QQQQ", _MOUNT_ATTR, 0, 0, 0)
-    _call(
+    call(
         "mount_setattr",
         -100,
         folder.encode(),
@@ -108,7 +119,7 @@ def make_read_only(folder: str) -> None:
 def change_root(folder: str) -> None:
     """Makes a mount the root, and lets go of everything outside."""
     os.chdir(folder)
-    _call("pivot_root", b".", b".")
+    call("pivot_root", b".", b".")
     _check(_libc().umount2(b".", _DETACH), "umount2")
     os.chdir("/")
 
@@ -118,7 +129,7 @@ def set_capabilities(*kept: int) -> None:
     mask = sum(1 << capability for capability in kept)
     header = struct.pack("Ii", 0x20080522, 0)  # version 3, this thread
     sets = struct.pack("IIIIII", mask, mask, 0, 0, 0, 0)
-    _call("capset", header, sets)
+    call("capset", header, sets)
 
 
 def prctl(option: int, *values) -> None:
@@ -126,32 +137,6 @@ def prctl(option: int, *values) -> None:
     values = [ctypes.c_ulong(v) if isinstance(v, int) else v for v in values]
     values += [ctypes.c_ulong(0)] * (4 - len(values))
     _check(_libc().prctl(option, *values), f"prctl({option})")
-
-
-def landlock_rules(folders: list[str]) -> int:
-    """Descriptor of rules under which these folders can be read and nothing else."""
-    handled = struct.pack("Q", _LANDLOCK_ALL)
-    rules = _call("landlock_create_ruleset", handled, len(handled), 0)
-    for folder in folders:
-        with opened(folder) as descriptor:
-            rule = struct.pack("=Qi", READ_FILES, descriptor)
-            _call("landlock_add_rule", rules, 1, rule, 0)
-    return rules
-
-
-def landlock(rules: int) -> None:
-    """Puts this process under rules, for ever; after PR_SET_NO_NEW_PRIVS."""
-    _call("landlock_restrict_self", rules, 0)
-
-
-@contextlib.contextmanager
-def opened(path: str):
-    """A descriptor that names a file or folder and gives no access to its content."""
-    descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def end_with_parent(parent: int) -> None:
@@ -181,7 +166,7 @@ def _python() -> ctypes.PyDLL:
     return api
 
 
-def _call(name: str, *values) -> int:
+def call(name: str, *values: "int | bytes") -> int:
     """syscall(2); integers are passed as long, bytes as their address."""
     number = _NUMBERS[name][architecture()]
     values = [ctypes.c_long(v) if isinstance(v, int) else v for v in values]

@@ -9,8 +9,13 @@ Requests are JSON on one socket, files travel with them:
     -> {"ready": text} | {"failed": text}              once, after the start
     <- {"start": role, "limits": [...]} and files      a program's process begins
     -> {"process": id} | {"failed": text}
+    <- {"wait": seconds}                               until one has ended, at most
+    -> {}
     <- {"end": id, "patience_s": seconds}              ends it, at once or after a while
-    -> {"code": exit code, negative for a signal}
+    -> {"code": exit code, negative for a signal, "outside": text}
+
+`outside` says what somebody else did to the process, if it was not left alone: then
+what it did or did not do is nothing to judge it by.
 
 The end of the socket ends the process, and so does the death of the parent.
 """
@@ -40,10 +45,11 @@ import socket
 import statistics
 import string
 import sys
+import time
 import traceback
 import typing
 
-from hapo_jax.tasks.sandbox import confine, guest, judge, kernel
+from hapo_jax.tasks.sandbox import confine, guest, judge, kernel, seccomp
 
 # role -> what its process runs, given its files; and which of these are which
 ROLES = {
@@ -52,6 +58,7 @@ ROLES = {
     "judge": (judge.run, (3, 4, 5)),  # payload, requests, verdict
 }
 _MOST_FILES = 3
+_EVERY_S = 0.25  # how often the processor time of programs is looked at
 _OUT_OF_THE_WAY = 32  # below the limit on descriptors, above all that are in use
 
 
@@ -60,7 +67,7 @@ def main(argv: list[str]) -> None:
 
     Args:
       argv: number of the socket's descriptor, process id of the parent, way of
-        confinement.
+        confinement, newest version of Landlock to use.
     """
     descriptor, parent, way = int(argv[0]), int(argv[1]), confine.WAYS[argv[2]]
     kernel.end_with_parent(parent)
@@ -68,7 +75,8 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C: the parent decides
     control = socket.socket(fileno=descriptor)
     try:
-        prepared = way.prepare()
+        prepared = way.prepare(int(argv[3]))
+        seccomp.build()  # once, for all
     except OSError as error:
         _send(control, {"failed": str(error)})
         return
@@ -76,7 +84,9 @@ def main(argv: list[str]) -> None:
     gc.collect()
     gc.freeze()
     _send(control, {"ready": argv[2]})
+    running: dict[int, int] = {}  # processes and their limits of processor time in s
     while True:
+        _watch([control], running)
         message, files, *_ = socket.recv_fds(control, 2**16, _MOST_FILES)
         if not message:
             return
@@ -84,8 +94,12 @@ def main(argv: list[str]) -> None:
         if "start" in request:
             limits = confine.Limits(*request["limits"])
             reply = _start(request["start"], files, way, prepared, limits, lifeline)
+            if "process" in reply:
+                running[reply["process"]] = limits.cpu_s
+        elif "wait" in request:
+            reply = _wait(running, request["wait"])
         else:
-            reply = {"code": _end(request["end"], request["patience_s"])}
+            reply = _end(request["end"], request["patience_s"], running)
         _send(control, reply)
 
 
@@ -112,7 +126,7 @@ def _start(
     with open(report, "rb") as heard:  # until the child lets go of its end
         failure = heard.read().decode()
     if failure:
-        _end(process, 0.0)
+        _end(process, 0.0, {})
         return {"failed": failure}
     return {"process": process}
 
@@ -150,16 +164,63 @@ def _arrange(places: dict[int, int]) -> None:
     os.closerange(max(places) + 1, 2**20)
 
 
-def _end(process: int, patience_s: float) -> int:
-    """Waits, kills what is still there, and returns the exit code."""
-    watch = os.pidfd_open(process)
+def _watch(files: list, running: dict[int, int], seconds: float = math.inf) -> bool:
+    """Waits for a file at most so long; kills who has used up its processor time.
+
+    The kernel's own limit of processor time would be no less a SIGKILL than one that
+    comes from outside; so it is set higher, and this is the one that holds.
+    """
+    until = time.monotonic() + seconds
+    while True:
+        left = max(0.0, until - time.monotonic())
+        wait_s = min(left, _EVERY_S if running else math.inf)
+        if select.select(files, [], [], None if wait_s == math.inf else wait_s)[0]:
+            return True
+        for process, cpu_s in running.items():
+            if cpu_s and _used_s(process) > cpu_s:
+                running[process] = 0
+                os.kill(process, signal.SIGKILL)
+        if not left:
+            return False
+
+
+def _used_s(process: int) -> float:
+    """Processor time of a process that has not been waited for."""
+    return time.clock_gettime(
+        (~process << 3) | 2
+    )  # its clock, see <linux/posix-timers>
+
+
+def _wait(running: dict[int, int], seconds: float) -> dict:
+    """Waits until one of the processes has ended, so that `_end` finds how."""
+    watched = [os.pidfd_open(process) for process in running]
     try:
-        if not select.select([watch], [], [], max(0.0, patience_s))[0]:
+        _watch(watched, running, seconds)
+    finally:
+        for descriptor in watched:
+            os.close(descriptor)
+    return {}
+
+
+def _end(process: int, patience_s: float, running: dict[int, int]) -> dict:
+    """Waits, kills what is still there, and says how it ended."""
+    watch, ours, outside = os.pidfd_open(process), False, ""
+    try:
+        if not _watch([watch], running, max(0.0, patience_s)):
+            ours = True
+            # It cannot stop itself.
+            look = os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT
+            if os.waitid(os.P_PID, process, look):
+                outside = "was stopped from outside"
             os.kill(process, signal.SIGKILL)
     finally:
         os.close(watch)
+    used_up = running.pop(process, 0) == 0
     _, status = os.waitpid(process, 0)
-    return os.waitstatus_to_exitcode(status)
+    code = os.waitstatus_to_exitcode(status)
+    if -code in kernel.FROM_OUTSIDE and not ours and not used_up:
+        outside = f"was killed from outside by {signal.Signals(-code).name}"
+    return {"code": code, "outside": outside}
 
 
 def _send(control: socket.socket, message: dict) -> None:

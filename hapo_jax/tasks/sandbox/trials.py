@@ -88,45 +88,30 @@ def on_calls(
     *,
     name: str,
     calls: Sequence[Sequence[Any]],
-    accept: Callable[[int, Any], bool],
+    outputs: Sequence[Any],
     limits: Limits,
+    harness: str = "",
     preamble: str = "",
 ) -> Trial:
-    """Calls a function of a program.
+    """Calls a function of a program; another process compares (see `judge.py`).
 
     Args:
-      box: where it runs.
+      box: where both processes run.
       program: its source.
       name: of the function, or of a method of its class `Solution`.
       calls: arguments, plain values.
-      accept: decides about the number of a call and the plain value it returned.
-      limits: of the process, for all calls together.
+      outputs: for each call the value that is expected, of JSON's types.
+      limits: of each process, for all calls together.
+      harness: whose comparison decides, a key of `harnesses.HARNESSES`.
       preamble: source that runs before the program, in its names.
     """
-    deadline = time.monotonic() + limits.wall_s
-    with contextlib.ExitStack() as stack:
-        peer = _serve(stack, box, program, limits, preamble)
-        os.set_blocking(peer, False)  # a program that does not read must not hold us
-
-        def ask(request: dict) -> Any:
-            wire.send(peer, request, deadline)
-            return _value(wire.receive(peer, deadline))
-
-        try:
-            _value(wire.receive(peer, deadline))
-            for number, arguments in enumerate(calls):
-                function = ask({"name": name})
-                sent = wire.encode(list(arguments))
-                value = ask({"call": function, "args": sent, "kwargs": {}})
-                if not accept(number, wire.decode(value)):
-                    return Trial(False, detail=f"call {number}: wrong value")
-        except TimeoutError:
-            return _too_long(limits)
-        except (EOFError, OSError):
-            return Trial(False, detail="the program ended before it answered")
-        except (ValueError, RecursionError) as error:
-            return Trial(False, detail=str(error))
-    return Trial(True)
+    tests = {
+        "calls": [wire.encode(list(arguments)) for arguments in calls],
+        "outputs": wire.encode(list(outputs)),
+        "harness": harness,
+        "entry_point": name,
+    }
+    return _judged(box, program, tests, limits, preamble)
 
 
 def on_tests(
@@ -151,14 +136,21 @@ def on_tests(
       limits: of each process; the wall clock is theirs together.
       preamble: source that runs before the program, in its names.
     """
+    tests = {"prelude": prelude, "setup": setup, "code": code, "entry_point": name}
+    return _judged(box, program, tests, limits, preamble)
+
+
+def _judged(
+    box: host.Sandbox, program: str, tests: dict, limits: Limits, preamble: str
+) -> Trial:
+    """A program's functions in one process, tests of `judge.run` in another."""
     deadline = time.monotonic() + limits.wall_s
-    tests = _payload(prelude=prelude, setup=setup, code=code, entry_point=name)
     with contextlib.ExitStack() as stack:
         peer = _serve(stack, box, program, limits, preamble)
         reading, writing = os.pipe()
         stack.callback(os.close, reading)
         try:
-            with host.sealed(tests) as payload:
+            with host.sealed(_payload(**tests)) as payload:
                 judge = box.start("judge", [payload, peer, writing], limits)
         finally:
             os.close(writing)
@@ -168,7 +160,10 @@ def on_tests(
         except TimeoutError:
             return _too_long(limits)
         except EOFError:
+            box.wait()
             return Trial(False, detail="the tests did not reach their end")
+        if verdict["lost"]:
+            box.wait()  # so that its end can tell whose doing it was
     return Trial(verdict["passed"], detail=verdict["detail"])
 
 
@@ -189,16 +184,8 @@ def _serve(
     return ours.fileno()
 
 
-def _payload(**fields: str) -> bytes:
+def _payload(**fields: Any) -> bytes:
     return json.dumps(fields).encode("ascii")
-
-
-def _value(reply: dict) -> Any:
-    """What a reply of `guest.serve` carries; the program may have written anything."""
-    if not isinstance(reply, dict) or "raised" in reply:
-        raised = reply.get("raised") if isinstance(reply, dict) else None
-        raise ValueError(f"raised {raised}")
-    return reply.get("value")
 
 
 def _read(descriptor: int, most: int, deadline: float) -> bytes | None:

@@ -1,9 +1,9 @@
 """Messages and plain values between processes: JSON behind a length.
 
 Plain values are those whose meaning does not depend on code of the sender: None,
-numbers, texts, bytes and the builtin collections of them, ranges, fractions, decimals,
-dates, and the builtin types themselves. An object of a subclass travels as the plain
-value that it is. Nothing received is ever unpickled or executed.
+numbers, texts, bytes and the builtin collections of them, views of dicts, ranges,
+fractions, decimals, dates, and the builtin types themselves. An object of a subclass
+travels as the plain value that it is. Nothing received is ever unpickled or executed.
 """
 
 import builtins
@@ -40,6 +40,12 @@ _PLAIN = {
     bytes: (lambda v: v.hex(), bytes.fromhex),
     bytearray: (lambda v: v.hex(), bytearray.fromhex),
     range: (lambda v: [v.start, v.stop, v.step], lambda v: range(*v)),
+}
+# What a dict shows of itself has no constructor: name -> (type, dict of its items).
+_VIEWS = {
+    "dict_keys": (type({}.keys()), lambda items: dict.fromkeys(items).keys()),
+    "dict_values": (type({}.values()), lambda items: dict(enumerate(items)).values()),
+    "dict_items": (type({}.items()), lambda items: dict(items).items()),
 }
 _COLLECTIONS = {kind.__name__: kind for kind in (tuple, set, frozenset, deque)}
 
@@ -125,13 +131,20 @@ def encode(value: Any, refer: Callable[[Any], int] | None = None) -> Any:
     for name, kind in _COLLECTIONS.items():
         if isinstance(value, kind):
             return {name: [encode(item, refer) for item in value]}
+    for name, (kind, _) in _VIEWS.items():
+        if isinstance(value, kind):
+            return {name: [encode(item, refer) for item in value]}
     for kind, (pack, _) in _PLAIN.items():
         if isinstance(value, kind):
             return {kind.__name__: pack(value)}
     if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
         return {"type": value.__name__}
     if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
-        return encode(value.tolist(), refer)
+        plain = value.tolist()
+        if type(plain) is not type(value):
+            return encode(plain, refer)
+        # Of more digits than Python's, so it stays what it is.
+        return encode({"f": float, "c": complex}[value.dtype.kind](value), refer)
     if refer is None:
         raise TypeError(f"a {type(value).__name__} is no plain value.")
     return {"object": refer(value)}
@@ -157,6 +170,8 @@ def decode(value: Any, find: Callable[[int], Any] | None = None) -> Any:
             return {decode(k, find): decode(v, find) for k, v in content}
         if kind in _COLLECTIONS:
             return _COLLECTIONS[kind](decode(item, find) for item in content)
+        if kind in _VIEWS:
+            return _VIEWS[kind][1]([decode(item, find) for item in content])
         if kind == "type" and isinstance(vars(builtins).get(content), type):
             return vars(builtins)[content]
         if kind == "object" and find is not None and isinstance(content, int):

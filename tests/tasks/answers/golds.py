@@ -12,7 +12,7 @@ what the package reads in it.
 import re
 from collections.abc import Callable, Iterable, Iterator
 
-from hapo_jax.tasks import files, math_sets
+from hapo_jax.tasks import math_sets, readers
 from tests import real_data
 
 Rewrite = Callable[[str], Iterable[str]]
@@ -27,7 +27,7 @@ def unique() -> dict[str, str]:
     found: dict[str, str] = {}
     for known in math_sets.SETS.values():
         for file in known.files.values():
-            for _, row in files.rows(real_data.FOLDER / file, None):
+            for _, row in readers.rows(real_data.FOLDER / file):
                 found.setdefault(row["answer"], row["id"])
     return found
 

@@ -180,7 +180,7 @@ import json, os, struct, time
 def frame(message):
     data = json.dumps(message).encode()
     return struct.pack("!I", len(data)) + data
-os.write(4, frame({"loaded": True}) + frame({"value": {"type": "int"}}))
+os.write(4, frame({"loaded": True}) + frame({"value": {"object": 0}}))
 time.sleep(99)
 """
     start = time.monotonic()
@@ -189,7 +189,7 @@ time.sleep(99)
         program,
         name="f",
         calls=[["x" * 2**22]],
-        accept=lambda number, value: True,
+        outputs=["x"],
         limits=LIMITS._replace(wall_s=0.5),
     )
     assert trial.timed_out
@@ -239,5 +239,4 @@ def test_what_is_in_force_is_said(way):
         pytest.skip(f"the kernel does not allow this way: {error}")
     with box:
         assert f"confined by {way}" in host.describe(box)
-        assert "Network:" in host.describe(box)
         assert run(box, "print(1)")[0].passed

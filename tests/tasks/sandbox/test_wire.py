@@ -82,6 +82,14 @@ def test_integers_may_be_longer_than_python_prints():
     assert wire.decode(through_a_pipe(wire.encode(-(10**5_000)))) == -(10**5_000)
 
 
+@pytest.mark.parametrize("view", ["keys", "values", "items"])
+def test_views_of_dicts_come_back(view):
+    sent = getattr({3: 4, 1: 2}, view)()
+    back = wire.decode(through_a_pipe(wire.encode(sent)))
+    assert type(back) is type(sent)
+    assert list(back) == list(sent)
+
+
 def test_nan_comes_back():
     assert math.isnan(wire.decode(through_a_pipe(wire.encode(math.nan))))
 

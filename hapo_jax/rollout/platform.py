@@ -22,17 +22,17 @@ class Platform(NamedTuple):
     smallest_batch: rows below which a batch does not shrink.
     sizes_per_doubling: batch sizes and cache widths from one to its double, 1 or 2.
       Each pair of a size and a width that occurs costs a compilation.
-    spare_rows: a batch may have rows that nobody needs, for a number with many halves.
     writes_last: when a decode step writes keys and values, see `decoding.step`. A TPU
       copies a layer's cache into its fast memory to read it; written before, it would
       be copied back as a whole. Others, written after, would copy it first.
+    spare_rows: a batch may have rows that nobody needs, for a number with many halves.
     """
 
     chunks_ahead: int
     smallest_batch: int
     sizes_per_doubling: int
-    spare_rows: bool
     writes_last: bool
+    spare_rows: bool = False
 
 
 def current() -> Platform:
@@ -43,13 +43,12 @@ def current() -> Platform:
             chunks_ahead=0,
             smallest_batch=2,
             sizes_per_doubling=2,
-            spare_rows=False,
             writes_last=False,
         )
     return Platform(
         chunks_ahead=1,
         smallest_batch=8,
         sizes_per_doubling=1,
-        spare_rows=True,
         writes_last=name == "tpu",
+        spare_rows=True,
     )

@@ -37,8 +37,8 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def environment():
-    """The compilation cache of these tests; quick compilation, as every process but the
-    first compiles its own sampler each time (JAX lets process 0 alone write there)."""
+    """The compilation cache of these tests, and quick compilation: every process but
+    the first compiles for its own device, at the first time."""
     env = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONUNBUFFERED="1")
     env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
     env["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)

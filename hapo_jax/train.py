@@ -281,7 +281,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             )
             # Shapes do not depend on lengths: whatever the first step needed is all.
             metrics |= perf.cuts(learner)
-            metrics["rollout/slots"] = generator.engine.num_slots
+            metrics["perf/slots"] = generator.engine.num_slots
             metrics["perf/programs"] = learner.num_programs()
             programs = programs or learner.num_programs()
             assert learner.num_programs() == programs, "the learner compiled anew"

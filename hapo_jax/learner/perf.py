@@ -51,15 +51,15 @@ def cuts(learner: train_step.Learner) -> dict[str, float]:
     """How the work is cut, so that runs can be compared.
 
     Returns:
-      learner/micro_rows: rows of a micro-batch, over all devices.
-      learner/head_tokens: whose logits exist at a time, per device.
-      learner/remat: what the backward pass makes again, by its place in
+      perf/micro_rows: rows of a micro-batch, over all devices.
+      perf/head_tokens: whose logits exist at a time, per device.
+      perf/remat: what the backward pass makes again, by its place in
         `transformer.REMATS`: 0 nothing, 1 all but products with weights, 2 all.
     """
     return {
-        "learner/micro_rows": learner.layout.micro_rows,
-        "learner/head_tokens": learner.width,
-        "learner/remat": transformer.REMATS.index(learner.remat),
+        "perf/micro_rows": learner.layout.micro_rows,
+        "perf/head_tokens": learner.width,
+        "perf/remat": transformer.REMATS.index(learner.remat),
     }
 
 

@@ -46,7 +46,12 @@ setup(
     ],
     extras_require={
         # CUDA 12 runs on older drivers too; for CUDA 13 install jax[cuda13] instead.
-        "cuda": ["jax[cuda12]"],
+        # Before jax 0.12 cuDNN's attention makes a gradient in its mask, [B, H, T, T]
+        # per layer, that nobody reads; 0.12 needs Python 3.12.
+        "cuda": [
+            "jax[cuda12]>=0.12; python_version >= '3.12'",
+            "jax[cuda12]; python_version < '3.12'",
+        ],
         "tpu": ["jax[tpu]"],
         # hapo-plan asks libtpu's compiler, without a TPU. jax names the version.
         "plan": ["jax[tpu]"],

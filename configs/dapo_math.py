@@ -44,7 +44,6 @@ def get_config(arg=None):
         grading="hapo",
     )
 
-    c.learner.remat = "full"
     c.rollout.batch_prompts = 512
     c.rollout.group_size = 16
     c.rollout.max_prompt_tokens = 1024
@@ -54,7 +53,6 @@ def get_config(arg=None):
     c.reward.overlong_buffer_tokens = 4096
 
     c.learner.minibatch_prompts = 32
-    c.learner.micro_rows = 64
     c.learner.learning_rate = 1e-6
     c.learner.warmup_steps = 10  # rollouts, each of 16 updates, as in the recipe
     c.learner.weight_decay = 0.1

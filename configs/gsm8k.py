@@ -42,7 +42,6 @@ def get_config(arg=None):
         prompt_template=PROMPTS[args.prompt],
     )
 
-    c.learner.remat = "full"
     c.rollout.batch_prompts = 128
     c.rollout.group_size = 8
     c.rollout.max_prompt_tokens = 512
@@ -51,7 +50,6 @@ def get_config(arg=None):
     c.reward.overlong_buffer_share = 0.25
 
     c.learner.minibatch_prompts = 32
-    c.learner.micro_rows = 16
     c.learner.learning_rate = 1e-6
 
     c.eval.every_steps = 20

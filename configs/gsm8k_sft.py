@@ -43,13 +43,11 @@ def get_config(arg=None):
         size=512,
     )
 
-    c.learner.remat = "full"
     # The longest problem and solution have 235 and 454 tokens of Qwen's.
     c.max_prompt_tokens = 320
     c.max_completion_tokens = 512
 
     c.learner.batch_rows = 64
-    c.learner.micro_rows = 16
     c.learner.learning_rate = 1e-5
     c.learner.warmup_steps = 20
     c.learner.schedule = "cosine"

@@ -28,7 +28,6 @@ def get_config(arg=None):
     )
     c.task.test = dict(split="test", size=500, min_people=args.people, **drawn)
 
-    c.learner.remat = "full"
     c.rollout.batch_prompts = 64
     c.rollout.group_size = 8
     c.rollout.max_prompt_tokens = 768
@@ -36,7 +35,6 @@ def get_config(arg=None):
     c.rollout.chunk_tokens = 64
 
     c.learner.minibatch_prompts = 32
-    c.learner.micro_rows = 16
     c.learner.learning_rate = 1e-6
 
     c.eval.every_steps = 20

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +13,20 @@ from ml_collections import ConfigDict
 from hapo_jax import tasks
 from hapo_jax.algo.method import Method
 from hapo_jax.eval_sets import EvalSet
-from hapo_jax.learner import head, packing, train_step
+from hapo_jax.learner import cuts, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.model import attention, distributed, sharding, target
+from hapo_jax.model import attention, sharding, target
 from hapo_jax.policy import Policy
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import grading, memory
+from hapo_jax.rollout import platform as platform_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.rewards import Rewards
 from hapo_jax.tasks import data_checks
+
+_log = logging.getLogger(__name__)
 
 # What ending a program may take longer than its own clock, on a busy machine.
 _CLOCK_SLACK_S = 2.0
@@ -150,53 +154,69 @@ def make_learner(
       minibatch_rows: completions per update.
       recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
     """
+    shards = math.prod(policy.mesh.shape[axis] for axis in sharding.BATCH)
+    abstract = policy.abstract_state(optimizer, method)
+    kept = kept_bytes(policy, method, optimizer)
+    cut = cuts.choose(
+        policy.config,
+        cuts.Memory(
+            memory.usable_bytes(), kept, memory.per_device(abstract.params) // 4
+        ),
+        width=_width(options, longest),
+        most_rows=-(-minibatch_rows // shards),
+        shards=shards,
+        tensor=policy.mesh.shape["tensor"],
+        rows=options.micro_rows // shards,
+        remat=options.remat,
+        head_tokens=options.chunk_tokens,
+    )
+    width = _width(options, longest)
+    if attention.unread_gradient(width, policy.dtype):
+        mask = policy.config.num_heads * width**2 * 2 * cut.rows
+        _log.warning(
+            "jax %s has cuDNN's attention make a gradient that nobody reads, %.2f GiB "
+            "per layer here; install jax 0.12 or later (Python 3.12).",
+            jax.__version__,
+            mask / 2**30,
+        )
     return train_step.make_learner(
         policy.graphdef,
         method,
         optimizer,
         policy.mesh,
-        jax.tree.map(lambda x: x.sharding, policy.abstract_state(optimizer, method)),
+        jax.tree.map(lambda x: x.sharding, abstract),
         base_temperature=base_temperature,
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
-        layout=make_layout(
-            options,
-            longest=longest,
-            most_rows=minibatch_rows,
-            shards=math.prod(policy.mesh.shape[axis] for axis in sharding.BATCH),
-        ),
-        chunk_tokens=options.chunk_tokens
-        or head.chunk_tokens(policy.config.vocab_size),
-        remat=options.remat,
+        layout=make_layout(options, longest=longest, shards=shards, rows=cut.rows),
+        chunk_tokens=cut.head_tokens,
+        remat=cut.remat,
     )
 
 
-# Tokens of a micro-batch per shard where the config leaves it open: enough to keep the
-# matrix products efficient, few enough for the activations of a small model to stay in
-# caches, and for the last micro-batch, which is computed whole however little is in it.
-_MICRO_TOKENS = 1024
+def kept_bytes(
+    policy: Policy, method: Method, optimizer: optimizer_lib.Optimizer
+) -> int:
+    """Bytes per device of a run's training state and reference."""
+    found = memory.per_device(policy.abstract_state(optimizer, method))
+    return found + (policy.reference_bytes() if method.needs_reference else 0)
 
 
 def make_layout(
-    options: ConfigDict, *, longest: int, most_rows: int, shards: int
+    options: ConfigDict, *, longest: int, shards: int, rows: int
 ) -> packing.Layout:
     """How the learner's rows are cut; see `learner` in `config.py`.
-
-    On accelerators a row's width is rounded up to what the attention kernels take.
 
     Args:
       options: that section.
       longest: tokens of the longest prompt plus completion.
-      most_rows: completions of a mini-batch; more rows would stay empty.
       shards: devices that rows are split over.
+      rows: of a micro-batch, per shard.
     """
-    width, share = options.row_tokens or longest, options.share_prompts
-    if target.platform() != "cpu":
-        width += -width % attention.KERNEL_COLUMNS
+    share = options.share_prompts
     return packing.Layout(
-        width=width,
-        micro_rows=options.micro_rows
-        or shards * _micro_rows(width, -(-most_rows // shards)),
+        width=_width(options, longest),
+        micro_rows=shards * rows,
         shards=shards,
         packing=options.packing,
         share_prompts=share == "on"
@@ -204,10 +224,12 @@ def make_layout(
     )
 
 
-def _micro_rows(width: int, rows: int) -> int:
-    """Rows of a micro-batch: the divisor of all rows nearest to `_MICRO_TOKENS`."""
-    divisors = [n for n in range(1, rows + 1) if rows % n == 0]
-    return min(divisors, key=lambda n: abs(math.log(n * width / _MICRO_TOKENS)))
+def _width(options: ConfigDict, longest: int) -> int:
+    """Of a row; on accelerators rounded up to what the attention kernels take."""
+    width = options.row_tokens or longest
+    if target.platform() != "cpu":
+        width += -width % attention.KERNEL_COLUMNS
+    return width
 
 
 def make_engine(
@@ -220,6 +242,8 @@ def make_engine(
     group_size: int,
     truncation: sampler_lib.Truncation,
     temperature_fn: sampler_lib.TemperatureFn | None,
+    beside: int = 0,
+    processes: int | None = None,
 ) -> engine_lib.Engine:
     """An Engine with as many slots as the config asks for, or as fit.
 
@@ -229,12 +253,15 @@ def make_engine(
       most_rows: completions that are asked for at a time, of all processes.
       group_size: completions of a prompt among them.
       truncation, temperature_fn: see `slots.decode`.
+      beside: bytes per device of what is kept while it samples, but for the sampler's
+        own copies of the parameters.
+      processes: that share completions and slots; None: those there are.
 
     Raises:
       ValueError: the slots do not fit into memory or onto the mesh.
     """
     r, mesh = config.rollout, policy.sample_mesh
-    processes = jax.process_count()
+    processes = processes or jax.process_count()
     if r.slots % processes:
         raise ValueError(
             f"rollout.slots={r.slots} must be a multiple of the {processes} processes "
@@ -244,20 +271,27 @@ def make_engine(
     # Rows that share a prompt stay until all have finished. That is worth it where
     # reading the prompt is a good part of a decode step.
     rows_per_lane = group_size if r.max_prompt_tokens >= r.share_prompts_from else 1
-    num_slots = memory.plan_slots(
-        r.slots // processes,
-        most=distributed.largest_share(most_rows),
-        multiple=rows_per_lane * shards,
-        slot_bytes=memory.bytes_per_slot(
+    # What it is given, and decoding's weights.
+    copies = 2 * policy.sampler_bytes()
+    budget = memory.budget_bytes(r.memory_fraction, beside + copies)
+    slot_bytes = (
+        memory.bytes_per_slot(
             policy.config,
             prompt_columns=r.max_prompt_tokens,
             completion_columns=r.max_completion_tokens + r.max_completion_tokens // 4,
             rows_per_lane=rows_per_lane,
             itemsize=policy.dtype.itemsize,
         )
-        // mesh.shape["tensor"],
-        budget_bytes=r.memory_fraction * memory.device_bytes(),
+        // mesh.shape["tensor"]
+    )
+    num_slots = memory.plan_slots(
+        r.slots // processes,
+        most=-(-most_rows // group_size // processes) * group_size,
+        multiple=rows_per_lane * shards,
+        slot_bytes=slot_bytes,
+        budget_bytes=budget,
         shards=shards,
+        round_up=platform_lib.current().spare_rows,
     )
     return engine_lib.Engine(
         policy.config,
@@ -287,12 +321,13 @@ def make_generator(
     group_size: int,
     truncation: sampler_lib.Truncation,
     temperature_fn: sampler_lib.TemperatureFn | None,
+    beside: int = 0,
 ) -> Generator:
     """A Generator with an engine of its own.
 
     Args:
       config, policy, prompts, pool: what it works with.
-      most_rows, group_size, truncation, temperature_fn: see `make_engine`.
+      most_rows, group_size, truncation, temperature_fn, beside: see `make_engine`.
 
     Raises:
       ValueError: the slots do not fit into memory or onto the mesh.
@@ -308,6 +343,7 @@ def make_generator(
             group_size=group_size,
             truncation=truncation,
             temperature_fn=temperature_fn,
+            beside=beside,
         ),
         prompts=prompts,
         decode=tokenizer.decode,

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import pathlib
 import sys
 import traceback
@@ -13,11 +12,11 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from hapo_jax import arguments, check, interrupt, watch
+from hapo_jax import arguments, check, compile_cache, interrupt, watch
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
-from hapo_jax.system import errors, folders, limits, streams
+from hapo_jax.system import compile_ahead, errors, folders, limits, streams
 
 _REFUSED = 2  # status of a program whose input cannot be used
 _CONFIG = flags.DEFINE_string(
@@ -96,6 +95,7 @@ def _refuse_several() -> None:
 def processes() -> Iterator[None]:
     """Joins the other processes, if there are any; inside, each ends when one does."""
     distributed.initialize(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    compile_cache.of_process(jax.process_index())
     with watch.Watch(_status):
         if not distributed.is_first():
             # All read the same problems; process 0 says what is wrong with them.
@@ -126,6 +126,7 @@ def start(main: Callable[[list[str]], None]) -> None:
             _end(error, _REFUSED)
         except interrupt.Stopped as error:
             print(interrupt.stopped(error), flush=True)
+            compile_ahead.leave(0)
         except errors.RunFailed as error:
             _end(error, 1)
 
@@ -190,9 +191,7 @@ def set_up_jax(config: ConfigDict) -> None:
     if config.mesh.cpu_devices > 1:
         # Of no effect where an accelerator is the default backend.
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)
-    if not jax.config.jax_compilation_cache_dir:
-        home = pathlib.Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        jax.config.update("jax_compilation_cache_dir", str(home / "hapo_jax" / "xla"))
+    compile_cache.set_up()
 
 
 @contextlib.contextmanager

@@ -68,7 +68,9 @@ def default() -> ConfigDict:
     c.rollout.max_completion_tokens = 256  # stop token included
     c.rollout.chunk_tokens = 16  # decode steps between looks at what has finished
     c.rollout.slots = 0  # completions that decode together; 0: as many as fit
-    c.rollout.memory_fraction = 0.3  # of a device's memory, for the slots
+    # Of a device's memory, for the slots; 0: what training state and weights leave, on
+    # a CPU 0.3.
+    c.rollout.memory_fraction = 0.0
     c.rollout.share_prompts_from = 256  # prompt tokens from which a group's rows share
     c.rollout.base_temperature = 1.0
     c.rollout.top_k = 0  # 0: off
@@ -111,10 +113,15 @@ def default() -> ConfigDict:
     # not sequences that branch.
     c.learner.share_prompts = "auto"
     c.learner.row_tokens = 0  # width of a row; 0: longest prompt + completion
-    c.learner.micro_rows = 0  # rows per gradient accumulation; 0: about 1024 tokens
-    c.learner.chunk_tokens = 0  # whose logits exist at a time; 0: 128 MiB of them
-    # Made again in the backward pass: none | dots (all but weight products) | full
-    c.learner.remat = "dots"
+    # Rows per gradient accumulation, over all devices; 0: about 1024 tokens per device
+    # on a CPU, elsewhere as many as fit, up to 8192.
+    c.learner.micro_rows = 0
+    # Tokens per device whose logits exist at a time; 0: 128 MiB of them on a CPU,
+    # elsewhere 1/32 of the memory, up to 4096 tokens.
+    c.learner.chunk_tokens = 0
+    # Made again in the backward pass: none | dots (all but weight products) | full |
+    # auto, which is dots where that fits.
+    c.learner.remat = "auto"
     c.learner.peak_tflops = 0.0  # per device, for perf/mfu; 0: known or measured
     c.learner.learning_rate = 1e-6  # the peak
     # The rate rises over the updates of `warmup_steps`, falls as `schedule` says

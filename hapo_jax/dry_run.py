@@ -72,6 +72,7 @@ def dry_run(config: ConfigDict) -> None:
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
             temperature_fn=method.temperature,
+            beside=builders.kept_bytes(policy, method, optimizer),
         )
         vocab = policy.config.vocab_size
         engine, params = generator.engine, policy.to_sampler()(state.params)
@@ -87,6 +88,7 @@ def dry_run(config: ConfigDict) -> None:
             recompute_old_logprobs=config.learner.recompute_old_logprobs,
             base_temperature=r.base_temperature,
         )
+        print(f"devices{opening.cut(learner)}, {engine.num_slots} slots")
         reference = policy.load_reference() if method.needs_reference else None
         scores = []
 

@@ -92,12 +92,15 @@ def make_evaluators(
     policy: policy_lib.Policy,
     pool: GradingPool,
     sets: Sequence[tuple[EvalSet, PromptSet]],
+    *,
+    beside: int = 0,
 ) -> list[Evaluator]:
     """Evaluators that share one engine, and thus its compilation.
 
     Args:
       config, policy, pool: what they work with.
       sets: from `read_sets`.
+      beside: see `builders.make_engine`.
     """
     options = config.eval
     temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
@@ -115,6 +118,7 @@ def make_evaluators(
         group_size=len(temperatures),
         truncation=Truncation(top_p=options.top_p),
         temperature_fn=None,
+        beside=beside,
     )
     return [
         Evaluator(

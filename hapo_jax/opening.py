@@ -18,8 +18,10 @@ from hapo_jax import builders, check, tasks
 from hapo_jax import config as config_lib
 from hapo_jax.algo import settings
 from hapo_jax.eval_sets import EvalSet
+from hapo_jax.learner import train_step
 from hapo_jax.model import distributed
 from hapo_jax.policy import Policy
+from hapo_jax.rollout import memory
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.prompts import PromptSet
 
@@ -302,6 +304,16 @@ def _devices(policy: Policy) -> str:
     if jax.process_count() > 1:
         text += f", {jax.process_count()} processes"
     return text
+
+
+def cut(learner: train_step.Learner) -> str:
+    """Behind the devices: how the learner's work is cut to fit them."""
+    layout = learner.layout
+    return (
+        f", {memory.device_bytes() / 2**30:.1f} GiB each: micro-batches of "
+        f"{layout.micro_rows} rows of {layout.width} tokens, remat {learner.remat}, "
+        f"logits of {learner.width} tokens per device at a time"
+    )
 
 
 def _options(options: ConfigDict) -> str:

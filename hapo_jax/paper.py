@@ -78,9 +78,9 @@ def get_config(
     c.learner.warmup_steps = 10  # rollouts, each of 16 updates, as in the recipe
     c.learner.weight_decay = 0.1
     c.learner.remat = "full"
-    # Over all devices. The unembedding is gathered, and its gradient read and written,
-    # once per chunk: few, large ones.
-    c.learner.chunk_tokens = 32768
+    # Per device. The unembedding is gathered, and its gradient read and written, once
+    # per chunk: few, large ones.
+    c.learner.chunk_tokens = 512 * tensor
 
     c.mesh.data = 1
     c.mesh.fsdp = -1

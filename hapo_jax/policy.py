@@ -13,6 +13,7 @@ from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed, huggingface, sharding, target, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,16 @@ class Policy:
             self.abstract_params,
             self.train_shardings,
         )
+
+    def sampler_bytes(self) -> int:
+        """Bytes per device of the parameters that the sampler gets."""
+        whole = memory.per_device(self.abstract_params, self.sample_shardings)
+        return whole * self.dtype.itemsize // 4
+
+    def reference_bytes(self) -> int:
+        """Bytes per device of the parameters of a reference policy."""
+        whole = memory.per_device(self.abstract_params, self.train_shardings)
+        return whole * self.dtype.itemsize // 4
 
     def to_sampler(self):
         """A function: training parameters → a copy in the sampler's dtype and layout.

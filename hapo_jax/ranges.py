@@ -24,7 +24,7 @@ CHOICES = {
     "rollout.overlong_prompts": ("drop", "truncate"),
     "rollout.off_policy": ("refuse", "accept"),
     "data.on_error": problems.ON_ERROR,
-    "learner.remat": transformer.REMATS,
+    "learner.remat": ("auto", *transformer.REMATS),
     "learner.schedule": optimizer.SCHEDULES,
 }
 _MOST_STEPS = 10**9
@@ -54,7 +54,7 @@ RANGES = {
     "rollout.max_completion_tokens": _TOKENS,
     "rollout.chunk_tokens": Range(1, 2**16, whole=True),
     "rollout.slots": Range(0, 10**6, whole=True),
-    "rollout.memory_fraction": Range(0, 1, above=True),
+    "rollout.memory_fraction": Range(0, 1),
     "rollout.share_prompts_from": Range(0, 2**24, whole=True),
     "rollout.base_temperature": Range(0.01, 100),
     "rollout.top_k": Range(0, 2**24, whole=True),

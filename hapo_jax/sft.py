@@ -36,7 +36,7 @@ from hapo_jax import (
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
-from hapo_jax.learner import head, metrics, train_step
+from hapo_jax.learner import head, metrics, perf, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.checkpoint import Checkpoints
@@ -110,9 +110,9 @@ def sft(config: ConfigDict, workdir: str) -> None:
     ):
         stop.last = checkpoints.wait
         start = opening.start(workdir, checkpoints.steps(), config.num_steps)
-        opening.show(
-            f"hapo-sft: {start}", opening.of_sft(resolved, policy, train, test)
-        )
+        facts = opening.of_sft(resolved, policy, train, test)
+        facts["devices"] += opening.cut(learner)
+        opening.show(f"hapo-sft: {start}", facts)
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(state_lib.to_saved(abstract))
             first = restored.step if restored else 0
@@ -168,6 +168,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
                     cli.stop_if_diverged(state, step, options.max_skipped)
                     found = metrics.of_updates([jax.device_get(tally)])
                     kept = {k: found[k] for k in _METRICS if k in found}
+                    kept |= perf.cuts(learner)
                     run.log(step, kept | watched.see(step, found))
                     steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
                 watch.beat()

@@ -36,6 +36,7 @@ from hapo_jax import (
     report,
     run_folder,
     run_inputs,
+    run_programs,
     run_records,
 )
 from hapo_jax import policy as policy_lib
@@ -51,7 +52,7 @@ from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.sampler import Truncation
-from hapo_jax.system import errors, lock, watchdog
+from hapo_jax.system import compile_ahead, errors, lock, watchdog
 from hapo_jax.tasks import data_checks
 
 _log = logging.getLogger("hapo_jax.train")  # __name__ is __main__ with python -m
@@ -79,6 +80,7 @@ def train(config: ConfigDict, workdir: str) -> None:
       FloatingPointError: gradients were not finite too many times in a row.
     """
     # Check: everything that can be refused is refused here.
+    began = time.perf_counter()
     folder = pathlib.Path(workdir)
     resolved = check.check(config, num_devices=jax.device_count())
     distributed.check_shared(folder)
@@ -115,6 +117,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         base_temperature=r.base_temperature,
     )
     to_sampler = policy.to_sampler()
+    kept = builders.kept_bytes(policy, method, optimizer)
     peak_flops = options.peak_tflops * 1e12 * jax.device_count() or flops.peak(
         policy.dtype, jax.device_count()
     )
@@ -132,10 +135,28 @@ def train(config: ConfigDict, workdir: str) -> None:
             group_size=r.group_size,
             truncation=Truncation(r.top_k, r.top_p, r.min_p),
             temperature_fn=method.temperature,
+            beside=kept,
         )
-        evaluators = eval_sampling.make_evaluators(config, policy, pool, held_out)
+        evaluators = eval_sampling.make_evaluators(
+            config, policy, pool, held_out, beside=kept
+        )
         found = data_checks.report(
             prompts.problems, [p for _, found in held_out for p in found.problems]
+        )
+
+        samples_first = [(generator.engine, abstract.method_state)]
+        if config.eval.at_start:
+            samples_first.insert(0, (evaluators[0].generator.engine, None))
+        ahead = stack.enter_context(compile_ahead.Ahead())
+        ahead.compile(
+            run_programs.first_needed(
+                config,
+                policy,
+                learner,
+                samples_first,
+                abstract,
+                with_reference=method.needs_reference,
+            )
         )
 
         # Restore. Up to here the folder is as it was, or empty.
@@ -161,6 +182,8 @@ def train(config: ConfigDict, workdir: str) -> None:
         start = opening.start(workdir, checkpoints.steps(), config.num_steps)
         facts = opening.of_run(resolved, given, policy, prompts, held_out)
         facts["data"] += opening.leaks(found)
+        facts["devices"] += opening.cut(learner)
+        facts["devices"] += f", {generator.engine.num_slots} slots"
         opening.show(f"hapo-train: {start}", facts)
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(state_lib.to_saved(abstract))
@@ -242,6 +265,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                         give_up=lambda: True,
                     )
                     break
+                del draw  # and with it the sampler's copy of the parameters
                 collected = time.perf_counter()
                 state, learnt, learning = learn_lib.learn(
                     learner,
@@ -251,7 +275,10 @@ def train(config: ConfigDict, workdir: str) -> None:
                     reference_params=reference_params,
                 )
             metrics |= learning
-            metrics["time/update"] = time.perf_counter() - collected
+            updated = time.perf_counter()
+            metrics["time/update"] = updated - collected
+            if step == first + 1:
+                metrics["time/to_first_update"] = updated - began
             metrics |= perf.rates(
                 policy.config,
                 learnt,
@@ -259,6 +286,8 @@ def train(config: ConfigDict, workdir: str) -> None:
                 peak_flops=peak_flops,
             )
             # Shapes do not depend on lengths: whatever the first step needed is all.
+            metrics |= perf.cuts(learner)
+            metrics["perf/slots"] = generator.engine.num_slots
             metrics["perf/programs"] = learner.num_programs()
             programs = programs or learner.num_programs()
             assert learner.num_programs() == programs, "the learner compiled anew"

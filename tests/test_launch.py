@@ -227,6 +227,10 @@ def test_libtpu_knows_the_flags_for_tpus():
 def test_flags_that_are_set_already_win():
     found = xla_flags.environment("gpu", {"XLA_FLAGS": "--mine=1"})
     assert found["XLA_FLAGS"].endswith(" --mine=1")
+    assert found["XLA_CLIENT_MEM_FRACTION"] == "0.92"
+    for name in ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"):
+        mine = xla_flags.environment("gpu", {name: "0.5"})
+        assert list(mine) == ["XLA_FLAGS"]
     assert xla_flags.environment("cpu") == {}
     with pytest.raises(ValueError, match="must be one of"):
         xla_flags.environment("npu")

@@ -30,7 +30,10 @@ needs_libtpu = pytest.mark.skipif(
 
 def small_config(**changes):
     c = config_lib.default()
-    c.task.name = "math"
+    c.task.name = "countdown"
+    game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
+    c.task.train = dict(split="train", size=8, seed=0, **game)
+    c.task.test = dict(split="test", size=8, seed=0, **game)
     c.model.sizes = dict(
         model_type="llama",
         vocab_size=V,
@@ -113,7 +116,7 @@ def test_a_plan_can_be_shown(planned, capsys):
 
 @needs_libtpu
 def test_slots_that_cannot_fit_are_refused_before_compiling():
-    config = small_config(**{"rollout.slots": 2**20})
+    config = small_config(**{"rollout.slots": 999_936})
     with pytest.raises(memory.DoesNotFit, match="lower it, or raise"):
         plan_lib.plan(config, "v5e:4x4")
 
@@ -202,6 +205,29 @@ def test_memory_per_device_falls_with_the_number_of_devices(devices):
         )
         moments = lowered[2].resident_bytes
         assert moments == pytest.approx(2 * 4 * num_parameters() / count, rel=0.01)
+
+
+def test_slots_are_of_all_processes_as_in_a_run(devices):
+    """Eight devices in hosts of two: four processes, with a quarter of the slots."""
+    for slots, own in ((64, 16), (0, PROMPTS * GROUP // 4)):
+        config = small_config(**{"rollout.slots": slots})
+        _, decode, *_ = programs.programs(
+            config,
+            plan_lib.model_config(config),
+            devices,
+            devices[:2],
+            completion_tokens=T,
+        )
+        state = decode.lowered.args_info[0][1]
+        assert state.alive.shape == (own,)
+    with pytest.raises(ValueError, match="multiple of the 4 processes"):
+        programs.programs(
+            small_config(**{"rollout.slots": 66}),
+            plan_lib.model_config(config),
+            devices,
+            devices[:2],
+            completion_tokens=T,
+        )
 
 
 def load_paper(path):

@@ -16,12 +16,17 @@ import jax
 import jax.numpy as jnp
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import sharding, transformer
+from hapo_jax.model import sharding, target, transformer
 
 Array = jax.Array
 
-# Of the logits of a chunk, in bytes; a few arrays of this size exist at a time.
-_CHUNK_BYTES = 128 * 2**20
+# Of the logits of a chunk, in bytes; a few arrays of this size exist at a time. A CPU's
+# devices share it, as they share its memory.
+_CPU_BYTES = 128 * 2**20
+# Of an accelerator's memory. Each chunk reads the unembedding, and reads and writes its
+# gradient: few tokens would leave the multipliers idle.
+_SHARE = 1 / 32
+_FEWEST_TOKENS, _MOST_TOKENS = 128, 4096
 
 
 class Scores(NamedTuple):
@@ -34,14 +39,22 @@ class Scores(NamedTuple):
     entropy: Array | None
 
 
-def chunk_tokens(vocab_size: int) -> int:
-    """Tokens whose float32 logits fill the memory that a chunk may take."""
-    return max(1, _CHUNK_BYTES // (4 * vocab_size))
+def chunk_tokens(
+    vocab_size: int, *, shards: int = 1, tensor: int = 1, usable: float = 0.0
+) -> int:
+    """Tokens per device whose float32 logits fill the memory that a chunk may take.
 
-
-def chunk_columns(tokens: int, shards: int, columns: int) -> int:
-    """Columns of a chunk of about `tokens` tokens, of at most `columns` per shard."""
-    return max(1, min(tokens // shards, columns))
+    Args:
+      vocab_size: V.
+      shards: devices with tokens of their own.
+      tensor: devices that share the logits of a token.
+      usable: bytes of a device; not read on a CPU.
+    """
+    of_token = 4 * vocab_size / tensor
+    if target.platform() == "cpu":
+        return max(1, int(_CPU_BYTES / of_token) // shards)
+    fits = int(usable * _SHARE / of_token) // _FEWEST_TOKENS * _FEWEST_TOKENS
+    return min(max(fits, _FEWEST_TOKENS), _MOST_TOKENS)
 
 
 def scores(

@@ -4,8 +4,9 @@ import resource
 
 import jax
 
-from hapo_jax.learner import flops
+from hapo_jax.learner import flops, train_step
 from hapo_jax.learner.learn import Learnt
+from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
 
 
@@ -44,6 +45,22 @@ def rates(
             "perf/padding_share": 1 - tokens / columns,
         }
     return found
+
+
+def cuts(learner: train_step.Learner) -> dict[str, float]:
+    """How the work is cut, so that runs can be compared.
+
+    Returns:
+      perf/micro_rows: rows of a micro-batch, over all devices.
+      perf/head_tokens: whose logits exist at a time, per device.
+      perf/remat: what the backward pass makes again, by its place in
+        `transformer.REMATS`: 0 nothing, 1 all but products with weights, 2 all.
+    """
+    return {
+        "perf/micro_rows": learner.layout.micro_rows,
+        "perf/head_tokens": learner.width,
+        "perf/remat": transformer.REMATS.index(learner.remat),
+    }
 
 
 def peak_gib() -> float:

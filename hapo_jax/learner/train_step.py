@@ -24,6 +24,7 @@ from hapo_jax.learner import head, packing, scoring
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner.state import TrainState, merge
 from hapo_jax.model import sharding, target, transformer
+from hapo_jax.system import compile_ahead
 
 Array = jax.Array
 
@@ -97,6 +98,7 @@ class Learner(NamedTuple):
       inspect: (current, constants, method state) -> method.Terms, [B, T].
       layout: how rows are cut.
       width: columns of a chunk of the head.
+      remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       by_rows: see `Method`.
@@ -111,6 +113,7 @@ class Learner(NamedTuple):
     inspect: Callable[..., method_lib.Terms]
     layout: packing.Layout
     width: int
+    remat: str
     minibatch_rows: int
     recompute_old_logprobs: bool
     by_rows: bool
@@ -152,14 +155,14 @@ def make_learner(
       minibatch_rows: completions per update; divides every batch.
       recompute_old_logprobs: see Learner.
       layout: how rows are cut.
-      chunk_tokens: tokens whose logits exist at a time, over the whole mesh.
+      chunk_tokens: tokens whose logits exist at a time, per device with rows.
       remat: what the backward pass computes again, see `transformer.REMATS`.
     """
     rows = sharding.batch_sharding(mesh)
     by_row = sharding.batch_sharding(mesh, leading=1)
     whole = sharding.replicated(mesh)
     S = layout.shards
-    width = head.chunk_columns(chunk_tokens, S, layout.micro_rows // S * layout.width)
+    width = min(chunk_tokens, layout.micro_rows // S * layout.width)
     options = dict(
         branches=layout.share_prompts, base_temperature=base_temperature, width=width
     )
@@ -175,19 +178,23 @@ def make_learner(
         denominator=whole,
         num_tokens=whole,
     )
+
+    def jit(function, **options):
+        return compile_ahead.Jitted(jax.jit(function, **options))
+
     return Learner(
-        score=jax.jit(
+        score=jit(
             functools.partial(_score, graphdef, **options),
             in_shardings=(state_shardings.params, packed),
             out_shardings=whole,
             compiler_options=target.training_options(),
         ),
-        prepare=jax.jit(
+        prepare=jit(
             functools.partial(_prepare, method, minibatch_rows=minibatch_rows),
             in_shardings=(rows, whole),
             out_shardings=whole,
         ),
-        update=jax.jit(
+        update=jit(
             functools.partial(
                 _update,
                 graphdef,
@@ -205,6 +212,7 @@ def make_learner(
         inspect=jax.jit(method.terms),
         layout=layout,
         width=width,
+        remat=remat,
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,

@@ -22,7 +22,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_kernel,
     splash_attention_mask,
@@ -64,13 +63,24 @@ def view(segment_ids: Array, branch_ids: Array | None, dtype) -> View:
     `branch_ids` is None where no segment branches.
     """
     T = segment_ids.shape[1]
-    platform, whole = target.platform(), T % KERNEL_COLUMNS == 0
-    if platform == "tpu" and whole and branch_ids is None:
+    whole = T % KERNEL_COLUMNS == 0
+    if target.platform() == "tpu" and whole and branch_ids is None:
         return View(segment_ids, ())
-    if platform == "gpu" and whole and dtype == jnp.bfloat16:
+    if _by_cudnn(T, dtype):
         return View(None, (_mask(segment_ids, branch_ids, 0, T)[:, None],))
     masks = [_mask(segment_ids, branch_ids, *ends) for ends in _blocks(T)]
     return View(None, tuple(masks))
+
+
+def unread_gradient(columns: int, dtype) -> bool:
+    """Whether rows of so many columns go to cuDNN, and jax is of before 0.12: its
+    backward pass then makes a gradient in the mask, [B, H, T, T] per layer."""
+    return _by_cudnn(columns, dtype) and jax.__version_info__ < (0, 12)
+
+
+def _by_cudnn(columns: int, dtype) -> bool:
+    whole = columns % KERNEL_COLUMNS == 0
+    return target.platform() == "gpu" and whole and dtype == jnp.bfloat16
 
 
 def attend(q: Array, k: Array, v: Array, seen: View, *, keep_scores: bool) -> Array:
@@ -97,7 +107,8 @@ def attend(q: Array, k: Array, v: Array, seen: View, *, keep_scores: bool) -> Ar
 
 def _mask(segment_ids, branch_ids, start: int, end: int) -> Array:
     """[B, end - start, end]: who sees whom among the queries start … end - 1."""
-    earlier = np.arange(end)[None] <= np.arange(start, end)[:, None]
+    # Made by the program, and not a constant of it: of T² bytes.
+    earlier = jnp.arange(end)[None] <= jnp.arange(start, end)[:, None]
     seen = segment_ids[:, start:end, None] == segment_ids[:, None, :end]
     if branch_ids is not None:
         of_query, of_key = branch_ids[:, start:end, None], branch_ids[:, None, :end]

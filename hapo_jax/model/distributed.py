@@ -98,11 +98,6 @@ def share(count: int) -> slice:
     return slice(count * index // total, count * (index + 1) // total)
 
 
-def largest_share(count: int) -> int:
-    """The most things that `share` gives to any process."""
-    return -(-count // jax.process_count())
-
-
 def of_first(value: bool) -> bool:
     """What process 0 says; all must call it."""
     return bool(gather({"value": np.int32(value)})[0]["value"])

@@ -261,3 +261,20 @@ def param_shardings(params: nnx.State, mesh: Mesh, rules: Rules) -> nnx.State:
     return jax.tree_util.tree_map_with_path(
         one, params, is_leaf=lambda x: isinstance(x, nnx.Variable)
     )
+
+
+def laid_out(shapes, shardings):
+    """ShapeDtypeStructs with shardings, as arrays have them: to jit, an array that lies
+    elsewhere is another argument.
+
+    Args:
+      shapes: a tree of ShapeDtypeStructs.
+      shardings: of the same structure, or of a prefix of it.
+    """
+
+    def one(sharding, part):
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), part
+        )
+
+    return jax.tree.map(one, shardings, shapes)

@@ -290,49 +290,62 @@ class _Walker:
 
     def _fusion_bytes(self, fused: Computation, i: Instruction, reads) -> float:
         """A parameter that is only sliced counts by its slices; a result that updates
-        a parameter in place by its update."""
+        a parameter in place by its update. So too in fusions inside this one."""
         root = next(j for j in fused.values() if j.root)
         if "AsyncCollectiveDone" in root.rest:
             return 0.0  # its arrays were counted at the start
-        users: dict[str, list[Instruction]] = {}
-        for j in fused.values():
-            for name in j.operands:
-                users.setdefault(name, []).append(j)
         total = 0.0
         for j in fused.values():
             if j.opcode == "parameter":
                 whole = reads[int(j.arguments)]
-                total += min(whole, _used(fused, users, j, whole))
+                total += min(whole, self._used(fused, j, whole))
         outputs = (
             [fused[n] for n in root.operands] if root.opcode == "tuple" else [root]
         )
         for output, array in zip(outputs, i.results):
-            if not array.hbm:
-                continue
-            while output.opcode == "bitcast":
-                output = fused[output.operands[0]]
-            if output.opcode == "dynamic-update-slice":
-                total += _all(fused[output.operands[1]].results)
-            else:
-                total += array.nbytes
+            if array.hbm:
+                total += self._written(fused, output, array.nbytes)
         return total
 
+    def _used(self, fused: Computation, source: Instruction, whole: float) -> float:
+        """Bytes of a fused array that its users read."""
+        total = 0.0
+        for user in fused.values():
+            if source.name not in user.operands:
+                continue
+            if user.opcode == "bitcast":
+                total += self._used(fused, user, whole)
+            elif user.opcode in ("dynamic-slice", "slice", "gather"):
+                first = user.operands[0] == source.name
+                total += _all(user.results) if first else whole
+            elif user.opcode == "dynamic-update-slice" and (
+                user.operands[0] == source.name
+            ):
+                continue
+            elif user.opcode == "fusion":
+                inner = self.computations[user.attribute("calls")]
+                total += sum(
+                    self._used(inner, j, whole)
+                    for j in inner.values()
+                    if j.opcode == "parameter"
+                    and user.operands[int(j.arguments)] == source.name
+                )
+            else:
+                return whole
+        return total
 
-def _used(fused, users, source: Instruction, whole: float) -> float:
-    """Bytes of a fused parameter that its users read."""
-    total = 0.0
-    for user in users.get(source.name, []):
-        if user.opcode == "bitcast":
-            total += _used(fused, users, user, whole)
-        elif user.opcode in ("dynamic-slice", "slice", "gather"):
-            total += whole if user.operands[0] != source.name else _all(user.results)
-        elif user.opcode == "dynamic-update-slice" and (
-            user.operands[0] == source.name
-        ):
-            continue
-        else:
-            return whole
-    return total
+    def _written(self, fused: Computation, output: Instruction, whole: float) -> float:
+        """Bytes of a fusion's result that it writes."""
+        while output.opcode == "bitcast":
+            output = fused[output.operands[0]]
+        if output.opcode == "dynamic-update-slice":
+            return _all(fused[output.operands[1]].results)
+        if output.opcode == "fusion" and len(output.results) == 1:
+            inner = self.computations[output.attribute("calls")]
+            return self._written(
+                inner, next(j for j in inner.values() if j.root), whole
+            )
+        return whole
 
 
 def _hbm(results: tuple[Array, ...]) -> float:

@@ -146,10 +146,10 @@ def remedies(config: ConfigDict, phases: list[Phase], topology) -> list[str]:
         if learner.chunk_tokens == 0 or learner.chunk_tokens > 256:
             advice.append("learner.chunk_tokens=256: fewer logits at a time")
     if {"prefill", "decode"} & set(failing):
-        fraction = config.rollout.memory_fraction
+        fraction = config.rollout.memory_fraction or 0.6
         advice.append(
-            f"rollout.memory_fraction={fraction / 2:.2g} (now {fraction:g}): fewer "
-            "completions decode together"
+            f"rollout.memory_fraction={fraction / 2:.2g}: fewer completions decode "
+            "together"
         )
         if mesh.tensor < len(topology.host_devices):
             advice.append(

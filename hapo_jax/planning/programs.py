@@ -5,21 +5,21 @@ arrays: nothing is allocated.
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import builders
+from hapo_jax import builders, run_programs
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
-from hapo_jax.learner import flops, packing, train_step
+from hapo_jax.learner import flops, packing, shapes, train_step
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model.config import ModelConfig
-from hapo_jax.rollout import slots
+from hapo_jax.rollout import memory
+from hapo_jax.rollout import shapes as rollout_shapes
 from hapo_jax.rollout.engine import Engine
 from hapo_jax.rollout.sampler import Truncation
 
@@ -84,32 +84,19 @@ def programs(
 
     state = policy(mesh).abstract_state(builders.make_optimizer(config))
     hosts = len(devices) // len(host_devices)
-    sampling = _sampling(config, policy(local), method, hosts, completion_tokens)
-    copies = per_device(policy(local).abstract_params, policy(local).sample_shardings)
-    copies *= policy(local).dtype.itemsize / 4
-    # While it samples a host holds the training state, and the parameters from which
-    # the decoding weights were copied.
-    beside = per_device(state) + int(copies)
+    # While it samples a host holds the training state and the reference, and the
+    # parameters from which the decoding weights were copied.
+    optimizer = builders.make_optimizer(config)
+    beside = builders.kept_bytes(policy(mesh), method, optimizer)
+    prefill, decode = _sampling(
+        config, policy(local), method, hosts, completion_tokens, beside
+    )
     # Those parameters are an argument of prefill, and the weights of decode.
-    sampling = [p._replace(resident_bytes=p.resident_bytes + beside) for p in sampling]
-    prefill, decode = sampling
-    prefill = prefill._replace(resident_bytes=prefill.resident_bytes - int(copies))
+    copies = policy(local).sampler_bytes()
+    prefill = prefill._replace(resident_bytes=prefill.resident_bytes + beside)
+    decode = decode._replace(resident_bytes=decode.resident_bytes + beside + copies)
     learning = _learning(config, policy(mesh), method, state, completion_tokens)
     return [prefill, decode, *learning]
-
-
-def per_device(tree: Any, shardings: Any = None) -> int:
-    """Bytes per device of ShapeDtypeStructs with shardings (or given ones)."""
-    leaves = jax.tree.leaves(tree)
-    given = (
-        [x.sharding for x in leaves]
-        if shardings is None
-        else jax.tree.leaves(shardings)
-    )
-    return sum(
-        math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
-        for x, s in zip(leaves, given, strict=True)
-    )
 
 
 def _mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
@@ -131,7 +118,7 @@ def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
     return sharding.make_mesh(data=-1, tensor=tensor, devices=devices)
 
 
-def _sampling(config, policy, method, hosts: int, completion_tokens: int):
+def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside: int):
     """Prefill and decode of one host."""
     r, model = config.rollout, policy.config
     rows = -(-r.round_prompts // hosts) * r.group_size
@@ -140,14 +127,14 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int):
         policy,
         stop_ids=(0,),
         pad_id=0,
-        most_rows=rows,
+        most_rows=r.round_prompts * r.group_size,
+        beside=beside,
+        processes=hosts,
         group_size=r.group_size,
         truncation=Truncation(r.top_k, r.top_p, r.min_p),
         temperature_fn=method.temperature,
     )
-    params = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, policy.dtype), policy.abstract_params
-    )
+    params = run_programs.sampler_params(policy)
     with jax.set_mesh(policy.mesh):
         prefill, resident = _prefill(engine, params, policy)
         decode, in_use = _decode(engine, params, policy, method)
@@ -189,39 +176,23 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int):
 def _prefill(engine: Engine, params, policy):
     """The program for as many prompts as are ever read at once, and the bytes of the
     slots and weights that wait meanwhile."""
-    n, P = engine.prefill_sizes[-1], engine.max_prompt_tokens
-    tokens = jax.ShapeDtypeStruct((n, P), jnp.int32)
-    lengths = jax.ShapeDtypeStruct((n,), jnp.int32)
+    read = rollout_shapes.prompts(engine, engine.prefill_sizes[-1])
     waiting = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
-    return engine.prefill.lower(params, tokens, lengths), waiting
+    return engine.prefill.lower(params, *read), waiting
 
 
 def _decode(engine: Engine, params, policy, method):
     """The program for the widest cache, and the bytes that one step must read."""
-    weights = jax.eval_shape(engine.weights, params)
-    lowered = engine.decode.lower(
-        weights, _slots(engine, policy), jax.eval_shape(method.init_state)
-    )
+    weights = rollout_shapes.weights(engine, params)
+    state = rollout_shapes.state(engine, engine.column_sizes[-1])
+    lowered = engine.decode.lower(weights, state, jax.eval_shape(method.init_state))
     in_use = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
     return lowered, in_use
 
 
-def _slots(engine: Engine, policy) -> slots.Slots:
-    return jax.eval_shape(
-        lambda: slots.empty(
-            policy.config,
-            rows=engine.num_slots,
-            lanes=engine.num_slots // engine.rows_per_lane,
-            prompt_columns=engine.max_prompt_tokens,
-            columns=engine.column_sizes[-1],
-            dtype=policy.dtype,
-        )
-    )
-
-
 def _slot_bytes(engine: Engine, policy) -> int:
     """Keys and values per device; what else the slots hold is little."""
-    state = _slots(engine, policy)
+    state = rollout_shapes.state(engine, engine.column_sizes[-1])
     cache = sharding.cache_sharding(policy.mesh)
     return sum(
         math.prod(cache.shard_shape(x.shape)) * x.dtype.itemsize
@@ -230,8 +201,8 @@ def _slot_bytes(engine: Engine, policy) -> int:
 
 
 def _weight_bytes(engine: Engine, params, policy) -> int:
-    abstract = jax.eval_shape(engine.weights, params)
-    return per_device(abstract, decoding.shardings(policy.config, policy.mesh))
+    abstract = rollout_shapes.weights(engine, params)
+    return memory.per_device(abstract, decoding.shardings(policy.config, policy.mesh))
 
 
 def _learning(config, policy, method, state, completion_tokens: int):
@@ -254,16 +225,19 @@ def _learning(config, policy, method, state, completion_tokens: int):
     lengths = r.max_prompt_tokens, completion_tokens
     every, some = (_uniform_plan(layout, n, *lengths, r.group_size) for n in (B, b))
     with jax.set_mesh(policy.mesh):
-        packed = _packed(learner, layout.num_micros(B, longest))
+        packed = shapes.packed(learner, layout.num_micros(B, longest))
         score = learner.score.lower(state.params, packed)
-        minibatch = _minibatch(learner, method, layout.num_micros(b, longest), r)
+        minibatch = shapes.minibatch(
+            learner,
+            state.method_state,
+            r.max_completion_tokens,
+            layout.num_micros(b, longest),
+            with_reference=method.needs_reference,
+        )
         update = learner.update.lower(state, minibatch)
     scorings = options.recompute_old_logprobs + method.needs_reference
-    reference = 0
-    if method.needs_reference:
-        reference = per_device(policy.abstract_params, policy.train_shardings)
-        reference = int(reference * policy.dtype.itemsize / 4)
-    moments = per_device(state) - per_device(state.params)
+    reference = policy.reference_bytes() if method.needs_reference else 0
+    moments = memory.per_device(state) - memory.per_device(state.params)
     forward = flops.of_plan(model, every), flops.of_plan(model, some)
     return [
         Program(
@@ -314,52 +288,4 @@ def _filled(model: ModelConfig, learner: train_step.Learner, plan) -> float:
     scored = micros * chunks * layout.shards * learner.width
     return flops.forward(
         model, tokens=rows * W, pairs=rows * W * (W + 1) / 2, scored=scored
-    )
-
-
-def _packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
-    """Shapes of `packing.pack`."""
-    layout = learner.layout
-    M, m, S, W = num_micros, layout.micro_rows, layout.shards, layout.width
-    row = jax.ShapeDtypeStruct((M, m, W), jnp.int32)
-    target = jax.ShapeDtypeStruct((M, S, layout.num_targets(learner.width)), jnp.int32)
-    counts = jax.ShapeDtypeStruct((M, S), jnp.int32)
-    number = jax.ShapeDtypeStruct((), jnp.int32)
-    return packing.Packed(*(row,) * 5, target, target, counts, number)
-
-
-def _minibatch(learner, method, num_micros: int, r) -> train_step.Minibatch:
-    """Shapes of `learn.make_minibatch`."""
-    b, packed = learner.minibatch_rows, _packed(learner, num_micros)
-
-    def of(shape, dtype=jnp.float32):
-        return jax.ShapeDtypeStruct(shape, dtype)
-
-    field = of((b, r.max_completion_tokens))
-    rows = method_lib.Rows(
-        mask=of(field.shape, bool),
-        old_logprobs=field,
-        old_entropy=field,
-        behavior_logprobs=field,
-        reference_logprobs=field if method.needs_reference else None,
-        rewards=of((b,)),
-        scores=of((b,)),
-        group_ids=of((b,), jnp.int32),
-    )
-    prepared = jax.eval_shape(learner.prepare, rows, method.init_state())
-    constants, weights, index = prepared.constants, prepared.weights, None
-    shape = packed.targets.shape
-    if learner.by_rows:
-        index = packing.Index(of(shape, jnp.int32), of(shape, jnp.int32))
-    else:
-        constants, weights = jax.tree.map(
-            lambda x: of(shape, x.dtype), (constants, weights)
-        )
-    return train_step.Minibatch(
-        packed=packed,
-        constants=constants,
-        weights=weights,
-        index=index,
-        denominator=of(()),
-        num_tokens=of((), jnp.int32),
     )

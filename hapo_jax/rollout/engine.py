@@ -12,6 +12,7 @@ step, and on nothing that shares its batch.
 import collections
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,21 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import platform as platform_lib
 from hapo_jax.rollout import sampler, schedule, slots
 from hapo_jax.rollout.requests import Completion, Request
+from hapo_jax.system import compile_ahead
 
 _FEWEST_COLUMNS = 64
 # What a decode step does to a row besides reading its prompt, in prompt columns read.
 _STEP_COLUMNS = 512
+
+
+class Shardings(NamedTuple):
+    """Where the engine's arrays lie: whole trees, or prefixes of them."""
+
+    params: nnx.State
+    weights: decoding.Weights
+    slots: slots.Slots
+    by_row: jax.sharding.NamedSharding
+    prompts: decoding.Prompts
 
 
 class Engine:
@@ -77,7 +89,7 @@ class Engine:
                 f"{num_slots=} must be a multiple of {rows_per_lane=} times the "
                 f"{shards} shards of mesh.data × mesh.fsdp."
             )
-        self.mesh = mesh
+        self.mesh, self.config, self.dtype = mesh, config, dtype
         self.num_slots, self.rows_per_lane = num_slots, rows_per_lane
         self.max_prompt_tokens = max_prompt_tokens
         self.max_completion_tokens = max_completion_tokens
@@ -120,38 +132,71 @@ class Engine:
                 dtype=dtype,
             )
 
+        def jit(function, **options):
+            return compile_ahead.Jitted(jax.jit(function, **options))
+
         weight_shardings = decoding.shardings(config, mesh)
         by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
         cache = sharding.cache_sharding(mesh)
         prompts = decoding.Prompts(cache, by_row)
         state = slots.Slots(*(by_row,) * 8, column=whole, prompts=prompts, cache=cache)
-        self.prefill = jax.jit(
+        self.shardings = Shardings(
+            param_shardings, weight_shardings, state, by_row, prompts
+        )
+        self.prefill = jit(
             prefill,
             in_shardings=(param_shardings, by_row, by_row),
             out_shardings=(by_row, prompts),
         )
-        self.decode = jax.jit(
+        self.decode = jit(
             decode,
             in_shardings=(weight_shardings, state, whole),
             out_shardings=(state, by_row),
             donate_argnums=1,
         )
-        self.admit = jax.jit(
+        self.admit = jit(
             slots.admit,
             in_shardings=(state, by_row, prompts, whole),
             out_shardings=state,
             donate_argnums=0,
         )
-        self.repack = jax.jit(
-            slots.repack,
-            static_argnums=4,  # columns
-            in_shardings=(state, whole, whole, whole),
-            out_shardings=state,
+        moved = slots.Rows(whole, whole, whole)
+        self.move_rows = jit(
+            slots.move_rows,
+            in_shardings=(slots.without_caches(state), moved),
+            out_shardings=slots.without_caches(state),
         )
-        self.weights = jax.jit(
+        layer = slots.LayerCache(*(cache,) * 4)
+        self.move_layer = jit(
+            slots.move_layer,
+            static_argnums=2,  # columns
+            in_shardings=(layer, moved),
+            out_shardings=layer,
+        )
+        self.weights = jit(
             weights, in_shardings=(param_shardings,), out_shardings=weight_shardings
         )
-        self.empty = jax.jit(empty, out_shardings=state)
+        self.empty = jit(empty, out_shardings=state)
+
+    def repack(self, state: slots.Slots, new: slots.Rows, columns: int) -> slots.Slots:
+        """Moves rows and lanes to new places, and columns to the left.
+
+        Layer by layer, each old one given up before the next is made: memory is planned
+        for one copy of the cache (`memory.py`).
+
+        Args:
+          state: B rows in N lanes; its arrays are gone afterwards.
+          new: B' rows in N' lanes.
+          columns: S', how many there are then.
+        """
+        rows = self.move_rows(slots.without_caches(state), new)
+        moved = []
+        for old in slots.layers(state):
+            moved.append(self.move_layer(old, new, columns))
+            jax.block_until_ready(moved[-1])
+            for array in old:
+                array.delete()
+        return slots.with_caches(rows, moved)
 
     def check(self, index: int, request: Request) -> None:
         """Raises ValueError if a request is longer than the engine was made for."""

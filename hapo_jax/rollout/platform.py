@@ -25,12 +25,14 @@ class Platform(NamedTuple):
     writes_last: when a decode step writes keys and values, see `decoding.step`. A TPU
       copies a layer's cache into its fast memory to read it; written before, it would
       be copied back as a whole. Others, written after, would copy it first.
+    spare_rows: a batch may have rows that nobody needs, for a number with many halves.
     """
 
     chunks_ahead: int
     smallest_batch: int
     sizes_per_doubling: int
     writes_last: bool
+    spare_rows: bool = False
 
 
 def current() -> Platform:
@@ -38,11 +40,15 @@ def current() -> Platform:
     name = target.platform()
     if name == "cpu":
         return Platform(
-            chunks_ahead=0, smallest_batch=2, sizes_per_doubling=2, writes_last=False
+            chunks_ahead=0,
+            smallest_batch=2,
+            sizes_per_doubling=2,
+            writes_last=False,
         )
     return Platform(
         chunks_ahead=1,
         smallest_batch=8,
         sizes_per_doubling=1,
         writes_last=name == "tpu",
+        spare_rows=True,
     )

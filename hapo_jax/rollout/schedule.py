@@ -173,9 +173,11 @@ class Batch:
             row_index, lane_index = lanes, np.minimum(lanes, B - 1) // R
         self._slots = engine.repack(
             self._slots,
-            row_index.astype(np.int32),
-            lane_index.astype(np.int32),
-            np.int32(shift),
+            slots.Rows(
+                row_index.astype(np.int32),
+                lane_index.astype(np.int32),
+                np.int32(shift),
+            ),
             columns,
         )
         known = row_index < B

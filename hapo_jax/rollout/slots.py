@@ -8,6 +8,7 @@ one slice, and forgetting old columns is one shift for all rows.
 `engine.py` decides on the host what happens; everything here is arrays in, arrays out.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -139,44 +140,86 @@ def admit(
     )
 
 
-def repack(
-    slots: Slots, row_index: Array, lane_index: Array, shift: Array, columns: int
-) -> Slots:
-    """Moves rows and lanes to new places, and columns to the left.
+class Rows(NamedTuple):
+    """Where rows and lanes come from; see `repack`.
 
-    Args:
-      slots: B rows in N lanes.
+    Attributes:
       row_index: [B'] int32, which row comes where; B or more makes a dead row.
       lane_index: [N'] int32, which lane comes where.
       shift: scalar int32, columns to forget; no row alive began before them.
-      columns: S', how many there are then.
-
-    Returns:
-      Slots of B' rows in N' lanes.
     """
+
+    row_index: Array
+    lane_index: Array
+    shift: Array
+
+
+def move_rows(slots: Slots, new: Rows) -> Slots:
+    """Slots of B' rows in N' lanes, but for the caches: `slots` has none (`()`), nor
+    has the result. Visibility of the prompts is part of it."""
     B = len(slots.alive)
-    kept = row_index < B
-    row_index = jnp.minimum(row_index, B - 1)
+    row_index = jnp.minimum(new.row_index, B - 1)
     rows = jax.tree.map(
-        lambda x: x[row_index],
-        slots._replace(column=(), prompts=(), cache=()),
+        lambda x: x[row_index], slots._replace(column=(), prompts=(), cache=())
     )
+    visible = slots.prompts.visible[new.lane_index]
+    return rows._replace(
+        alive=rows.alive & (new.row_index < B),
+        start=rows.start - new.shift,
+        column=slots.column - new.shift,
+        prompts=decoding.Prompts((), visible),
+    )
+
+
+class LayerCache(NamedTuple):
+    """Keys and values of one layer: of the rows, and of the prompts of the lanes."""
+
+    keys: Array
+    values: Array
+    prompt_keys: Array
+    prompt_values: Array
+
+
+def move_layer(layer: LayerCache, new: Rows, columns: int) -> LayerCache:
+    """A layer's keys and values at new places, with `columns` columns.
+
+    Layer by layer, so that but one of them exists twice.
+    """
+    row_index = jnp.minimum(new.row_index, len(layer.keys) - 1)
 
     def move(x: Array, axis: int) -> Array:
         widths = [(0, 0)] * x.ndim
         widths[axis] = (0, columns)
         x = jnp.pad(x[row_index], widths)
-        return jax.lax.dynamic_slice_in_dim(x, shift, columns, axis)
+        return jax.lax.dynamic_slice_in_dim(x, new.shift, columns, axis)
 
-    return rows._replace(
-        alive=rows.alive & kept,
-        start=rows.start - shift,
-        column=slots.column - shift,
-        prompts=jax.tree.map(lambda x: x[lane_index], slots.prompts),
-        cache=transformer.KVCache(
-            tuple(move(k, 3) for k in slots.cache.keys),
-            tuple(move(v, 2) for v in slots.cache.values),
-        ),
+    return LayerCache(
+        move(layer.keys, 3),
+        move(layer.values, 2),
+        layer.prompt_keys[new.lane_index],
+        layer.prompt_values[new.lane_index],
+    )
+
+
+def without_caches(slots: Slots) -> Slots:
+    """What `move_rows` takes."""
+    return slots._replace(prompts=decoding.Prompts((), slots.prompts.visible), cache=())
+
+
+def layers(slots: Slots) -> list[LayerCache]:
+    """What `move_layer` takes, layer by layer."""
+    caches = (slots.cache, slots.prompts.cache)
+    fields = [field for cache in caches for field in (cache.keys, cache.values)]
+    return [LayerCache(*parts) for parts in zip(*fields, strict=True)]
+
+
+def with_caches(slots: Slots, layers: Sequence[LayerCache]) -> Slots:
+    """The inverse of `without_caches` and `layers`."""
+    keys, values, prompt_keys, prompt_values = map(tuple, zip(*layers))
+    prompts = transformer.KVCache(prompt_keys, prompt_values)
+    return slots._replace(
+        prompts=decoding.Prompts(prompts, slots.prompts.visible),
+        cache=transformer.KVCache(keys, values),
     )
 
 

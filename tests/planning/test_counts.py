@@ -194,3 +194,59 @@ frontend_attributes={{kernel_metadata={{}}}}
     pairs = computed * (T // m) * (T // n)
     assert found.flops == products * 2 * 6 * C * pairs
     assert not found.unknown
+
+
+# As a TPU's compiler writes a loop over layers: the slice of a stack of weights is a
+# fusion inside the one that multiplies by it; so is the update of a stack of caches.
+NESTED = """HloModule nested
+
+%slice (stack: bf16[28,256,128], layer: s32[]) -> bf16[256,128] {
+  %stack = bf16[28,256,128]{2,1,0} parameter(0)
+  %layer = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  %one = bf16[1,256,128]{2,1,0} dynamic-slice(%stack, %layer, %zero, %zero), dynamic_slice_sizes={1,256,128}
+  ROOT %weight = bf16[256,128]{1,0} bitcast(%one)
+}
+
+%product (x: bf16[8,256], weights: bf16[28,256,128], at: s32[]) -> bf16[8,128] {
+  %x = bf16[8,256]{1,0} parameter(0)
+  %weights = bf16[28,256,128]{2,1,0} parameter(1)
+  %at = s32[] parameter(2)
+  %own = bf16[256,128]{1,0} fusion(%weights, %at), kind=kLoop, calls=%slice
+  ROOT %y = bf16[8,128]{1,0} dot(%x, %own), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+
+%put (old: bf16[28,8,128], new: bf16[8,128], where: s32[]) -> bf16[28,8,128] {
+  %old = bf16[28,8,128]{2,1,0} parameter(0)
+  %new = bf16[8,128]{1,0} parameter(1)
+  %where = s32[] parameter(2)
+  %none = s32[] constant(0)
+  %part = bf16[1,8,128]{2,1,0} bitcast(%new)
+  ROOT %now = bf16[28,8,128]{2,1,0} dynamic-update-slice(%old, %part, %where, %none, %none)
+}
+
+%write (cache: bf16[28,8,128], k: bf16[8,128], i: s32[]) -> bf16[28,8,128] {
+  %cache = bf16[28,8,128]{2,1,0} parameter(0)
+  %k = bf16[8,128]{1,0} parameter(1)
+  %i = s32[] parameter(2)
+  ROOT %then = bf16[28,8,128]{2,1,0} fusion(%cache, %k, %i), kind=kLoop, calls=%put
+}
+
+ENTRY %main (a: bf16[8,256], b: bf16[28,256,128], c: bf16[28,8,128], d: s32[]) -> bf16[28,8,128] {
+  %a = bf16[8,256]{1,0} parameter(0)
+  %b = bf16[28,256,128]{2,1,0} parameter(1)
+  %c = bf16[28,8,128]{2,1,0} parameter(2)
+  %d = s32[] parameter(3)
+  %p = bf16[8,128]{1,0} fusion(%a, %b, %d), kind=kOutput, calls=%product
+  ROOT %w = bf16[28,8,128]{2,1,0} fusion(%c, %p, %d), kind=kLoop, calls=%write
+}
+"""  # noqa: E501
+
+
+def test_slices_and_updates_in_fusions_inside_fusions():
+    """One layer's weights are read and not 28, and one layer's keys are written."""
+    found = counts.count(NESTED)
+    product = 2 * (8 * 256 + 256 * 128 + 8 * 128) + 4
+    write = 2 * (8 * 128 + 8 * 128) + 4
+    assert found.nbytes == product + write
+    assert found.flops == 2 * 8 * 256 * 128

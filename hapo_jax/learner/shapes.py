@@ -1,0 +1,96 @@
+"""Shapes of what the learner's jitted functions take, without the arrays."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hapo_jax.algo import method as method_lib
+from hapo_jax.learner import packing, train_step
+from hapo_jax.model import sharding
+
+
+def packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
+    """Of `packing.pack`."""
+    layout = learner.layout
+    M, m, S, W = num_micros, layout.micro_rows, layout.shards, layout.width
+    row, target = _of((M, m, W)), _of((M, S, layout.num_targets(learner.width)))
+    found = packing.Packed(
+        tokens=row,
+        positions=row,
+        segment_ids=row,
+        branch_ids=row,
+        slots=row,
+        sources=target,
+        targets=target,
+        counts=_of((M, S)),
+        num_micros=_of(()),
+    )
+    return sharding.laid_out(found, learner.shardings.packed)
+
+
+def rows(
+    learner: train_step.Learner,
+    num_rows: int,
+    completion_tokens: int,
+    *,
+    with_reference: bool,
+) -> method_lib.Rows:
+    """Of a batch of `num_rows` completions of at most `completion_tokens`."""
+    field = _of((num_rows, completion_tokens), jnp.float32)
+    found = method_lib.Rows(
+        mask=_of(field.shape, bool),
+        old_logprobs=field,
+        old_entropy=field,
+        behavior_logprobs=field,
+        reference_logprobs=field if with_reference else None,
+        rewards=_of((num_rows,), jnp.float32),
+        scores=_of((num_rows,), jnp.float32),
+        group_ids=_of((num_rows,)),
+    )
+    return sharding.laid_out(found, learner.row_sharding)
+
+
+def minibatch(
+    learner: train_step.Learner,
+    method_state: Any,
+    completion_tokens: int,
+    num_micros: int,
+    *,
+    with_reference: bool,
+) -> train_step.Minibatch:
+    """Of `learn.make_minibatch`."""
+    micros = packed(learner, num_micros)
+    given = rows(
+        learner,
+        learner.minibatch_rows,
+        completion_tokens,
+        with_reference=with_reference,
+    )
+    prepared = learner.prepare.eval_shape(given, method_state)
+    constants, weights, index = prepared.constants, prepared.weights, None
+    shape = micros.targets.shape
+    if learner.by_rows:
+        index = packing.Index(_of(shape), _of(shape))
+    else:
+        constants, weights = jax.tree.map(
+            lambda x: _of(shape, x.dtype), (constants, weights)
+        )
+    found = train_step.Minibatch(
+        packed=micros,
+        constants=constants,
+        weights=weights,
+        index=index,
+        denominator=_of((), jnp.float32),
+        num_tokens=_of(()),
+    )
+    # Where a method has nothing, nothing lies.
+    parts = {
+        name: part and sharding.laid_out(part, getattr(learner.shardings, name))
+        for name, part in found._asdict().items()
+    }
+    return train_step.Minibatch(**parts)
+
+
+def _of(shape: tuple[int, ...], dtype=jnp.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)

@@ -338,11 +338,16 @@ def departures(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
     """
     own = apply_method(default(), config.method)
     found = {
-        key: (get(config, key), get(own, key))
+        key: (_plain(get(config, key)), _plain(get(own, key)))
         for key in keys(own)
         if key.startswith("algo.")
     }
     return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
+
+
+def _plain(value: Any) -> Any:
+    """A section as a dict, which compares by what it holds."""
+    return value.to_dict() if isinstance(value, ConfigDict) else value
 
 
 class Derived(NamedTuple):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from hapo_jax import builders, check, run_programs
+from hapo_jax import builders, check, run_programs, sft
 from hapo_jax import plan as plan_lib
 from hapo_jax import policy as policy_lib
 from hapo_jax.algo import method as method_lib

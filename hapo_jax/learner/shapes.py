@@ -86,10 +86,11 @@ def minibatch(
     )
     # Where a method has nothing, nothing lies.
     parts = {
-        name: part and sharding.laid_out(part, getattr(learner.shardings, name))
+        name: sharding.laid_out(part, getattr(learner.shardings, name))
         for name, part in found._asdict().items()
+        if part is not None
     }
-    return train_step.Minibatch(**parts)
+    return found._replace(**parts)
 
 
 def _of(shape: tuple[int, ...], dtype=jnp.int32) -> jax.ShapeDtypeStruct:

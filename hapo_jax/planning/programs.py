@@ -82,11 +82,11 @@ def programs(
     def policy(mesh):
         return policy_lib.make(model, None, "", config.model.dtype, mesh)
 
-    state = policy(mesh).abstract_state(builders.make_optimizer(config))
+    optimizer = builders.make_optimizer(config)
+    state = policy(mesh).abstract_state(optimizer, method)
     hosts = len(devices) // len(host_devices)
     # While it samples a host holds the training state and the reference, and the
     # parameters from which the decoding weights were copied.
-    optimizer = builders.make_optimizer(config)
     beside = builders.kept_bytes(policy(mesh), method, optimizer)
     prefill, decode = _sampling(
         config, policy(local), method, hosts, completion_tokens, beside

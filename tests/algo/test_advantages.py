@@ -16,7 +16,18 @@ REWARDS = jnp.array([0.0, 1.0, 0.0])
 MASK = jnp.arange(3)[None, :] < jnp.array([1, 3, 2])[:, None]
 GROUP = jnp.zeros(3, jnp.int32)
 
-NAMED = {**advantages.ADVANTAGES, "hapo_token_group": advantages.hapo_token_group}
+
+def _gtpo(rewards, mask, group_ids):
+    """Right where the reward is positive, with entropies that differ by row."""
+    nats = jnp.where(mask, (1 + jnp.abs(rewards))[:, None], jnp.nan)
+    return advantages.gtpo(jnp.float32(rewards > 0), nats, mask, group_ids)
+
+
+NAMED = {
+    **advantages.ADVANTAGES,
+    "hapo_token_group": advantages.hapo_token_group,
+    "gtpo": _gtpo,
+}
 
 
 def _rows(function, *args, **options):

@@ -200,7 +200,7 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
     _, params = tiny.model()
     batch, rows, advantages = jax.tree.map(
         lambda x: x[:MINIBATCH_ROWS],
-        (learnt.batch, learnt.rows, learnt.prepared.advantages),
+        (learnt.batch, learnt.rows, learnt.prepared.constants["advantages"]),
     )
 
     zeros = np.zeros_like(advantages)  # no score: without it HAPO is DAPO

@@ -13,38 +13,37 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from hapo_jax import config as config_lib
+from hapo_jax.system.errors import Refused
 
 
 def load(spec: str) -> ConfigDict:
     """The config of `FILE` or `FILE:ARGUMENT`.
 
     Raises:
-      ValueError: there is no such file, it has no `get_config`, or it refuses the
+      Refused: there is no such file, it has no `get_config`, or it refuses the
         argument.
     """
     name, _, argument = spec.partition(":")
     path = pathlib.Path(name)
     if not path.is_file():
-        raise ValueError(
+        raise Refused(
             f"--config={spec}: {path} is not a file; give an experiment file such as "
             "configs/countdown.py, perhaps with its argument, as in "
             "configs/countdown.py:method=dapo."
         )
     module_spec = importlib.util.spec_from_file_location(path.stem, path)
     if module_spec is None:
-        raise ValueError(
-            f"--config={spec}: {path} must be a Python file, ending in .py."
-        )
+        raise Refused(f"--config={spec}: {path} must be a Python file, ending in .py.")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise ValueError(
+        raise Refused(
             f"--config={spec}: {path} has no function get_config(arg=None); see "
             "configs/countdown.py."
         )
     config = module.get_config(argument) if argument else module.get_config()
     if not isinstance(config, ConfigDict):
-        raise ValueError(
+        raise Refused(
             f"--config={spec}: get_config returned {type(config).__name__} and not a "
             "ConfigDict; end it with `return config_lib.apply_method(c, ...).lock()`."
         )
@@ -87,14 +86,14 @@ def override(config: ConfigDict, key: str, text: str) -> None:
     task knows.
 
     Raises:
-      ValueError: there is no such key, it is a section, the text is not of its type, or
+      Refused: there is no such key, it is a section, the text is not of its type, or
         the key is set by the file's argument alone; names key, value, rule and remedy.
     """
     said = f"--config.{key}={text}"
     if key in ("method", "settings_of"):
         if text == config.get("method", None):
             return
-        raise ValueError(
+        raise Refused(
             f"{said}: a method is a set of settings and not a label alone; choose it "
             f"by the file's argument, --config=FILE:method={text}."
         )
@@ -106,11 +105,11 @@ def override(config: ConfigDict, key: str, text: str) -> None:
             return
         known = [*config_lib.keys(config)]
         hint = config_lib.nearest(key, known) or _same_name(name, known)
-        raise ValueError(f"{said}: {key} is no setting{hint}; see hapo_jax/config.py.")
+        raise Refused(f"{said}: {key} is no setting{hint}; see hapo_jax/config.py.")
     present = config_lib.get(config, key)
     if isinstance(present, ConfigDict):
         example = next(iter(present), "KEY")
-        raise ValueError(
+        raise Refused(
             f"{said}: {key} is a section; set what is in it, such as "
             f"--config.{key}.{example}=…"
         )

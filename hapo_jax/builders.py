@@ -24,6 +24,7 @@ from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.rewards import Rewards
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks
 
 _log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def make_prompts(
       exclude_ids: as `data.exclude_ids`, of the training problems.
 
     Raises:
-      ValueError: the task's files, or those of `exclude_ids`, cannot be used; or no
+      Refused: the task's files, or those of `exclude_ids`, cannot be used; or no
         problem is left.
     """
     options = options.to_dict()
@@ -258,12 +259,12 @@ def make_engine(
       processes: that share completions and slots; None: those there are.
 
     Raises:
-      ValueError: the slots do not fit into memory or onto the mesh.
+      Refused: the slots do not fit into memory or onto the mesh.
     """
     r, mesh = config.rollout, policy.sample_mesh
     processes = processes or jax.process_count()
     if r.slots % processes:
-        raise ValueError(
+        raise Refused(
             f"rollout.slots={r.slots} must be a multiple of the {processes} processes "
             "that share them; 0 chooses for you."
         )
@@ -330,7 +331,7 @@ def make_generator(
       most_rows, group_size, truncation, temperature_fn, beside: see `make_engine`.
 
     Raises:
-      ValueError: the slots do not fit into memory or onto the mesh.
+      Refused: the slots do not fit into memory or onto the mesh.
     """
     r, tokenizer = config.rollout, policy.tokenizer
     return Generator(

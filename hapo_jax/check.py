@@ -15,6 +15,7 @@ from hapo_jax.algo import importance
 from hapo_jax.algo import method as method_lib
 from hapo_jax.model import folder
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.system.errors import Refused
 
 
 def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
@@ -31,7 +32,7 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
       The resolved config, and what of it was derived.
 
     Raises:
-      ValueError: names every conflict: key, value, rule and remedy.
+      Refused: names every conflict: key, value, rule and remedy.
     """
     check_alone(config, config_lib.default())
     shards = _check_mesh(config, num_devices)
@@ -109,7 +110,7 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
         )
     _check_schedule(c, problems)
     if problems:
-        raise ValueError(_message(problems))
+        raise Refused(_message(problems))
     return resolved
 
 
@@ -123,7 +124,7 @@ def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
       method: of that config.
 
     Raises:
-      ValueError: every advantage is 0; names the settings that lead to it.
+      Refused: every advantage is 0; names the settings that lead to it.
     """
     r = config.rollout
     number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
@@ -146,7 +147,7 @@ def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
     )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):
-        raise ValueError(
+        raise Refused(
             f"rollout.group_size={r.group_size} with algo.advantage.name="
             f"{config.algo.advantage.name!r}, algo.token_group.strength="
             f"{config.algo.token_group.strength} and algo.singleton="
@@ -209,7 +210,7 @@ def check_sft(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     )
     _check_schedule(c, problems)
     if problems:
-        raise ValueError(_message(problems))
+        raise Refused(_message(problems))
     return resolved
 
 
@@ -232,14 +233,14 @@ def check_alone(config: ConfigDict, default: ConfigDict | None = None) -> None:
       default: of its kind; None for the one that it looks like.
 
     Raises:
-      ValueError: a key that `default` lacks or has alone, an unknown task or method, a
+      Refused: a key that `default` lacks or has alone, an unknown task or method, a
         value that is wrong whatever the others are.
     """
     default = default or config_lib.default_like(config)
     problems, need = _collect()
     problems += _unknown_keys(config, default)
     if problems:
-        raise ValueError(_message(problems))
+        raise Refused(_message(problems))
     problems += ranges.check(config, default)
     _check_method(config, need)
     if config.task.name in tasks.TASKS:
@@ -247,7 +248,7 @@ def check_alone(config: ConfigDict, default: ConfigDict | None = None) -> None:
     else:
         problems.append(_unknown_task(config.task.name))
     if problems:
-        raise ValueError(_message(problems))
+        raise Refused(_message(problems))
 
 
 def _check_mesh(config: ConfigDict, num_devices: int) -> int:
@@ -257,7 +258,7 @@ def _check_mesh(config: ConfigDict, num_devices: int) -> int:
       The devices that rows of a batch are split over.
 
     Raises:
-      ValueError: they do not fit.
+      Refused: they do not fit.
     """
     sizes = {axis: config.mesh[axis] for axis in ("data", "fsdp", "tensor")}
     fixed = math.prod(size for size in sizes.values() if size > 0)
@@ -272,7 +273,7 @@ def _check_mesh(config: ConfigDict, num_devices: int) -> int:
         "mesh.cpu_devices to their product on a CPU.",
     )
     if problems:
-        raise ValueError(_message(problems))
+        raise Refused(_message(problems))
     rest = num_devices // fixed
     return math.prod(rest if sizes[a] == -1 else sizes[a] for a in ("data", "fsdp"))
 
@@ -394,7 +395,7 @@ def check_model(config: ConfigDict, model: ModelConfig, vocab_size: int) -> None
       vocab_size: ids that the tokenizer knows.
 
     Raises:
-      ValueError: names every conflict.
+      Refused: names every conflict.
     """
     lengths = config.get("rollout", config)  # an SFT config has them at the top
     total = lengths.max_prompt_tokens + lengths.max_completion_tokens
@@ -418,20 +419,20 @@ def check_model(config: ConfigDict, model: ModelConfig, vocab_size: int) -> None
             f"{model.vocab_size} tokens; lower it, or set it to 0 for all of them."
         )
     if problems:
-        raise ValueError(_message(problems))
+        raise Refused(_message(problems))
 
 
 def check_model_path(path: str) -> None:
     """Checks that `model.path` is a folder with a model in it."""
     if not path:
-        raise ValueError(
+        raise Refused(
             "model.path is empty; give the folder of a Hugging Face checkpoint, "
             "for example --config.model.path=/models/Qwen2.5-Math-1.5B."
         )
     try:
         folder.check(path)
-    except ValueError as error:
-        raise ValueError(f"model.path: {error}") from None
+    except Refused as error:
+        raise Refused(f"model.path: {error}") from None
 
 
 def _unknown_keys(config: ConfigDict, default: ConfigDict) -> list[str]:

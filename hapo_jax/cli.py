@@ -2,9 +2,7 @@
 
 import contextlib
 import logging
-import pathlib
 import sys
-import traceback
 from collections.abc import Callable, Iterator
 
 import jax
@@ -17,6 +15,7 @@ from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import distributed
 from hapo_jax.system import compile_ahead, errors, folders, limits, streams
+from hapo_jax.system.errors import Refused
 
 _REFUSED = 2  # status of a program whose input cannot be used
 _CONFIG = flags.DEFINE_string(
@@ -80,12 +79,12 @@ def run(
 def _refuse_several() -> None:
     """For a program whose processes would not know of each other."""
     if _NUM_PROCESSES.value is not None:
-        raise ValueError(
+        raise Refused(
             f"--num_processes={_NUM_PROCESSES.value}: this program runs in one "
             "process; leave the flag out."
         )
     if distributed.environment_has_several():
-        raise ValueError(
+        raise Refused(
             "this program runs in one process, and Slurm or a TPU pod has started "
             "several; start it on one host (srun --ntasks=1, or a slice of one host)."
         )
@@ -108,8 +107,9 @@ def processes() -> Iterator[None]:
 def start(main: Callable[[list[str]], None]) -> None:
     """Parses flags and calls `main` with the arguments that are none.
 
-    A ValueError of this package, which is how it refuses bad input, ends the program
-    with its message alone and status 2; any other exception keeps its traceback.
+    Input that is refused ends the program with its message alone and status 2, and so
+    does what is no fault of the program, with status 1; any other exception keeps its
+    traceback.
     """
 
     def guarded(argv):
@@ -120,9 +120,7 @@ def start(main: Callable[[list[str]], None]) -> None:
         try:
             limits.prepare()
             main(argv[1:])
-        except ValueError as error:
-            if _status(error) != _REFUSED:
-                raise
+        except errors.Refused as error:
             _end(error, _REFUSED)
         except interrupt.Stopped as error:
             print(interrupt.stopped(error), flush=True)
@@ -154,11 +152,7 @@ def _status(error: BaseException) -> int:
     """Of a program that this exception ends: whether trying again would be in vain."""
     if isinstance(error, interrupt.Stopped):
         return 0
-    if not isinstance(error, ValueError):
-        return 1
-    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
-    here = str(pathlib.Path(__file__).parent)
-    return _REFUSED if raised_in.startswith(here) else 1
+    return _REFUSED if isinstance(error, errors.Refused) else 1
 
 
 def config() -> ConfigDict | None:
@@ -170,7 +164,7 @@ def override(config: ConfigDict) -> ConfigDict:
     """Sets what the command line's `--config.KEY=VALUE` say; returns the config.
 
     Raises:
-      ValueError: a key or a value cannot be; names the nearest key.
+      Refused: a key or a value cannot be; names the nearest key.
     """
     for key, value in _overrides:
         arguments.override(config, key, value)
@@ -185,9 +179,6 @@ def warn(config: ConfigDict) -> None:
 
 def set_up_jax(config: ConfigDict) -> None:
     """Simulated devices and the compilation cache; before the first use of a device."""
-    # Filtered, an error inside JAX looks as if it were raised by the line that called
-    # it, and `run` would take it for bad input.
-    jax.config.update("jax_traceback_filtering", "off")
     if config.mesh.cpu_devices > 1:
         # Of no effect where an accelerator is the default backend.
         jax.config.update("jax_num_cpu_devices", config.mesh.cpu_devices)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hapo_jax.algo import settings
+from hapo_jax.system.errors import Refused
 
 
 def default() -> ConfigDict:
@@ -291,10 +292,10 @@ def apply_preset(config: ConfigDict, name: str) -> ConfigDict:
     """Sets `config.eval` to a protocol; returns the config.
 
     Raises:
-      ValueError: the protocol is unknown.
+      Refused: the protocol is unknown.
     """
     if name not in EVAL_PRESETS:
-        raise ValueError(
+        raise Refused(
             f"--preset={name!r} is unknown{nearest(name, EVAL_PRESETS)}; there are "
             f"{', '.join(EVAL_PRESETS)}."
         )
@@ -306,10 +307,10 @@ def apply_method(config: ConfigDict, name: str) -> ConfigDict:
     """Sets what the method sets and leaves the rest; returns the config.
 
     Raises:
-      ValueError: the method is unknown.
+      Refused: the method is unknown.
     """
     if name not in METHODS:
-        raise ValueError(
+        raise Refused(
             f"method={name!r} is unknown{nearest(name, METHODS)}; "
             f"there are {', '.join(METHODS)}."
         )
@@ -514,10 +515,10 @@ def from_saved(saved: dict) -> ConfigDict:
     """The config of a run from its config.json; what that lacks has its default.
 
     Raises:
-      ValueError: it is not the config of a run of hapo-train.
+      Refused: it is not the config of a run of hapo-train.
     """
     if "method" not in saved:
-        raise ValueError(
+        raise Refused(
             "the folder's config.json is not of hapo-train; give --config, and for a "
             "supervised run its hf/ as --checkpoint."
         )
@@ -545,13 +546,13 @@ def parse_arg(arg: str | None, **defaults):
       ConfigDict of the defaults with the given values.
 
     Raises:
-      ValueError: an unknown key, or a value that is not of the default's type.
+      Refused: an unknown key, or a value that is not of the default's type.
     """
     values = dict(defaults)
     for part in filter(None, (arg or "").split(",")):
         key, _, text = part.partition("=")
         if key not in defaults:
-            raise ValueError(
+            raise Refused(
                 f"config argument {key!r} is unknown"
                 f"{nearest(key, defaults)}; this config takes "
                 f"{', '.join(defaults) or 'none'}."
@@ -567,7 +568,7 @@ def like(said: str, text: str, like: Any):
     """A text as a value of the type of `like`."""
     if isinstance(like, bool):
         if text.lower() not in ("true", "false", "1", "0"):
-            raise ValueError(f"{said} must be true or false.")
+            raise Refused(f"{said} must be true or false.")
         return text.lower() in ("true", "1")
     if isinstance(like, tuple | list):
         value = literal(text)
@@ -577,7 +578,7 @@ def like(said: str, text: str, like: Any):
     try:
         return type(like)(text)
     except ValueError:
-        raise ValueError(f"{said} must be of type {type(like).__name__}.") from None
+        raise Refused(f"{said} must be of type {type(like).__name__}.") from None
 
 
 def literal(text: str):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hapo_jax import eval_folder, eval_scores
+from hapo_jax.system.errors import Refused
 
 # What may differ between two evaluations that are compared: the policy …
 _MAY_DIFFER = ("checkpoint", "model", "tokenizer", eval_folder.FILES)
@@ -28,14 +29,14 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
       a, b: folders of results, as `hapo-eval --out` wrote them.
 
     Raises:
-      ValueError: a folder holds none, they have no set in common, or a set was
+      Refused: a folder holds none, they have no set in common, or a set was
         evaluated with other settings; names the differences.
     """
     folders = pathlib.Path(a), pathlib.Path(b)
     names_a, names_b = (eval_folder.read_results(folder) for folder in folders)
     shared = [name for name in names_a if name in names_b]
     if not shared:
-        raise ValueError(
+        raise Refused(
             f"--compare: {a} holds {', '.join(names_a)} and {b} {', '.join(names_b)}; "
             "evaluate one set in both."
         )
@@ -103,7 +104,7 @@ def _set(
         differing.append(f"problems in one of them alone: {', '.join(only[:5])}")
     if differing:
         listing = "\n".join(f"  {line}" for line in differing)
-        raise ValueError(
+        raise Refused(
             f"--compare: {folders[0]} and {folders[1]} evaluated {name} with other "
             f"settings:\n{listing}\nEvaluate both alike; their differences would "
             "compare settings."

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hapo_jax import run_records, user_files
+from hapo_jax.system.errors import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def resume(
       ids: of the problems that are to be evaluated.
 
     Raises:
-      ValueError: the folder holds records under other settings, or broken ones.
+      Refused: the folder holds records under other settings, or broken ones.
     """
     path = settings_path(folder, name)
     settings = json.loads(json.dumps(settings))
@@ -72,7 +73,7 @@ def resume(
             files = run_records.changed_files(
                 *(s.get(FILES, {}) for s in (saved, settings))
             )
-            raise ValueError(
+            raise Refused(
                 f"{folder} holds an evaluation of {name} with other settings "
                 f"(there, and now):\n{listing}\n{files}\nGive another --out, or "
                 f"remove {path} and {records_path(folder, name).name}."
@@ -119,11 +120,11 @@ def read_results(folder: pathlib.Path) -> dict[str, Any]:
     """Set → its figures.
 
     Raises:
-      ValueError: the folder holds no complete evaluation.
+      Refused: the folder holds no complete evaluation.
     """
     path = folder / RESULTS
     if not path.is_file():
-        raise ValueError(
+        raise Refused(
             f"{path} does not exist; give a folder in which hapo-eval has finished."
         )
     return user_files.read_object(path)

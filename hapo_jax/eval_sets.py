@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import config as config_lib
 from hapo_jax import tasks
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, files, math_sets
 
 OWN = "test"  # the config's task.test
@@ -141,14 +142,14 @@ def parse(sets: str, config: ConfigDict, *, data: str = "") -> list[EvalSet]:
       data: folder for sets that are given by name alone.
 
     Raises:
-      ValueError: a set is unknown, needs a folder, or is named twice.
+      Refused: a set is unknown, needs a folder, or is named twice.
     """
     entries = [entry.strip() for entry in sets.split(",") if entry.strip()] or [OWN]
     found = [_parse(entry, config, data) for entry in entries]
     names = [s.name for s in found]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
-        raise ValueError(
+        raise Refused(
             f"the sets {sets!r} hold {', '.join(sorted(twice))} twice; evaluate one of "
             "them by itself."
         )
@@ -166,7 +167,7 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
     task, colon, path = entry.partition(":")
     if colon:
         if task not in tasks.TASKS:
-            raise ValueError(
+            raise Refused(
                 f"the set {entry!r} is of no known task"
                 f"{config_lib.nearest(task, tasks.TASKS)}; a file is given as "
                 f"task:path, with a task of {', '.join(tasks.TASKS)}."
@@ -174,7 +175,7 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
         return _make(files.short(path), task, path, {}, config)
     folder, name = pathlib.Path(entry).parent, pathlib.Path(entry).name
     if name not in SETS:
-        raise ValueError(
+        raise Refused(
             f"the set {entry!r} is unknown{config_lib.nearest(name, SETS)}; there are "
             f"{OWN} (the config's task.test) and {', '.join(SETS)}. A file is given "
             f"with its task, as in math:{entry}."
@@ -183,7 +184,7 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
     if entry == name:
         folder = pathlib.Path(data) if data else None
     if folder is None and known.task != "math":
-        raise ValueError(
+        raise Refused(
             f"the set {name!r} is read from a file; give its folder, as in "
             f"DATA/{name}, or to hapo-eval --data=DATA."
         )
@@ -211,7 +212,7 @@ def _make(
     """Fills in what a set's own options leave open."""
     same = config.task.test.to_dict() if config.task.name == task else {}
     if task not in _DEFAULTS and "path" not in same:
-        raise ValueError(
+        raise Refused(
             f"the set {name!r}: nothing here says how {task!r} reads a file, if it "
             f"reads any; evaluate its problems as {OWN}, with a config of that task."
         )

@@ -42,6 +42,7 @@ from hapo_jax.learner import fingerprint
 from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import distributed
 from hapo_jax.system import folders, lock
+from hapo_jax.system.errors import Refused
 
 _log = logging.getLogger("hapo_jax.evaluate")  # __name__ is __main__ with python -m
 
@@ -95,18 +96,18 @@ def evaluate_checkpoint(
       The folder of the results.
 
     Raises:
-      ValueError: the checkpoint, the config or a set cannot be used, or the folder
+      Refused: the checkpoint, the config or a set cannot be used, or the folder
         holds an evaluation with other settings.
     """
     source = pathlib.Path(source)
     is_run = _check_source(source)
     if not is_run and not out:
-        raise ValueError(
+        raise Refused(
             f"--checkpoint={source} is no run's folder, which would keep the results; "
             "name a folder for them with --out."
         )
     if not is_run and step != "latest":
-        raise ValueError(
+        raise Refused(
             f"--step={step} is of a run, and --checkpoint={source} is a Hugging Face "
             "folder; leave --step out, or give the run's folder."
         )
@@ -227,17 +228,17 @@ def _check_source(source: pathlib.Path) -> bool:
     """Whether it is a run's folder rather than one of Hugging Face.
 
     Raises:
-      ValueError: it is neither.
+      Refused: it is neither.
     """
     if (source / "checkpoints").is_dir():
         return True
     if not (source / "config.json").is_file():
-        raise ValueError(
+        raise Refused(
             f"--checkpoint={source} must be a run's folder (with checkpoints/) or a "
             "Hugging Face folder (with config.json and *.safetensors)."
         )
     if not list(source.glob("*.safetensors")):
-        raise ValueError(
+        raise Refused(
             f"--checkpoint={source} holds no *.safetensors and no checkpoints/; a run "
             "that has not saved yet cannot be evaluated."
         )
@@ -259,7 +260,7 @@ def _restore(source: pathlib.Path, policy: policy_lib.Policy, step: str):
             number = _step(checkpoints, step)
             restored = checkpoints.restore(number, abstract, partial=True)
     if restored is None:
-        raise ValueError(f"--checkpoint={source}: checkpoints/ is empty.")
+        raise Refused(f"--checkpoint={source}: checkpoints/ is empty.")
     return restored.state["params"], restored.step
 
 
@@ -268,10 +269,10 @@ def _step(checkpoints: Checkpoints, step: str) -> int:
     if step.isdecimal():
         return int(step)
     if step != "best":
-        raise ValueError(f"--step={step} must be a step, 'latest' or 'best'.")
+        raise Refused(f"--step={step} must be a step, 'latest' or 'best'.")
     best, scores = checkpoints.best_step(), checkpoints.scores()
     if best is None:
-        raise ValueError(
+        raise Refused(
             "--step=best: the run has saved no step that it evaluated; use "
             "--step=latest, or one of its steps."
         )
@@ -290,9 +291,9 @@ def _config(source: str | None) -> ConfigDict:
     if config is not None:
         return config
     if source is None:
-        raise ValueError("give --config, or the folder of a run as --checkpoint.")
+        raise Refused("give --config, or the folder of a run as --checkpoint.")
     if not _check_source(pathlib.Path(source)):
-        raise ValueError(
+        raise Refused(
             f"--checkpoint={source} is no run's folder, which would hold a config; "
             "give --config too."
         )

@@ -27,6 +27,7 @@ from hapo_jax.model import huggingface, target
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.planning import chips, estimate, programs
 from hapo_jax.rollout import memory
+from hapo_jax.system.errors import Refused
 
 _GIB = 2**30
 # Collectives that a phase's table shows.
@@ -42,7 +43,7 @@ def plan(config: ConfigDict, topology_name: str, *, completion_tokens: int = 0) 
       completion_tokens: mean length of a completion; 0 assumes the longest for all.
 
     Raises:
-      ValueError: config, model or topology cannot be used.
+      Refused: config, model or topology cannot be used.
       memory.DoesNotFit: not even the fewest slots fit.
     """
     topology = chips.topology(topology_name)
@@ -50,7 +51,7 @@ def plan(config: ConfigDict, topology_name: str, *, completion_tokens: int = 0) 
     model = model_config(config)
     mean = completion_tokens or config.rollout.max_completion_tokens
     if not 0 < mean <= config.rollout.max_completion_tokens:
-        raise ValueError(
+        raise Refused(
             f"--completion_tokens={mean} must be between 1 and rollout."
             f"max_completion_tokens={config.rollout.max_completion_tokens}."
         )

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hapo_jax import eval_scores, run_records
+from hapo_jax.system.errors import Refused
 
 # Colours that stay apart in grey and for colour-blind readers (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -91,13 +92,13 @@ def table(
       change: whether the rows are policies on equal problems, to be subtracted.
 
     Raises:
-      ValueError: there is no policy, or no metric that all of them have.
+      Refused: there is no policy, or no metric that all of them have.
     """
     shared = set.intersection(*map(set, rows.values())) if rows else set()
     rates = _matching(rates, _largest_pass(shared))
     others = [key for key in OTHERS if key in shared]
     if not rates + others:
-        raise ValueError(
+        raise Refused(
             f"no metric of an evaluation is common to {list(rows) or 'no policy'}."
         )
     lines = [["", *map(_name, rates), *map(_name, others)]]
@@ -151,7 +152,7 @@ def plot_curves(workdir: str | pathlib.Path) -> pathlib.Path:
     """Draws `curves` into the run's `curves.png`; returns the path of the picture.
 
     Raises:
-      ValueError: the run has none of the metrics.
+      Refused: the run has none of the metrics.
     """
     path = pathlib.Path(workdir) / "curves.png"
     curves(workdir).savefig(path, dpi=_DPI)
@@ -167,7 +168,7 @@ def curves(workdir: str | pathlib.Path) -> Figure:
       workdir: the run's folder.
 
     Raises:
-      ValueError: the run has none of the metrics.
+      Refused: the run has none of the metrics.
     """
     rows = run_records.read_metrics(workdir)
     known = _largest_pass({key for row in rows for key in row})
@@ -175,7 +176,7 @@ def curves(workdir: str | pathlib.Path) -> Figure:
         (panel, keys) for panel in PANELS if (keys := _matching(panel.keys, known))
     ]
     if not panels:
-        raise ValueError(f"workdir={str(workdir)!r} holds no metrics to draw.")
+        raise Refused(f"workdir={str(workdir)!r} holds no metrics to draw.")
 
     columns = min(_COLUMNS, len(panels))
     lines = -(-len(panels) // columns)

@@ -33,6 +33,7 @@ import numpy as np
 from hapo_jax import board, run_records
 from hapo_jax import config as config_lib
 from hapo_jax.system import patience, side
+from hapo_jax.system.errors import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class RunFolder:
           give_up: whether to wait no longer for a disk that fails; see `patience.py`.
 
         Raises:
-          ValueError: another key differs from the config that the run has had so far.
+          Refused: another key differs from the config that the run has had so far.
         """
         self.path = pathlib.Path(workdir)
         self._writes = writes
@@ -170,7 +171,7 @@ class RunFolder:
             `token_strings` are b lists without padding.
 
         Raises:
-          ValueError: a column is missing, unknown or of another length.
+          Refused: a column is missing, unknown or of another length.
         """
         if not self._writes:
             return
@@ -263,7 +264,7 @@ def check_config(
       such, then as now.
 
     Raises:
-      ValueError: a difference outside `may_change`.
+      Refused: a difference outside `may_change`.
     """
     path = pathlib.Path(workdir) / run_records.CONFIG
     if not path.exists():
@@ -290,7 +291,7 @@ def check_config(
         listing = "\n".join(
             f"  {c.key}: was {c.saved!r}, now {c.given!r}" for c in refused
         )
-        raise ValueError(
+        raise Refused(
             f"workdir={str(workdir)!r} holds a run with another config:\n{listing}\n"
             "Use a new workdir, or give the run's own values. If the run shall go on "
             f"with the new ones, write them into {path}."

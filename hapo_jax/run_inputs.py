@@ -30,6 +30,7 @@ from hapo_jax.policy import Policy
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, math_sets
 from hapo_jax.tasks.problems import Demonstration
 
@@ -100,7 +101,7 @@ def of_policy(policy: Policy, *, weights: bool) -> Inputs:
     _add_files(found, _MODEL, tokenizer.files())
     if weights and policy.source:
         # A run that has checkpoints may do without them; else reading them will fail.
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(Refused):
             _add_weights(found, pathlib.Path(policy.source))
     return _plain(found)
 
@@ -167,7 +168,7 @@ def read(workdir: str | pathlib.Path) -> Inputs | None:
     """What a folder's run has noted; None if it has noted nothing.
 
     Raises:
-      ValueError: the file is broken.
+      Refused: the file is broken.
     """
     path = pathlib.Path(workdir) / NAME
     if not path.exists():
@@ -175,9 +176,9 @@ def read(workdir: str | pathlib.Path) -> Inputs | None:
     try:
         found = user_files.read_object(path)
         if not all(isinstance(facts, dict) for facts in found.values()):
-            raise ValueError(f"{path} is not as a run has it.")
-    except ValueError as error:
-        raise ValueError(
+            raise Refused(f"{path} is not as a run has it.")
+    except Refused as error:
+        raise Refused(
             f"{error} Or remove it: what the run reads is noted anew then, without "
             "having been compared."
         ) from None
@@ -190,7 +191,7 @@ def check(workdir: str | pathlib.Path, inputs: Inputs) -> None:
     With several processes all must call this: what they have read is compared too.
 
     Raises:
-      ValueError: they differ; names what, the files that changed, and the ways out.
+      Refused: they differ; names what, the files that changed, and the ways out.
     """
     saved = read(workdir)
     agree(inputs)
@@ -206,7 +207,7 @@ def check(workdir: str | pathlib.Path, inputs: Inputs) -> None:
         return
     found = differences(saved, inputs)
     if found:
-        raise ValueError(
+        raise Refused(
             f"workdir={str(workdir)!r} holds a run that has read something else:\n"
             f"{_listing(found, saved, inputs)}\n"
             "Bring back what it has read, or use a new workdir. If the run shall go on "
@@ -225,7 +226,7 @@ def check_policy(
       inputs: of the evaluation's policy.
 
     Raises:
-      ValueError: they differ.
+      Refused: they differ.
     """
     saved, given = read(workdir) or {}, dict(inputs)
     trained = run_records.read_config(workdir)["model"]
@@ -234,7 +235,7 @@ def check_policy(
         given["tokenizer"] = {k: v for k, v in known if k != "stop_ids"}
     found = differences(saved, given)
     if found:
-        raise ValueError(
+        raise Refused(
             f"model.path={config.model.path!r} is not as the run in {str(workdir)!r} "
             f"has read it:\n{_listing(found, saved, inputs)}\n"
             "Bring back what it was, or evaluate a folder that the run has exported."
@@ -245,7 +246,7 @@ def agree(inputs: Inputs) -> None:
     """Makes sure that all processes have read the same; all must call this.
 
     Raises:
-      ValueError: one has not.
+      Refused: one has not.
     """
     message = np.frombuffer(json.dumps(inputs).encode(), np.uint8)
     everyone = [
@@ -255,7 +256,7 @@ def agree(inputs: Inputs) -> None:
     for process, other in enumerate(everyone):
         found = differences(everyone[0], other)
         if found:
-            raise ValueError(
+            raise Refused(
                 f"process {process} reads something else than process 0:\n"
                 f"{_listing(found, everyone[0], other)}\n"
                 "Give all hosts the same files."

@@ -19,6 +19,7 @@ from pyarrow import parquet
 from hapo_jax import config as config_lib
 from hapo_jax import user_files
 from hapo_jax.system import patience
+from hapo_jax.system.errors import Refused
 
 CONFIG = "config.json"
 # Of config.json. 1: warmup_steps and decay_steps counted optimizer updates.
@@ -74,7 +75,7 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
     One of an earlier format is given in today's keys and units.
 
     Raises:
-      ValueError: the folder holds no run.
+      Refused: the folder holds no run.
     """
     run = _read_run(workdir)
     return config_lib.upgraded(run["config"], run["format"])
@@ -94,15 +95,15 @@ def _read_run(workdir: str | pathlib.Path) -> dict[str, Any]:
     """What config.json holds: `config`, `starts`, `derived` and `format`."""
     path = pathlib.Path(workdir) / CONFIG
     if not path.exists():
-        raise ValueError(f"{path} does not exist; give the folder of a run.")
+        raise Refused(f"{path} does not exist; give the folder of a run.")
     try:
         run = {"format": 1, "derived": {}, "starts": []} | user_files.read_object(path)
         kinds = {"config": dict, "derived": dict, "starts": list, "format": int}
         for key, kind in kinds.items():
             if not isinstance(run.get(key), kind):
-                raise ValueError(f"{path}: {key!r} is missing, or not as a run has it.")
-    except ValueError as error:
-        raise ValueError(
+                raise Refused(f"{path}: {key!r} is missing, or not as a run has it.")
+    except Refused as error:
+        raise Refused(
             f"{error} To let the run go on with the config that is given, uncompared, "
             f"remove {path}."
         ) from None
@@ -116,7 +117,7 @@ def read_metrics(workdir: str | pathlib.Path) -> list[dict[str, float]]:
     left out.
 
     Raises:
-      ValueError: another line is broken.
+      Refused: another line is broken.
     """
     steps: dict[int, dict[str, float]] = {}
     for line in read_metric_lines(workdir):
@@ -129,13 +130,13 @@ def read_metric_lines(workdir: str | pathlib.Path) -> list[dict[str, Any]]:
     """The lines of the metrics as they are written, each with its `step`.
 
     Raises:
-      ValueError: a line is broken.
+      Refused: a line is broken.
     """
     path = pathlib.Path(workdir) / METRICS
     lines = read_lines(path)
     for number, line in enumerate(lines, start=1):
         if type(line.get("step")) is not int:
-            raise ValueError(f"{path}, line {number}: it has no step; remove it.")
+            raise Refused(f"{path}, line {number}: it has no step; remove it.")
     return lines
 
 
@@ -154,7 +155,7 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
     try:
         table = parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is broken ({error}); remove it.") from None
+        raise Refused(f"{path} is broken ({error}); remove it.") from None
     numeric = [name for name in PER_TOKEN if name != "token_strings"]
     rows = table.to_pylist()
     for row in rows:
@@ -186,7 +187,7 @@ def rollouts_to_bytes(
     """
     for given, known in ((per_completion, PER_COMPLETION), (per_token, PER_TOKEN)):
         if set(given) != set(known):
-            raise ValueError(
+            raise Refused(
                 f"columns {sorted(set(given) ^ set(known))} are missing or unknown; "
                 f"give exactly {list(known)}."
             )
@@ -199,7 +200,7 @@ def rollouts_to_bytes(
         ]
         lengths = [len(row) for row in columns[name]]
         if lengths != mask.sum(axis=1).tolist():
-            raise ValueError(
+            raise Refused(
                 f"{name} has rows of {lengths} tokens, and completion_mask of "
                 f"{mask.sum(axis=1).tolist()}."
             )
@@ -229,12 +230,12 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
     power while it wrote.
 
     Raises:
-      ValueError: another line is broken, or it is no file; names file and line.
+      Refused: another line is broken, or it is no file; names file and line.
     """
     if not path.exists():
         return []
     if not path.is_file():
-        raise ValueError(f"{path} must be a file; move what is there away.")
+        raise Refused(f"{path} must be a file; move what is there away.")
     data = path.read_bytes().rstrip(b"\0")
     *lines, torn = data.split(b"\n")
     if torn:
@@ -244,11 +245,11 @@ def read_lines(path: pathlib.Path) -> list[dict[str, Any]]:
         try:
             found = json.loads(line)
             if not isinstance(found, dict):
-                raise ValueError("it is no object")
+                raise Refused("it is no object")
         except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
             if number == len(lines) and line == torn:
                 break
-            raise ValueError(f"{path}, line {number}: {error}; remove it.") from None
+            raise Refused(f"{path}, line {number}: {error}; remove it.") from None
         objects.append(found)
     return objects
 
@@ -347,5 +348,5 @@ def changed_files(
 def _existing(folder: pathlib.Path, step: int, suffix: str) -> pathlib.Path:
     found = steps_in(folder, suffix)
     if step not in found:
-        raise ValueError(f"{step=}: {folder} has the steps {sorted(found)}.")
+        raise Refused(f"{step=}: {folder} has the steps {sorted(found)}.")
     return found[step]

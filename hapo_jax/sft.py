@@ -47,6 +47,7 @@ from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.system import lock, watchdog
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.problems import Demonstration
 
 # A resumed run may set these anew: they do not change what its numbers mean.
@@ -64,7 +65,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
     """Fine-tunes and exports; resumes if `workdir` has a checkpoint.
 
     Raises:
-      ValueError: the config, the model or the demonstrations cannot be used.
+      Refused: the config, the model or the demonstrations cannot be used.
     """
     folder = pathlib.Path(workdir)
     resolved = check.check_sft(config, num_devices=jax.device_count())
@@ -258,14 +259,14 @@ def tokenise(
       section: of the config, where they come from, for messages.
 
     Raises:
-      ValueError: a prompt or completion is longer than the config allows, or a
+      Refused: a prompt or completion is longer than the config allows, or a
         completion contains a word that the tokenizer does not know.
     """
     tokenizer, encode_prompt = policy.tokenizer, builders.prompt_encoder(config, policy)
     P, T = config.max_prompt_tokens, config.max_completion_tokens
     n = len(demonstrations)
     if not n:
-        raise ValueError("there are no demonstrations; see task.train and task.test.")
+        raise Refused("there are no demonstrations; see task.train and task.test.")
     prompt_tokens = np.full((n, P), tokenizer.pad_id, np.int32)
     completion_tokens = np.full((n, T), tokenizer.pad_id, np.int32)
     prompt_lengths, lengths = np.zeros(n, np.int32), np.zeros(n, np.int32)
@@ -273,10 +274,10 @@ def tokenise(
         try:
             prompt = encode_prompt(example.prompt)
             completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
-        except ValueError as error:
-            raise ValueError(f"demonstration {i + 1} of {section}: {error}") from error
+        except Refused as error:
+            raise Refused(f"demonstration {i + 1} of {section}: {error}") from error
         if len(prompt) > P or len(completion) > T:
-            raise ValueError(
+            raise Refused(
                 f"demonstration {i + 1} of {section} has {len(prompt)} prompt and "
                 f"{len(completion)} completion tokens, and max_prompt_tokens={P}, "
                 f"max_completion_tokens={T}; raise them or shorten the data."
@@ -287,7 +288,7 @@ def tokenise(
     unknown = tokenizer.backend.unk_token_id
     if unknown is not None and (completion_tokens == unknown).any():
         i = int((completion_tokens == unknown).any(1).argmax())
-        raise ValueError(
+        raise Refused(
             f"demonstration {i + 1} of {section} has a word outside the vocabulary: "
             f"{demonstrations[i].completion!r}; add it to the tokenizer (task.words)."
         )

@@ -53,6 +53,7 @@ from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.sampler import Truncation
 from hapo_jax.system import compile_ahead, errors, lock, watchdog
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks
 
 _log = logging.getLogger("hapo_jax.train")  # __name__ is __main__ with python -m
@@ -76,7 +77,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     """Trains `model.path` on the config's task; resumes if `workdir` has a checkpoint.
 
     Raises:
-      ValueError: config, model or data cannot be used; nothing has been compiled yet.
+      Refused: config, model or data cannot be used; nothing has been compiled yet.
       FloatingPointError: gradients were not finite too many times in a row.
     """
     # Check: everything that can be refused is refused here.
@@ -482,12 +483,12 @@ def run() -> None:
     def start(config: ConfigDict, workdir: str | None) -> None:
         if only_try.value:
             if jax.process_count() > 1:
-                raise ValueError(
+                raise Refused(
                     "--dry_run runs in one process; leave --num_processes out."
                 )
             dry_run.dry_run(config)
         elif workdir is None:
-            raise ValueError("--workdir is missing; give the run's folder.")
+            raise Refused("--workdir is missing; give the run's folder.")
         else:
             train(config, workdir)
 

@@ -2,7 +2,8 @@
 
 JSON, templates and other text come in through here: what is broken, or is another kind
 of file than its name says, ends in a ValueError that names the file, the field, the
-rule and the way out. Imports nothing of the package, so that every folder may use it.
+rule and the way out. Imports nothing of the package but what it raises, so that every
+folder may use it.
 """
 
 import contextlib
@@ -14,6 +15,8 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from hapo_jax.system.errors import Refused
 
 # How much of a file `recognise` needs to see.
 HEAD_BYTES = 512
@@ -77,19 +80,19 @@ def decode(data: bytes, name: Any) -> str:
     """The text of these bytes.
 
     Raises:
-      ValueError: they are not UTF-8, or begin with a mark that other readers stumble
+      Refused: they are not UTF-8, or begin with a mark that other readers stumble
         over; begins with `name`.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{name} is UTF-16 text; save it as UTF-8.")
+        raise Refused(f"{name} is UTF-16 text; save it as UTF-8.")
     if data.startswith(b"\xef\xbb\xbf"):
-        raise ValueError(
+        raise Refused(
             f"{name} begins with a byte order mark; save it as UTF-8 without one."
         )
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(
+        raise Refused(
             f"{name} is not UTF-8 text (byte {error.start} is "
             f"{data[error.start]:#04x}); save it as UTF-8, or copy it again."
         ) from None
@@ -106,7 +109,7 @@ def refusing(path: pathlib.Path) -> Iterator[None]:
             raise
         if error.errno == errno.ENOENT and path.is_symlink():
             fault = "is a link that leads nowhere; put the file in its place"
-        raise ValueError(f"{path} {fault}.") from None
+        raise Refused(f"{path} {fault}.") from None
 
 
 def is_there(path: str | pathlib.Path) -> bool:
@@ -118,16 +121,16 @@ def read_text(path: str | pathlib.Path) -> str:
     """The text of a UTF-8 file.
 
     Raises:
-      ValueError: it cannot be opened, or is no such file; names it.
+      Refused: it cannot be opened, or is no such file; names it.
     """
     path = pathlib.Path(path)
     with refusing(path):
         # Opening a pipe or a device would wait, or never end.
         if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is no file; put the file in its place.")
+            raise Refused(f"{path} is no file; put the file in its place.")
         data = path.read_bytes()
     if problem := recognise(data[:HEAD_BYTES]):
-        raise ValueError(f"{path} {problem}.")
+        raise Refused(f"{path} {problem}.")
     return decode(data, path)
 
 
@@ -135,22 +138,22 @@ def read_object(path: str | pathlib.Path) -> dict[str, Any]:
     """The object that a JSON file holds.
 
     Raises:
-      ValueError: as for `read_text`, or it is not JSON or no object, or gives one key
+      Refused: as for `read_text`, or it is not JSON or no object, or gives one key
         two values; names the file.
     """
     text = read_text(path)
     try:
         content = json.loads(text, object_pairs_hook=pairs_once)
     except json.JSONDecodeError as error:
-        raise ValueError(
+        raise Refused(
             f"{path} is not JSON: {error}; mend it, or copy it again."
         ) from None
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply; copy it again.") from None
+        raise Refused(f"{path} is nested too deeply; copy it again.") from None
     except ValueError as error:  # a key twice, or a number of too many digits
-        raise ValueError(f"{path}: {error}; mend it, or copy it again.") from None
+        raise Refused(f"{path}: {error}; mend it, or copy it again.") from None
     if not isinstance(content, dict):
-        raise ValueError(
+        raise Refused(
             f"{path} holds {kind(content)} where an object belongs; write "
             '{"key": value, …}, or copy it again.'
         )
@@ -162,7 +165,7 @@ def pairs_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     for key, value in pairs if len(found) < len(pairs) else ():
         if value != found[key]:
-            raise ValueError(
+            raise Refused(
                 f"{key!r} occurs twice, as {short(value)} and as {short(found[key])}"
             )
     return found
@@ -213,11 +216,11 @@ class Fields(Mapping):
         """Refuses an object that lacks one of `keys`; names all that are missing."""
         missing = [key for key in keys if key not in self]
         if missing:
-            raise ValueError(f"{self.where} lacks {', '.join(missing)}; {remedy}.")
+            raise Refused(f"{self.where} lacks {', '.join(missing)}; {remedy}.")
 
     def refuse(self, key: str, rule: str) -> None:
         """Raises, since the value of `key` is not as `rule` says."""
-        raise ValueError(f"{self.where}: {key}={short(self.get(key))} {rule}.")
+        raise Refused(f"{self.where}: {key}={short(self.get(key))} {rule}.")
 
     def whole(self, key: str, default: Any = _REQUIRED, *, least=1, most=None):
         """A whole number from `least` to `most`."""

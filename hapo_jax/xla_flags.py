@@ -16,6 +16,8 @@ import shlex
 import sys
 from collections.abc import Mapping
 
+from hapo_jax.system.errors import Refused
+
 # flag → (value, reason)
 GPU = {
     "xla_gpu_enable_latency_hiding_scheduler": (
@@ -75,12 +77,12 @@ def environment(
     """The variables to set for a platform: "gpu", "tpu", or "cpu" for none.
 
     Raises:
-      ValueError: the platform is unknown.
+      Refused: the platform is unknown.
     """
     if platform == "cpu":
         return {}
     if platform not in VARIABLES:
-        raise ValueError(f"platform={platform!r} must be one of cpu, gpu, tpu.")
+        raise Refused(f"platform={platform!r} must be one of cpu, gpu, tpu.")
     variable, flags = VARIABLES[platform]
     ours = " ".join(f"--{flag}={value}" for flag, (value, _) in flags.items())
     found = {variable: f"{ours} {present.get(variable, '')}".strip()}

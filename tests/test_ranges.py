@@ -8,6 +8,7 @@ from hapo_jax import check, ranges, tasks
 from hapo_jax import config as config_lib
 from hapo_jax.algo import settings
 from hapo_jax.algo.ranges import Range
+from hapo_jax.system.errors import Refused
 from tests.test_check import load
 
 HUGE = {int: 10**23, float: 1e300}
@@ -30,7 +31,7 @@ def refused(key, value):
     holder[name] = value
     try:
         check.check_alone(config)
-    except ValueError as error:
+    except Refused as error:
         assert f"{key}=" in str(error), error
         return True
     return False

@@ -38,6 +38,7 @@ from hapo_jax.algo import (
     temperature,
 )
 from hapo_jax.algo.settings import Settings
+from hapo_jax.system.errors import Refused
 
 Array = jax.Array
 # Numbers per token by name, see `stages.NAMES`; [B, T] each, or any tokens in any
@@ -177,7 +178,7 @@ def make(settings: Settings) -> Method:
     """Puts a method together.
 
     Raises:
-      ValueError: a stage does not exist, has no such option, or reads what it cannot
+      Refused: a stage does not exist, has no such option, or reads what it cannot
         have; names key, value, rule and remedy.
     """
     chosen = _choose(settings)
@@ -194,7 +195,7 @@ def make(settings: Settings) -> Method:
     late = [s for n, s in present.items() if n not in (*early, "advantage")]
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
-            raise ValueError(
+            raise Refused(
                 f"{stage.key} reads {wrong[0]}, one number per completion, and runs "
                 f"with the policy, because it also reads "
                 f"{', '.join(n for n in stage.reads if n not in known)}; let it read "

@@ -13,6 +13,7 @@ from typing import Any
 
 from hapo_jax.algo import advantages, entropy, importance, kl, temperature
 from hapo_jax.algo.ranges import Range
+from hapo_jax.system.errors import Refused
 
 ENTROPY_SOURCES = ("old", "current")
 ENTROPY_SCOPES = ("batch", "micro")
@@ -162,7 +163,7 @@ def of(section: Mapping[str, Any]) -> Settings:
     """Settings from nested dicts, such as the section `algo` of a config.
 
     Raises:
-      ValueError: a setting or a combination makes no sense; names key, value, rule and
+      Refused: a setting or a combination makes no sense; names key, value, rule and
         remedy. Options of stages are checked by `method.make`.
     """
     fields = {}
@@ -190,7 +191,7 @@ def require(
     """Raises ValueError naming key, value, rule and remedy unless `holds`."""
     if not holds:
         remedy = remedy or f"change --config.{key}"
-        raise ValueError(f"{key}={_get(settings, key)!r} must {rule}; {remedy}.")
+        raise Refused(f"{key}={_get(settings, key)!r} must {rule}; {remedy}.")
 
 
 def _get(settings: Settings, key: str) -> Any:

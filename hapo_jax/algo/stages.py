@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hapo_jax.algo.ranges import FINITE, Range
+from hapo_jax.system.errors import Refused
 
 Array = jax.Array
 
@@ -127,14 +128,14 @@ def bind(
         is one, and is not an option then.
 
     Raises:
-      ValueError: no such function, or an option that it does not have or that is out
+      Refused: no such function, or an option that it does not have or that is out
         of its range; names key, value, rule and remedy.
     """
     function = find(f"{key}.name", table, choice["name"])
     reads, options = signature(function)
     for name in reads:
         if name not in NAMES:
-            raise ValueError(
+            raise Refused(
                 f"{key}.name={choice['name']!r} reads {name!r}, and a stage can read "
                 f"{', '.join(NAMES)}; rename its parameter, or make it an option by "
                 "putting it behind *."
@@ -144,17 +145,17 @@ def bind(
     chosen = {name: value for name, value in choice.items() if name != "name"}
     for name, value in chosen.items():
         if name not in free:
-            raise ValueError(
+            raise Refused(
                 f"{key}.{name} is no option of {key}.name={choice['name']!r}"
                 f"{nearest(name, free)}; it takes {', '.join(free) or 'none'}."
             )
         if rule := _wrong(value, free[name], declared.options.get(name)):
-            raise ValueError(
+            raise Refused(
                 f"{key}.{name}={value!r} must {rule}; change --config.{key}.{name}."
             )
     for name, parameter in free.items():
         if parameter.default is inspect.Parameter.empty and name not in chosen:
-            raise ValueError(
+            raise Refused(
                 f"{key}.{name} is missing; {key}.name={choice['name']!r} needs it."
             )
     passed = {name: given[name] for name in options if name in given}
@@ -182,15 +183,15 @@ def find(key: str, table: Mapping[str, Callable], name: Any) -> Callable:
     """A function by its name in a table, or by `package.module:function`.
 
     Raises:
-      ValueError: there is none.
+      Refused: there is none.
     """
     if not isinstance(name, str):
-        raise ValueError(f"{key}={name!r} must be a name, one of {', '.join(table)}.")
+        raise Refused(f"{key}={name!r} must be a name, one of {', '.join(table)}.")
     if name in table:
         return table[name]
     module, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(
+        raise Refused(
             f"{key}={name!r} must be one of {', '.join(table)}{nearest(name, table)}, "
             "or a function of yours as package.module:function."
         )
@@ -199,12 +200,12 @@ def find(key: str, table: Mapping[str, Callable], name: Any) -> Callable:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # a module that it imports is missing
-        raise ValueError(
+        raise Refused(
             f"{key}={name!r}: there is no module {error.name!r}; install its package, "
             "or put its folder on PYTHONPATH."
         ) from None
     if not callable(found):
-        raise ValueError(
+        raise Refused(
             f"{key}={name!r}: module {module!r} has no function {attribute!r}."
         )
     return found

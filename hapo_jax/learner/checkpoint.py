@@ -163,7 +163,7 @@ class Checkpoints:
             )
         self.directory = epath.Path(directory).resolve()
         if read_only and not self.directory.is_dir():
-            raise ValueError(f"directory={self.directory} does not exist.")
+            raise errors.Refused(f"directory={self.directory} does not exist.")
         self._best_metric = best_metric
         self._read_only = read_only
         self._scores: dict[int, Score] = {}
@@ -335,13 +335,13 @@ class Checkpoints:
             names them.
         """
         if step not in self.steps():
-            raise ValueError(
+            raise errors.Refused(
                 f"{step=}: {self.directory} has checkpoints of {self.steps()}."
             )
         try:
             return self._read_patiently(step, abstract_state, partial=partial)
         except _Broken as reason:
-            raise ValueError(
+            raise errors.Refused(
                 f"{step=}: the checkpoint {self.directory / str(step)} is broken: "
                 f"{reason}. Use another of {self.steps()}."
             ) from reason
@@ -382,7 +382,7 @@ class Checkpoints:
                 self._set_aside(list(broken))
             return restored
         if broken:
-            raise ValueError(
+            raise errors.Refused(
                 f"All checkpoints in {self.directory} are broken: {broken}. Bring "
                 "back a copy of one, or remove the folder to start the run anew."
             )

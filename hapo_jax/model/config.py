@@ -9,6 +9,7 @@ import dataclasses
 from typing import Any
 
 from hapo_jax.model import folder, rope
+from hapo_jax.system.errors import Refused
 from hapo_jax.user_files import Fields, short
 
 ARCHITECTURES = {
@@ -51,12 +52,12 @@ class ModelConfig:
 
     def __post_init__(self):
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(
+            raise Refused(
                 f"num_attention_heads={self.num_heads} must be a multiple of "
                 f"num_key_value_heads={self.num_kv_heads}; check config.json."
             )
         if self.head_dim % 2:
-            raise ValueError(
+            raise Refused(
                 f"head_dim={self.head_dim} must be even, since rotary embedding "
                 "turns pairs of channels; check config.json."
             )
@@ -70,7 +71,7 @@ class ModelConfig:
           where: what messages call it.
 
         Raises:
-          ValueError: an unknown `model_type`, a missing field, one that is not of its
+          Refused: an unknown `model_type`, a missing field, one that is not of its
             type, or a feature that this decoder does not have (named with its value).
         """
         fields = Fields(hf, where)
@@ -148,7 +149,7 @@ def _refuse_other_models(fields: Fields) -> None:
     for key in _QUANTISED:
         if said := fields.get(key):
             method = said.get("quant_method") if isinstance(said, dict) else None
-            raise ValueError(
+            raise Refused(
                 f"{fields.where}: {key} says that the weights are quantised "
                 f"({short(method or said)}), and they cannot be trained; give the "
                 "folder of the original model in bfloat16, or dequantise it and remove "
@@ -156,13 +157,13 @@ def _refuse_other_models(fields: Fields) -> None:
             )
     for key, what in _OTHER_MODELS.items():
         if fields.get(key):
-            raise ValueError(
+            raise Refused(
                 f"{fields.where}: {key}={short(fields[key])} is of {what}, which this "
                 f"package does not have (model_type={model_type!r}); it reads "
                 f"{', '.join(SUPPORTED)}, dense decoders of text."
             )
     if model_type not in SUPPORTED:
-        raise ValueError(
+        raise Refused(
             f"{fields.where}: model_type={model_type!r} is not supported; this package "
             f"reads {', '.join(SUPPORTED)} (dense decoders)."
         )
@@ -172,7 +173,7 @@ def _refuse_other_models(fields: Fields) -> None:
     for name in names:
         purpose = name.partition("For")[2]
         if purpose and not purpose.startswith("CausalLM"):
-            raise ValueError(
+            raise Refused(
                 f"{fields.where}: architectures={short(names)} is made for "
                 f"{purpose!r} (a classifier or reward model, perhaps) and not for "
                 "writing text; give a folder of a model with a language head, "

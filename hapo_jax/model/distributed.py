@@ -19,6 +19,8 @@ from jax._src.clusters import cloud_tpu_cluster
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from hapo_jax.system.errors import Refused
+
 # XLA ends a process this long after it has heard from another for the last time, with
 # a message about tasks; `watch.py` is to speak before.
 _HEARTBEAT_TIMEOUT_S = 90
@@ -44,7 +46,7 @@ def initialize(
       process_id: which one this is, from 0.
 
     Raises:
-      ValueError: some of the three are missing, or out of range.
+      Refused: some of the three are missing, or out of range.
     """
     given = {
         "coordinator": coordinator,
@@ -53,14 +55,14 @@ def initialize(
     }
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
-        raise ValueError(
+        raise Refused(
             f"{', '.join(missing)} missing: --coordinator, --num_processes and "
             "--process_id come together, or not at all where Slurm or a TPU pod tells."
         )
     if missing and not environment_has_several():
         return
     if not missing and not 0 <= process_id < num_processes:
-        raise ValueError(
+        raise Refused(
             f"--process_id={process_id} must be from 0 to --num_processes - 1 = "
             f"{num_processes - 1}."
         )
@@ -141,7 +143,7 @@ def check_shared(folder: pathlib.Path) -> None:
     Else every process would go on from checkpoints of its own, or from none.
 
     Raises:
-      ValueError: some processes do not see what process 0 writes there.
+      Refused: some processes do not see what process 0 writes there.
     """
     if jax.process_count() == 1:
         return
@@ -156,7 +158,7 @@ def check_shared(folder: pathlib.Path) -> None:
         mark.unlink()
     if not all(seen):
         blind = [str(i) for i, sees in enumerate(seen) if not sees]
-        raise ValueError(
+        raise Refused(
             f"--workdir={folder} is another folder for process {', '.join(blind)} than "
             "for process 0; give one on a file system that all hosts share."
         )
@@ -190,7 +192,7 @@ def local_mesh(mesh: Mesh) -> Mesh:
     Rows that share heads and vocabulary (`tensor`) stay together; all else is `data`.
 
     Raises:
-      ValueError: such a row has devices of several processes.
+      Refused: such a row has devices of several processes.
     """
     if jax.process_count() == 1:
         return mesh
@@ -199,7 +201,7 @@ def local_mesh(mesh: Mesh) -> Mesh:
     own = np.array([[d.process_index for d in row] for row in rows])
     own = own == jax.process_index()
     if (own.any(1) != own.all(1)).any():
-        raise ValueError(
+        raise Refused(
             f"mesh.tensor={tensor} must divide the {jax.local_device_count()} devices "
             "of each process, since it is used at every decode step; lower it, or let "
             "mesh.fsdp span the processes."

@@ -11,6 +11,7 @@ from typing import Any
 import safetensors
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 
 CONFIG = "config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -82,17 +83,17 @@ def check(path: str | pathlib.Path) -> None:
     """Refuses what is no folder of a model, before anything is read.
 
     Raises:
-      ValueError: says what it is, and the way out.
+      Refused: says what it is, and the way out.
     """
     folder = pathlib.Path(path)
     if "://" in str(path):
-        raise ValueError(
+        raise Refused(
             f"{path} is an address, and a folder is needed; download the model, or "
             "mount the bucket, and give the path."
         )
     if folder.is_file():
         what = next((w for sign, w in _SIGNS if sign == f"*{folder.suffix}"), "")
-        raise ValueError(
+        raise Refused(
             f"{path} is a file{what and f' ({what})'}, and the folder of a model is "
             "needed; give that."
         )
@@ -100,7 +101,7 @@ def check(path: str | pathlib.Path) -> None:
         hint = "correct the path"
         if str(path).count("/") == 1 and not folder.is_absolute():  # owner/name
             hint += f", or download it from the hub: hf download {path} --local-dir DIR"
-        raise ValueError(f"there is no folder {str(path)!r}; {hint}.")
+        raise Refused(f"there is no folder {str(path)!r}; {hint}.")
     adapter = folder / _ADAPTER
     if user_files.is_there(adapter):
         base = user_files.read_object(adapter).get("base_model_name_or_path")
@@ -108,26 +109,26 @@ def check(path: str | pathlib.Path) -> None:
         beside = (
             f" beside {whole[0]}, which transformers would not read" if whole else ""
         )
-        raise ValueError(
+        raise Refused(
             f"{folder} holds {_ADAPTER}{beside}: it is a LoRA or PEFT adapter of "
             f"{user_files.short(base)}. Merge it into that model with "
             "`merge_and_unload()` and `save_pretrained`, and give the new folder"
             f"{whole and ', or remove the adapter'}."
         )
     if not user_files.is_there(folder / CONFIG):
-        raise ValueError(f"{folder} holds no {CONFIG}; {_what_it_is(folder)}.")
+        raise Refused(f"{folder} holds no {CONFIG}; {_what_it_is(folder)}.")
 
 
 def read_config(path: str | pathlib.Path) -> dict[str, Any]:
     """The `config.json` of a model folder.
 
     Raises:
-      ValueError: it is no such folder, or the file is broken.
+      Refused: it is no such folder, or the file is broken.
     """
     check(path)
     found = user_files.read_object(pathlib.Path(path) / CONFIG)
     if "starts" in found:
-        raise ValueError(
+        raise Refused(
             f"{path} is the folder of a run and not of a model; give the model that it "
             f"has written, {pathlib.Path(path) / 'hf'}."
         )
@@ -141,7 +142,7 @@ def weight_files(path: str | pathlib.Path) -> list[str]:
     Where both are there and would give different weights, neither is read.
 
     Raises:
-      ValueError: there are none, shards are missing, or the choice is open.
+      Refused: there are none, shards are missing, or the choice is open.
     """
     folder = pathlib.Path(path)
     with user_files.refusing(folder):
@@ -149,7 +150,7 @@ def weight_files(path: str | pathlib.Path) -> list[str]:
     single, index = folder / SINGLE_FILE, folder / INDEX_FILE
     indexed = user_files.is_there(index)
     if SINGLE_FILE not in there and not indexed:
-        raise ValueError(
+        raise Refused(
             f"{folder} has no {SINGLE_FILE} or {INDEX_FILE}; {_what_it_is(folder)}."
         )
     if not indexed:
@@ -158,14 +159,14 @@ def weight_files(path: str | pathlib.Path) -> list[str]:
     absent = [file for file in files if file not in there]
     if SINGLE_FILE not in there or files == [SINGLE_FILE]:
         if absent:
-            raise ValueError(
+            raise Refused(
                 f"{folder} lacks {_some(absent)}, which {INDEX_FILE} names; download "
                 "the folder again."
             )
         return files
     if len(absent) == len(files):
         return [SINGLE_FILE]  # the index was left behind when shards were merged
-    raise ValueError(
+    raise Refused(
         f"{single} and {index} are both there, and it is open which weights are meant: "
         f"transformers reads the first, and the second names {_some(files)}. Remove "
         "the one that is left over."
@@ -176,16 +177,16 @@ def open_weights(path: pathlib.Path):
     """A safetensors file, opened; a context manager.
 
     Raises:
-      ValueError: it is broken, or no such file.
+      Refused: it is broken, or no such file.
     """
     with user_files.refusing(path), path.open("rb") as file:
         head = file.read(user_files.HEAD_BYTES)
     if problem := user_files.recognise(head):
-        raise ValueError(f"{path} {problem}.")
+        raise Refused(f"{path} {problem}.")
     try:
         return safetensors.safe_open(path, framework="numpy")
     except safetensors.SafetensorError as error:
-        raise ValueError(
+        raise Refused(
             f"{path} is not readable ({error}); it may have been cut short: copy or "
             "download it again."
         ) from error
@@ -199,13 +200,13 @@ def _named_by(index: pathlib.Path) -> list[str]:
     for tensor, file in fields.table("weight_map").items():
         name = pathlib.PurePath(file).name if isinstance(file, str) else None
         if not name or file != name or not name.isprintable():
-            raise ValueError(
+            raise Refused(
                 f"{index}: weight_map gives {user_files.short(file)} for {tensor!r}, "
                 "which must be the name of a file beside it; download the index again."
             )
         files.add(file)
     if not files:
-        raise ValueError(f"{index}: weight_map is empty; download the index again.")
+        raise Refused(f"{index}: weight_map is empty; download the index again.")
     return sorted(files)
 
 

@@ -32,6 +32,7 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.model.folder import CONFIG, GENERATION_CONFIG, INDEX_FILE, SINGLE_FILE
 from hapo_jax.model.layouts import EMBEDDING, HEAD, FileTensor, Layout
 from hapo_jax.model.tokenizer import Tokenizer
+from hapo_jax.system.errors import Refused
 
 MAX_SHARD_BYTES = 5 * 1000**3  # what hubs and file systems take without complaint
 
@@ -44,14 +45,14 @@ def load_config(path: str | pathlib.Path) -> ModelConfig:
     """Reads `config.json` of a model folder.
 
     Raises:
-      ValueError: no model folder, a broken file, or a model that
+      Refused: no model folder, a broken file, or a model that
         `ModelConfig.from_hf` refuses; names the file.
     """
     hf = folder_lib.read_config(path)
     try:
         return ModelConfig.from_hf(hf)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    except Refused as error:
+        raise Refused(f"{path}: {error}") from error
 
 
 def abstract_params(config: ModelConfig) -> nnx.State:
@@ -87,7 +88,7 @@ def load_params(
       The `nnx.Param` state of `transformer.Transformer(config)`.
 
     Raises:
-      ValueError: no safetensors, a broken or missing shard, tensors that are missing,
+      Refused: no safetensors, a broken or missing shard, tensors that are missing,
         unexpected, misshapen, not floats or not finite; lists them.
     """
     folder = pathlib.Path(path)
@@ -119,7 +120,7 @@ def sample_weights(path: str | pathlib.Path) -> dict[str, dict[str, int]]:
     practically every tensor; a few other numbers in a large one may not.
 
     Raises:
-      ValueError: no safetensors, or a broken or missing shard.
+      Refused: no safetensors, or a broken or missing shard.
     """
     folder = pathlib.Path(path)
     return {file: _sample(folder / file) for file in folder_lib.weight_files(folder)}
@@ -188,7 +189,7 @@ def save_params(
       max_shard_bytes: bytes per file; a larger single tensor gets its own.
 
     Raises:
-      ValueError: `path` holds something other than a model folder, or `config` is not
+      Refused: `path` holds something other than a model folder, or `config` is not
         the model of `source` or of any supported family.
     """
     path, dtype = pathlib.Path(path), jnp.dtype(dtype)
@@ -230,7 +231,7 @@ def _open_tensors(folder: pathlib.Path, stack: contextlib.ExitStack) -> dict[str
         handle = stack.enter_context(folder_lib.open_weights(folder / file))
         for name in handle.keys():  # noqa: SIM118
             if name in tensors:
-                raise ValueError(
+                raise Refused(
                     f"{folder}: both {origin[name]} and {file} hold {name}; remove the "
                     "file that is left over, or download the folder again."
                 )
@@ -242,7 +243,7 @@ def _check_tensors(folder, tensors, params, *, tied: bool) -> None:
     """Compares names, shapes and types with the model's; tells what is wrong."""
     expected = {k: v.shape for k, v in layouts.file_tensors(params).items()}
     if what := _what_they_are(tensors, expected):
-        raise ValueError(f"{folder}: {what}")
+        raise Refused(f"{folder}: {what}")
     missing = {k: shape for k, shape in expected.items() if k not in tensors}
     problems = [f"missing {name} {list(shape)}" for name, shape in missing.items()]
     for name, tensor in tensors.items():
@@ -256,13 +257,13 @@ def _check_tensors(folder, tensors, params, *, tied: bool) -> None:
         ):
             problems.append(f"unexpected {name} {found}")
     if problems:
-        raise ValueError(
+        raise Refused(
             f"{folder}: the tensors are not those of its {CONFIG}:\n  "
             + "\n  ".join(_first(problems))
             + (_UNTIED if missing.keys() == {HEAD} else "")
         )
     if tied and HEAD in tensors and not _equal(tensors[HEAD], tensors[EMBEDDING]):
-        raise ValueError(
+        raise Refused(
             f"{folder}: {HEAD} differs from {EMBEDDING}, but tie_word_embeddings=true; "
             f"set it to false in {CONFIG}, or remove the head."
         )
@@ -347,7 +348,7 @@ def _check_finite(folder: pathlib.Path, params: nnx.State) -> None:
         for layer in np.flatnonzero(~np.asarray(found))  # of one, 0 stands for all
     ]
     if broken:
-        raise ValueError(
+        raise Refused(
             f"{folder}: NaN or infinity in\n  "
             + "\n  ".join(_first(broken))
             + "\nThe training that wrote them had diverged, or the copy is damaged."
@@ -435,7 +436,7 @@ def _hf_config(
     if written != config:
         wrong = [k for k, v in vars(config).items() if getattr(written, k) != v]
         origin = source or f"model_type={config.model_type!r}"
-        raise ValueError(
+        raise Refused(
             f"{origin} implies { ({k: getattr(written, k) for k in wrong}) }, but the "
             f"model has { ({k: getattr(config, k) for k in wrong}) }; give the folder "
             "that the model came from, or the model_type with these features."
@@ -467,7 +468,7 @@ def _generation_config(source, tokenizer: Tokenizer | None) -> dict[str, Any]:
 def _make_staging(path: pathlib.Path, staging: pathlib.Path) -> None:
     """An empty folder beside `path`, once it is sure that `path` may be replaced."""
     if path.exists() and not (path.is_dir() and _replaceable(path)):
-        raise ValueError(
+        raise Refused(
             f"{path} exists and is not a model folder; choose another path or move it."
         )
     shutil.rmtree(staging, ignore_errors=True)  # left by a save that was cut short

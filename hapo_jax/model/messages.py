@@ -10,6 +10,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from hapo_jax.system.errors import Refused
+
 Message = Mapping[str, str]
 
 # Marks of turns in the chat formats that are about. Where a vocabulary has one,
@@ -41,12 +43,12 @@ def with_system(prompt: str | Sequence[Message], system: str) -> list[Message]:
     """The messages of a prompt behind a system message; text is the user's.
 
     Raises:
-      ValueError: the prompt has a system message of its own.
+      Refused: the prompt has a system message of its own.
     """
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     if any(message.get("role") == "system" for message in prompt):
-        raise ValueError(
+        raise Refused(
             "the prompt has a system message of its own, and task.system_prompt="
             f"{short(system)} would be a second; leave one of them out."
         )
@@ -61,7 +63,7 @@ def check(messages: Sequence[Message], *, plain: bool) -> None:
       plain: whether they become plain text, without a template.
 
     Raises:
-      ValueError: a role or content is no text, a content is empty (a system message
+      Refused: a role or content is no text, a content is empty (a system message
         may be, to do without a template's own), there is no message of a user, or the
         last is an assistant's.
     """
@@ -69,34 +71,34 @@ def check(messages: Sequence[Message], *, plain: bool) -> None:
     for number, message in enumerate(messages, start=1):
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not isinstance(content, str):
-            raise ValueError(
+            raise Refused(
                 f"message {number} of {len(messages)} must have the texts role and "
                 f"content, got {short(dict(message))}; write them out."
             )
         if not content.strip() and role != "system":
-            raise ValueError(
+            raise Refused(
                 f"message {number} ({role}) has an empty content; fill it in or drop "
                 "the row."
             )
     if roles and roles[-1] == "assistant":
         if plain:
-            raise ValueError(
+            raise Refused(
                 f"a plain prompt cannot hold an assistant message, found {roles=}; use "
                 "chat_template='chat', and let the user have the last word."
             )
-        raise ValueError(
+        raise Refused(
             f"the prompt ends with an assistant message ({roles=}), whose turn the "
             "template would close before the policy begins another; let the user have "
             "the last word: drop that message, or ask in the user's for such a start."
         )
     if "user" not in roles:
-        raise ValueError(
+        raise Refused(
             f"the prompt has no message of the role 'user' ({roles=}){_hint(roles)}; "
             "rename the role."
         )
     unknown = [role for role in roles if role not in _PLAIN_ROLES]
     if plain and unknown:
-        raise ValueError(
+        raise Refused(
             f"a plain prompt cannot hold {_a(unknown[0])} message, found {roles=}"
             f"{_hint(unknown)}; use chat_template='chat', or drop the message."
         )
@@ -111,7 +113,7 @@ def check_rendered(messages: Sequence[Message], text: str, template: str) -> Non
       template: which one, for the message.
 
     Raises:
-      ValueError: names the message that is not there.
+      Refused: names the message that is not there.
     """
     for number, message in enumerate(messages, start=1):
         role, content = message["role"], message["content"].strip()
@@ -122,7 +124,7 @@ def check_rendered(messages: Sequence[Message], text: str, template: str) -> Non
             continue
         if role != "user" and json.dumps(content, ensure_ascii=False)[1:-1] in text:
             continue  # as some write what a tool has said
-        raise ValueError(
+        raise Refused(
             f"{template} leaves out or rewrites message {number} of {len(messages)}, "
             f"of the role {role!r} ({short(content)}){_hint([role])}: the policy would "
             "not see it. Rename the role to one that the template knows (user, "

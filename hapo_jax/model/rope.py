@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hapo_jax.system.errors import Refused
 from hapo_jax.user_files import Fields
 
 DEFAULT_THETA = 10_000.0  # of transformers, for every family here
@@ -163,7 +164,7 @@ def read(hf: Fields) -> tuple[float, Scaling | None]:
     too) and `rope_parameters` (5 alone). A file may hold both if they say the same.
 
     Raises:
-      ValueError: they differ, or a value is not as it must be.
+      Refused: they differ, or a value is not as it must be.
     """
     scaling, parameters = hf.table("rope_scaling"), hf.table("rope_parameters")
     if not parameters:
@@ -173,7 +174,7 @@ def read(hf: Fields) -> tuple[float, Scaling | None]:
         return new
     old = _read_one(hf, scaling)
     if old != new:
-        raise ValueError(
+        raise Refused(
             f"{hf.where}: rope_parameters means {_said(*new)}, and rope_theta with "
             f"rope_scaling means {_said(*old)}; versions of transformers read one or "
             "the other. Leave rope_theta and rope_scaling out, or copy the same values "
@@ -196,7 +197,7 @@ def _read_one(hf: Fields, rope: Fields) -> tuple[float, Scaling | None]:
     """Theta and scaling of one spelling, as transformers would understand it."""
     nested = [key for key, value in rope.items() if isinstance(value, dict)]
     if nested:
-        raise ValueError(
+        raise Refused(
             f"{rope.where} differs by kind of layer ({', '.join(nested)}), which no "
             "model here does; write the values of its layers directly into it."
         )
@@ -224,7 +225,7 @@ def _read_one(hf: Fields, rope: Fields) -> tuple[float, Scaling | None]:
             )
         return theta, None
     if kind not in KINDS:
-        raise ValueError(
+        raise Refused(
             f"{rope.where}: rope_type={kind!r} is not supported; 'default', "
             f"{', '.join(map(repr, KINDS))} are."
         )

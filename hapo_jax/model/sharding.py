@@ -18,6 +18,8 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from hapo_jax.system.errors import Refused
+
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")
 
@@ -46,7 +48,7 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
       devices: the devices to use, or None for all of them.
 
     Raises:
-      ValueError: the sizes do not multiply to the number of devices, or parameters
+      Refused: the sizes do not multiply to the number of devices, or parameters
         would be split over slices.
     """
     devices = jax.devices() if devices is None else list(devices)
@@ -54,13 +56,11 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
     free = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
     if len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values()):
-        raise ValueError(
-            f"mesh={sizes}: every size must be positive and at most one -1."
-        )
+        raise Refused(f"mesh={sizes}: every size must be positive and at most one -1.")
     if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
-        raise ValueError(
+        raise Refused(
             f"mesh={sizes} needs {abs(math.prod(sizes.values()))} devices, not "
             f"{len(devices)}; set one of mesh.data, mesh.fsdp, mesh.tensor to -1."
         )
@@ -77,7 +77,7 @@ def device_grid(devices: list, *, data: int, fsdp: int, tensor: int) -> np.ndarr
     torus instead, and its rows may leave a host.)
 
     Raises:
-      ValueError: `data` does not count whole slices.
+      Refused: `data` does not count whole slices.
     """
 
     def slice_of(device) -> int:
@@ -87,7 +87,7 @@ def device_grid(devices: list, *, data: int, fsdp: int, tensor: int) -> np.ndarr
 
     slices = len({slice_of(d) for d in devices})
     if data % slices:
-        raise ValueError(
+        raise Refused(
             f"mesh.data={data} must be a multiple of the {slices} slices, between "
             "which parameters are not split; set it, and mesh.fsdp to -1."
         )
@@ -237,7 +237,7 @@ def param_shardings(params: nnx.State, mesh: Mesh, rules: Rules) -> nnx.State:
       A state of the same structure with a NamedSharding at every leaf.
 
     Raises:
-      ValueError: two axes of one parameter fall on the same mesh axis, or a size is
+      Refused: two axes of one parameter fall on the same mesh axis, or a size is
         not divisible by the mesh axis; names parameter, axis and remedy.
     """
 
@@ -249,10 +249,10 @@ def param_shardings(params: nnx.State, mesh: Mesh, rules: Rules) -> nnx.State:
         used = [axis for axis in spec if axis is not None]
         where = ".".join(str(getattr(p, "key", p)) for p in path)
         if len(set(used)) != len(used):
-            raise ValueError(f"{where}: axes {names} collide on the mesh as {spec}.")
+            raise Refused(f"{where}: axes {names} collide on the mesh as {spec}.")
         for name, size, axis in zip(names, shape, spec):
             if axis is not None and size % mesh.shape[axis]:
-                raise ValueError(
+                raise Refused(
                     f"{where}: {name}={size} must be divisible by "
                     f"mesh.{axis}={mesh.shape[axis]}; choose a divisor of {size}."
                 )

@@ -29,6 +29,7 @@ import transformers
 from hapo_jax import user_files
 from hapo_jax.model import messages as messages_lib
 from hapo_jax.model.messages import Message
+from hapo_jax.system.errors import Refused
 from hapo_jax.user_files import Fields
 
 # Ends of a turn in the chat formats of Qwen and Llama 3. Base checkpoints carry the
@@ -127,7 +128,7 @@ class Tokenizer:
         """Ids of `text` alone: no token is put before or after it.
 
         Raises:
-          ValueError: it holds what is no text, or a token that the model does not have.
+          Refused: it holds what is no text, or a token that the model does not have.
         """
         return self._encode(text, add_special_tokens=False)
 
@@ -137,7 +138,7 @@ class Tokenizer:
             ids = self.backend.encode(text, **options)
         if self.left_out in ids:
             token = self.backend.convert_ids_to_tokens(self.left_out)
-            raise ValueError(
+            raise Refused(
                 f"the text holds {token!r}, token {self.left_out} of the tokenizer in "
                 f"{self.folder}, which the model does not have; leave it out."
             )
@@ -147,7 +148,7 @@ class Tokenizer:
         """How prompts become text under a mode of `CHAT_MODES`, and why.
 
         Raises:
-          ValueError: an unknown mode, or 'chat' without a template.
+          Refused: an unknown mode, or 'chat' without a template.
         """
         chat, asked = self._is_chat(chat_template), chat_template != "auto"
         vocabulary = self.backend.get_vocab()
@@ -180,10 +181,10 @@ class Tokenizer:
     def _is_chat(self, chat_template: str) -> bool:
         """Whether prompts go through the template; see `prompt_mode`."""
         if chat_template not in CHAT_MODES:
-            raise ValueError(f"{chat_template=} is not one of {', '.join(CHAT_MODES)}.")
+            raise Refused(f"{chat_template=} is not one of {', '.join(CHAT_MODES)}.")
         has_template = bool(self.backend.chat_template)
         if chat_template == "chat" and not has_template:
-            raise ValueError(
+            raise Refused(
                 f"chat_template='chat', but the tokenizer in {self.folder} has no chat "
                 "template; add chat_template.jinja to that folder, or use 'plain'."
             )
@@ -218,7 +219,7 @@ class Tokenizer:
           system_prompt: text of a system message before the prompt; empty for none.
 
         Raises:
-          ValueError: 'chat' without a template, an unknown mode, a template that
+          Refused: 'chat' without a template, an unknown mode, a template that
             refuses the messages or leaves one out, an option that the template does
             not read or that there is no template for, a template that asks for the
             time without `date_string`, two system messages, or messages that
@@ -234,7 +235,7 @@ class Tokenizer:
         if not chat:
             if options:
                 has = "a" if self.backend.chat_template else "no"
-                raise ValueError(
+                raise Refused(
                     f"template_options={dict(options)} are of a chat template, and "
                     f"prompts are plain: {chat_template=}, and the tokenizer in "
                     f"{self.folder} has {has} template; "
@@ -248,7 +249,7 @@ class Tokenizer:
             _check_text(message["content"])
         text = self._render(template, prompt, options)
         if _SURROGATE.search(text):
-            raise ValueError(f"{self._template_file} writes half a character; mend it.")
+            raise Refused(f"{self._template_file} writes half a character; mend it.")
         messages_lib.check_rendered(prompt, text, self._template_file)
         self._check_roles(template, prompt, options)
         # The template has written the begin token; encoding must not add another.
@@ -287,22 +288,20 @@ class Tokenizer:
                     **options,
                 )
         except jinja2.TemplateSyntaxError as error:
-            raise ValueError(
+            raise Refused(
                 f"{self._template_file} is not valid Jinja in line {error.lineno}: "
                 f"{error.message}; mend it, or copy it from the original model."
             ) from error
         except jinja2.TemplateError as error:
             if str(error) == _CLOCK:
                 given = f", and {date!r} cannot be read as a day" if date else ""
-                raise ValueError(
+                raise Refused(
                     f"the chat template in {self.folder} asks for the time{given}: a "
                     "run that is resumed on another day would see other prompts. Give "
                     "the day that prompts shall name, as in "
                     "--config.task.template_options.date_string='26 Jul 2024'."
                 ) from error
-            raise ValueError(
-                f"{self._template_file} refuses {told}: {error}"
-            ) from error
+            raise Refused(f"{self._template_file} refuses {told}: {error}") from error
 
     @property
     def _template_file(self) -> str:
@@ -323,7 +322,7 @@ class Tokenizer:
         taken = (taken | {"messages", _CLOCK}) - {"tools", "documents"}
         date = options.get("date_string", "")
         if not isinstance(date, str):
-            raise ValueError(
+            raise Refused(
                 f"template_options: date_string={date!r} must be a text, such as "
                 "'26 Jul 2024'."
             )
@@ -331,7 +330,7 @@ class Tokenizer:
             if name in taken or name not in words:
                 near = difflib.get_close_matches(name, words - taken, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise ValueError(
+                raise Refused(
                     f"template_options: the chat template in {self.folder} reads no "
                     f"{name!r}{hint}; correct it or leave it out."
                 )
@@ -376,14 +375,14 @@ class Tokenizer:
         """Puts the tokenizer's files into the existing `folder`.
 
         Raises:
-          ValueError: the folder that it was loaded from no longer holds them.
+          Refused: the folder that it was loaded from no longer holds them.
         """
         if self.folder is None:
             self.backend.save_pretrained(folder)
             return
         present = [name for name in _FILES if (self.folder / name).is_file()]
         if not present:
-            raise ValueError(
+            raise Refused(
                 f"the tokenizer's files are gone from {self.folder}; restore them or "
                 "load the tokenizer from where they are now."
             )
@@ -403,14 +402,14 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
       stop: further stop tokens, as text; each must be a single token.
 
     Raises:
-      ValueError: no tokenizer in the folder, a stop that is not a single token, an
+      Refused: no tokenizer in the folder, a stop that is not a single token, an
         `eos_token_id` that is an ordinary token, or no stop token at all.
     """
     folder = pathlib.Path(path)
     if not any(
         map(user_files.is_there, (folder / "tokenizer.json", folder / "vocab.json"))
     ):
-        raise ValueError(
+        raise Refused(
             f"{folder} holds neither tokenizer.json nor vocab.json; copy the "
             "tokenizer's files there (a .gz must be unpacked; tokenizer.model must be "
             "converted, by `AutoTokenizer` and `save_pretrained` of transformers)."
@@ -431,7 +430,7 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
         raise _refusal(error, f"{_broken_file(folder)} cannot be loaded") from error
     other = folder / "chat_template.json"
     if not backend.chat_template and other.exists():
-        raise ValueError(
+        raise Refused(
             f"{other} is read by no tokenizer; put its template into "
             f"{folder / _TEMPLATE}, as plain text, or remove it to go without."
         )
@@ -577,7 +576,7 @@ def _day(date: str | None) -> datetime.datetime | None:
 def _check_text(text: str) -> None:
     if broken := _SURROGATE.search(text):
         around = text[max(0, broken.start() - 20) : broken.end() + 20]
-        raise ValueError(
+        raise Refused(
             f"the text holds half a character, {broken.group()!r} in {around!r} (as "
             "of an emoji cut in two); write it in full or leave it out."
         )
@@ -597,7 +596,7 @@ def _stop_ids(backend, folder: pathlib.Path, stop: Sequence[str]) -> tuple[int, 
     ids += [vocabulary[token] for token in CHAT_ENDS if token in vocabulary]
     ids += [_single_id(backend, text) for text in stop]
     if not ids:
-        raise ValueError(
+        raise Refused(
             f"{folder} names no end token (eos_token in tokenizer_config.json, "
             "eos_token_id in generation_config.json); add one, or give a stop string."
         )
@@ -622,7 +621,7 @@ def _eos_ids(backend, file: pathlib.Path) -> list[int]:
     unknown = [i for i in ids if i not in known]
     if unknown or (ordinary and own is not None and own not in ids):
         tokens = {i: backend.convert_ids_to_tokens(i) for i in ordinary if i in known}
-        raise ValueError(
+        raise Refused(
             f"{file}: eos_token_id={user_files.short(eos)} is not of this tokenizer, "
             f"for which it is {tokens}; write the id of its end token there, {own} "
             f"({backend.eos_token!r}), or null."
@@ -640,7 +639,7 @@ def _single_id(backend, text: str) -> int:
         what = (
             f"{len(ids)} tokens {ids}" if len(ids) != 1 else "unknown to the tokenizer"
         )
-        raise ValueError(
+        raise Refused(
             f"model.stop_tokens: {text!r} is {what}; a stop must be a single token of "
             "the vocabulary."
         )

@@ -5,6 +5,8 @@ import pathlib
 import tokenizers
 import transformers
 
+from hapo_jax.system.errors import Refused
+
 UNKNOWN, PAD, END = "<unk>", "<pad>", "<eos>"
 
 
@@ -14,11 +16,11 @@ def write(folder: str | pathlib.Path, words: list[str]) -> None:
     Ids 0, 1, 2 are <unk>, <pad>, <eos>; `words` follow in order.
 
     Raises:
-      ValueError: a word occurs twice or contains a space.
+      Refused: a word occurs twice or contains a space.
     """
     bad = [w for w in words if not w or w != w.strip() or " " in w]
     if bad or len(set(words)) != len(words):
-        raise ValueError(f"words must be distinct and without spaces; see {bad[:5]}.")
+        raise Refused(f"words must be distinct and without spaces; see {bad[:5]}.")
     vocabulary = {word: i for i, word in enumerate([UNKNOWN, PAD, END, *words])}
     backend = tokenizers.Tokenizer(
         tokenizers.models.WordLevel(vocabulary, unk_token=UNKNOWN)

@@ -12,6 +12,7 @@ import jax
 from jax.experimental import topologies
 
 from hapo_jax.learner import flops
+from hapo_jax.system.errors import Refused
 
 _GIB = 2**30
 
@@ -75,12 +76,12 @@ def topology(name: str) -> Topology:
     """The topology of a name like "v5e:8x8" or "v5p:4x4x4".
 
     Raises:
-      ValueError: the name is not understood, the compiler knows no such slice, or
+      Refused: the name is not understood, the compiler knows no such slice, or
         libtpu, which holds the compiler, is missing.
     """
     kind, _, shape = name.partition(":")
     if kind not in CHIPS or not shape:
-        raise ValueError(
+        raise Refused(
             f"--topology={name!r} must be a chip and a shape, such as v5e:8x8 or "
             f"v5p:4x4x4; there are {', '.join(CHIPS)}."
         )
@@ -91,11 +92,11 @@ def topology(name: str) -> Topology:
         )
     except (RuntimeError, NotImplementedError, jax.errors.JaxRuntimeError) as error:
         if "libtpu" in str(error).lower():
-            raise ValueError(
+            raise Refused(
                 "libtpu, which holds the compiler for TPUs, is missing; install "
                 f"hapo_jax[plan]. ({error})"
             ) from error
-        raise ValueError(
+        raise Refused(
             f"--topology={name!r}: the compiler knows no such slice; v5e and v6e are "
             f"grids such as 4x4 and 8x8, v4 and v5p cubes such as 2x2x4. ({error})"
         ) from error

@@ -22,6 +22,7 @@ from hapo_jax.rollout import memory
 from hapo_jax.rollout import shapes as rollout_shapes
 from hapo_jax.rollout.engine import Engine
 from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.system.errors import Refused
 
 
 class Program(NamedTuple):
@@ -73,7 +74,7 @@ def programs(
         have room for the longest.
 
     Raises:
-      ValueError: the config does not fit the model or the mesh.
+      Refused: the config does not fit the model or the mesh.
     """
     mesh = _mesh(config, devices)
     local = _host_mesh(config, host_devices)
@@ -111,7 +112,7 @@ def _mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
 def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
     tensor = config.mesh.tensor
     if tensor < 1 or len(devices) % tensor:
-        raise ValueError(
+        raise Refused(
             f"mesh.tensor={tensor} must divide the {len(devices)} chips of a host, "
             "since every host samples on its own; choose a divisor."
         )

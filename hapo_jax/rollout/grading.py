@@ -29,6 +29,7 @@ from typing import NamedTuple
 from hapo_jax import tasks
 from hapo_jax.rollout import graders, lookout
 from hapo_jax.rollout.grading_queue import Job, Queue
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.sandbox import host, kernel
 
 _log = logging.getLogger(__name__)
@@ -103,11 +104,11 @@ class GradingPool:
           task_timeouts_s: task → seconds for its items, in place of `timeout_s`.
 
         Raises:
-          ValueError: an argument is out of its range.
+          Refused: an argument is out of its range.
           RuntimeError: processes do not start; carries what they said.
         """
         if num_workers < 1:
-            raise ValueError(f"{num_workers=} must be at least 1.")
+            raise Refused(f"{num_workers=} must be at least 1.")
         limits = {
             "timeout_s": timeout_s,
             "memory_gib": memory_gib,
@@ -116,7 +117,7 @@ class GradingPool:
         }
         for name, value in limits.items():
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name}={value} must be positive and finite.")
+                raise Refused(f"{name}={value} must be positive and finite.")
         self._num_workers = num_workers
         self._timeouts_s = collections.defaultdict(
             lambda: timeout_s, task_timeouts_s or {}
@@ -182,14 +183,14 @@ class GradingPool:
         """Starts grading (completion, answer) pairs; the future holds their results.
 
         Raises:
-          ValueError: there is no such task, or an item is no pair of texts.
+          Refused: there is no such task, or an item is no pair of texts.
           RuntimeError: the pool is closed or broken. The future raises it too if that
             happens while it waits.
         """
         tasks.check(task)
         for place, item in enumerate(items):
             if len(item) != 2 or not all(isinstance(text, str) for text in item):
-                raise ValueError(
+                raise Refused(
                     f"items[{place}] must be a pair of texts, completion and answer."
                 )
         job = Job(task, list(items))

@@ -11,6 +11,7 @@ import jax
 
 from hapo_jax.model import target
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.system.errors import Refused
 
 _GIB = 2**30
 
@@ -118,7 +119,7 @@ def plan_slots(
     Chosen numbers are multiples with many halves: a batch shrinks to its half.
 
     Raises:
-      ValueError: the requested number is no multiple.
+      Refused: the requested number is no multiple.
       DoesNotFit: it does not fit, or not even the smallest number does.
     """
     fits = int(budget_bytes // slot_bytes) * shards // multiple * multiple
@@ -139,7 +140,7 @@ def plan_slots(
         needed = multiple * (_with_halves(lanes, up=True) if round_up else lanes)
         return needed if needed <= fits else multiple * _with_halves(fits // multiple)
     if requested % multiple:
-        raise ValueError(
+        raise Refused(
             f"rollout.slots={requested} must be a multiple of {multiple} (rows that "
             "share a prompt × devices that share the rows); 0 chooses for you."
         )

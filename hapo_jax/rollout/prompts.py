@@ -11,6 +11,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.problems import Problem
 
 _log = logging.getLogger(__name__)
@@ -92,20 +93,18 @@ def tokenise(
         prompt on the left as the paper's recipes do.
 
     Raises:
-      ValueError: nothing is left, a prompt is empty, or `encode` refuses it.
+      Refused: nothing is left, a prompt is empty, or `encode` refuses it.
     """
     kept, rows, num_overlong = [], [], 0
     for problem in problems:
         try:
             ids = np.asarray(encode(problem.prompt), np.int32)
-        except ValueError as error:
-            raise ValueError(
+        except Refused as error:
+            raise Refused(
                 f"problem {problem.id!r} of {problem.source}: {error}"
             ) from error
         if not len(ids):
-            raise ValueError(
-                f"problem {problem.id!r} of {problem.source} has no prompt."
-            )
+            raise Refused(f"problem {problem.id!r} of {problem.source} has no prompt.")
         if len(ids) > max_prompt_tokens:
             num_overlong += 1
             if overlong == "drop":
@@ -114,11 +113,11 @@ def tokenise(
         kept.append(problem)
         rows.append(ids)
     if not problems:
-        raise ValueError(
+        raise Refused(
             "there are no problems; see the options of task.train and task.test."
         )
     if not kept:
-        raise ValueError(
+        raise Refused(
             f"none of {len(problems)} prompts fits "
             f"rollout.max_prompt_tokens={max_prompt_tokens}; raise it, or set "
             "rollout.overlong_prompts='truncate'."

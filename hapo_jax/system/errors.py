@@ -1,4 +1,15 @@
-"""Ends of a run that are no faults of the program; they keep no traceback."""
+"""Ends of a program that are no faults of it; they keep no traceback.
+
+Imports nothing, so that every part of the package may raise them.
+"""
+
+
+class Refused(ValueError):
+    """Input that cannot be used: a flag, a config, a model, data, files of a run.
+
+    Its message names what, the value, the rule and the remedy. Status 2: starting the
+    same again is in vain. Any other ValueError is a fault of the program.
+    """
 
 
 class RunFailed(Exception):

@@ -3,6 +3,8 @@
 import os
 import pathlib
 
+from hapo_jax.system.errors import Refused
+
 
 def check(flag: str, path: str | None, *, writes: bool) -> None:
     """Refuses a folder that cannot be used, by what is wrong with it.
@@ -13,13 +15,13 @@ def check(flag: str, path: str | None, *, writes: bool) -> None:
       writes: whether the program makes the folder and writes to it.
 
     Raises:
-      ValueError: names flag, path, rule and remedy.
+      Refused: names flag, path, rule and remedy.
     """
     if not path:
         return
     reason = _reason(path, writes)
     if reason:
-        raise ValueError(f"--{flag}={path!r} {reason}")
+        raise Refused(f"--{flag}={path!r} {reason}")
 
 
 def _reason(path: str, writes: bool) -> str:

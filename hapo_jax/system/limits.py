@@ -6,6 +6,8 @@ Met later, they end a process inside a library that does not say what has happen
 import logging
 import resource
 
+from hapo_jax.system.errors import Refused
+
 _log = logging.getLogger(__name__)
 
 # Measured with the demo on two cores: it runs with 40 files and 5.7 GiB of addresses;
@@ -21,20 +23,20 @@ def prepare() -> None:
     """Raises limits where it may, and refuses those under which nothing can run.
 
     Raises:
-      ValueError: too few files, or too small an address space.
+      Refused: too few files, or too small an address space.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
     if most < _FEWEST_FILES:
-        raise ValueError(
+        raise Refused(
             f"this process may open {most} files (ulimit -n), and needs at least "
             f"{_FEWEST_FILES}; raise the limit."
         )
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY and soft < _LEAST_ADDRESSES:
-        raise ValueError(
+        raise Refused(
             f"this process may use {soft / 2**30:.1f} GiB of addresses (ulimit -v), "
             f"and needs {_LEAST_ADDRESSES / 2**30:.1f} GiB, of which it only reserves "
             "most; raise the limit, or bound memory by a container in its place."

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hapo_jax.system import patience
+from hapo_jax.system.errors import Refused
 
 _log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def hold(folder: str | pathlib.Path) -> Iterator[None]:
     Waits up to 35 seconds for a holder on another machine to show that it is alive.
 
     Raises:
-      ValueError: another process runs there; says which, where and since when.
+      Refused: another process runs there; says which, where and since when.
       DiskFailed: the folder cannot be written to.
     """
     folder = pathlib.Path(folder)
@@ -63,7 +64,7 @@ def _take(folder: pathlib.Path, path: pathlib.Path, own: dict[str, Any]) -> None
             time.sleep(_WRITTEN_S)
             holder = _read(path)
         if holder is not None and _is_alive(path, holder):
-            raise ValueError(
+            raise Refused(
                 f"{folder} is in use: process {holder['pid']} on {holder['host']} has "
                 f"been running there since {holder['since']} ({holder['command']}). "
                 "Wait for it or stop it, or use another folder."

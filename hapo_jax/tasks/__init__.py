@@ -13,6 +13,8 @@ import difflib
 import importlib
 from types import ModuleType
 
+from hapo_jax.system.errors import Refused
+
 # name -> module. Modules are imported on demand, as some graders are slow to load.
 TASKS = {
     "code": "hapo_jax.tasks.code",
@@ -36,7 +38,7 @@ def get(name: str) -> ModuleType:
     """The module of a task, or of what compares its answers.
 
     Raises:
-      ValueError: there is no such task; names the nearest one.
+      Refused: there is no such task; names the nearest one.
     """
     check(name)
     return importlib.import_module((TASKS | _COMPARERS)[name])
@@ -47,6 +49,6 @@ def check(name: str) -> None:
     if name in TASKS or name in _COMPARERS:
         return
     near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.0)
-    raise ValueError(
+    raise Refused(
         f"task {name!r} is not one of {', '.join(TASKS)}; did you mean {near[0]!r}?"
     )

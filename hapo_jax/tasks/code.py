@@ -30,6 +30,7 @@ import time
 from typing import Any
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import code_text, files, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 from hapo_jax.tasks.sandbox import host, trials
@@ -77,14 +78,14 @@ def problems(
       on_error: "stop" at a broken row, or "skip" and count it.
 
     Raises:
-      ValueError: an argument is out of its range, or a row is broken; names file, line,
+      Refused: an argument is out of its range, or a row is broken; names file, line,
         field and remedy.
       RuntimeError: programs cannot be confined on this machine.
     """
     if not 0 < test_s <= total_s:
-        raise ValueError(f"{test_s=} must lie above 0 and not above {total_s=}.")
+        raise Refused(f"{test_s=} must lie above 0 and not above {total_s=}.")
     if memory_mib < 64:
-        raise ValueError(f"{memory_mib=} must be at least 64; Python itself needs 40.")
+        raise Refused(f"{memory_mib=} must be at least 64; Python itself needs 40.")
     limits = {"test_s": test_s, "total_s": total_s, "memory_mib": memory_mib}
 
     def make(row: dict[str, Any], where: str) -> Problem | None:
@@ -284,7 +285,7 @@ def _spec(row: dict, where: str) -> dict[str, Any]:
     """Tests and what is needed to run them, checked."""
     for field in ("entry_point", "starter_code"):
         if not isinstance(row.get(field) or "", str):
-            raise ValueError(
+            raise Refused(
                 f"{where}: field {field!r} must be a text, got "
                 f"{user_files.short(row[field])}; correct the row."
             )
@@ -294,7 +295,7 @@ def _spec(row: dict, where: str) -> dict[str, Any]:
             t for t in tests if not isinstance(t, dict) or t.get("type") != _LEFT_OUT
         ]
     if not isinstance(tests, list) or not tests:
-        raise ValueError(
+        raise Refused(
             f"{where}: field 'tests' must be a list with at least one test, got "
             f"{str(tests)[:80]!r}; a problem without tests cannot be graded."
         )
@@ -302,12 +303,12 @@ def _spec(row: dict, where: str) -> dict[str, Any]:
         kind = test.get("type") if isinstance(test, dict) else None
         missing = [field for field in _TESTS.get(kind, ()) if field not in test]
         if kind not in _TESTS or missing:
-            raise ValueError(
+            raise Refused(
                 f"{where}: tests[{place}] must have a type of {', '.join(_TESTS)} and "
                 f"this type's fields, got {str(test)[:80]!r}; missing: {missing}."
             )
         if kind != "stdin" and not name:
-            raise ValueError(
+            raise Refused(
                 f"{where}: field 'entry_point' must name the function that tests of "
                 f"type {kind!r} call; fill it in."
             )

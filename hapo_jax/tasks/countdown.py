@@ -19,6 +19,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.problems import Demonstration, Grade, Problem
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
@@ -51,7 +52,7 @@ def problems(
       operations: equations per attempt; operations + 1 ≤ numbers.
 
     Raises:
-      ValueError: an argument is out of its range.
+      Refused: an argument is out of its range.
     """
     _check(split, numbers, max_number, operators, operations)
     rng = random.Random(f"{split}/{seed}")
@@ -202,15 +203,15 @@ def _split_of(key: str) -> str:
 
 def _check(split, numbers, max_number, operators, operations) -> None:
     if split not in ("train", "test"):
-        raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
+        raise Refused(f"task.split={split!r} must be 'train' or 'test'.")
     if not 1 <= operations <= numbers - 1:
-        raise ValueError(
+        raise Refused(
             f"task.operations={operations} must lie between 1 and numbers - 1 = "
             f"{numbers - 1}, since an attempt uses operations + 1 numbers."
         )
     if max_number < 2:
-        raise ValueError(f"task.max_number={max_number} must be at least 2.")
+        raise Refused(f"task.max_number={max_number} must be at least 2.")
     if not operators or set(operators) - set(OPERATORS):
-        raise ValueError(
+        raise Refused(
             f"task.operators={operators!r} must be some of {''.join(OPERATORS)!r}."
         )

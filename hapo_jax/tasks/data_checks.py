@@ -15,6 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import row_values
 from hapo_jax.tasks.problems import Problem
 
@@ -57,7 +58,7 @@ def excluded_ids(entries: Iterable[str]) -> set[str]:
         `DEFAULT_FLAGS` that it has count.
 
     Raises:
-      ValueError: a file is missing or of another form, or has no such flag.
+      Refused: a file is missing or of another form, or has no such flag.
     """
     found: set[str] = set()
     for entry in entries:
@@ -81,11 +82,11 @@ def without(problems: Sequence[Problem], ids: set[str]) -> list[Problem]:
     """The problems whose ids are not among `ids`; says by a log line how many are.
 
     Raises:
-      ValueError: none is left.
+      Refused: none is left.
     """
     kept = [problem for problem in problems if problem.id not in ids]
     if not kept:
-        raise ValueError(
+        raise Refused(
             f"data.exclude_ids leaves none of {len(problems)} problems; name fewer "
             "flags, as in flags.json:broken_ids."
         )
@@ -103,7 +104,7 @@ def leaked_ids(path: pathlib.Path) -> set[str]:
     """Ids of evaluation problems that a flag file finds in its training set.
 
     Raises:
-      ValueError: the file is missing or of another form.
+      Refused: the file is missing or of another form.
     """
     try:
         found = json.loads(user_files.read_text(path))["eval_overlap"]
@@ -111,7 +112,7 @@ def leaked_ids(path: pathlib.Path) -> set[str]:
             row_values.identifier(pair["eval"], "eval", str(path)) for pair in found
         }
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise ValueError(
+        raise Refused(
             f"{path} must be a flag file with eval_overlap, a list of objects with "
             f"`train` and `eval` ({error!r}); repair or remove it."
         ) from None
@@ -195,20 +196,20 @@ def _flagged(path: pathlib.Path, flags: tuple[str, ...]) -> set[str]:
     try:
         content = json.loads(user_files.read_text(path))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"data.exclude_ids: {path} is not JSON ({error}).") from None
-    except ValueError as error:
-        raise ValueError(f"data.exclude_ids: {error}") from None
+        raise Refused(f"data.exclude_ids: {path} is not JSON ({error}).") from None
+    except Refused as error:
+        raise Refused(f"data.exclude_ids: {error}") from None
     if isinstance(content, list) and not flags:
         content, flags = {"broken_ids": content}, ("broken_ids",)
     if not isinstance(content, dict):
-        raise ValueError(
+        raise Refused(
             f"data.exclude_ids: {path} must hold a list of ids, or an object with "
             f"some of the keys {', '.join(_FLAGS)}."
         )
     known = [flag for flag in _FLAGS if flag in content]
     unknown = [flag for flag in flags if flag not in known]
     if unknown or not known:
-        raise ValueError(
+        raise Refused(
             f"data.exclude_ids: {path} has no flag {', '.join(unknown) or 'at all'}; "
             f"it has {', '.join(known) or 'none of ' + ', '.join(_FLAGS)}."
         )
@@ -218,7 +219,7 @@ def _flagged(path: pathlib.Path, flags: tuple[str, ...]) -> set[str]:
         names = {row_values.identifier(name, "id", str(path)) for name in found}
         return {name for name in names if name is not None}
     except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(
+        raise Refused(
             f"data.exclude_ids: {path} is not in the form of a flag file ({error!r})."
         ) from None
 
@@ -241,7 +242,7 @@ def check_golds(
       source: where the problems come from, for messages.
 
     Raises:
-      ValueError: not one of them can be equalled, so that nothing could be learnt.
+      Refused: not one of them can be equalled, so that nothing could be learnt.
     """
     lost = [problem for problem in problems if not wins(problem)]
     if lost:
@@ -252,7 +253,7 @@ def check_golds(
             f"themselves under {grading!r}, so no completion can be right: {few}{more}."
         )
         if len(lost) == len(problems):
-            raise ValueError(
+            raise Refused(
                 f"{said} Choose another grading, or name the field that holds the "
                 "answer alone by `columns`."
             )

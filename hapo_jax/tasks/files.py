@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow", ".parquet")
 PACKINGS = (".gz", ".zst")
@@ -100,7 +101,7 @@ def find(path: str | pathlib.Path, split: str = "") -> tuple[pathlib.Path, ...]:
       split: "train" or "test"; or "", which takes all.
 
     Raises:
-      ValueError: there are none, they are of several kinds, shards are missing, or none
+      Refused: there are none, they are of several kinds, shards are missing, or none
         is of the split.
     """
     text = str(path)
@@ -119,7 +120,7 @@ def find(path: str | pathlib.Path, split: str = "") -> tuple[pathlib.Path, ...]:
         matches = [pathlib.Path(p) for p in glob.glob(text, recursive=True)]
         found = [p for p in matches if p.is_file() and _holds_data(p)]
         if not found:
-            raise ValueError(
+            raise Refused(
                 f"the pattern {text!r} matches {_few(matches)} and no data file; data "
                 f"files end in {endings()}."
             )
@@ -128,12 +129,12 @@ def find(path: str | pathlib.Path, split: str = "") -> tuple[pathlib.Path, ...]:
         parts = [part.strip() for part in text.split(",")]
         found = [file for part in parts if part for file in find(part, split)]
         if twice := {str(file) for file in found if found.count(file) > 1}:
-            raise ValueError(f"{text!r} names {', '.join(sorted(twice))} twice.")
+            raise Refused(f"{text!r} names {', '.join(sorted(twice))} twice.")
         return tuple(found)
     if whole.suffix:
         _checked(whole)
     what = "file" if whole.suffix else "file or folder"
-    raise ValueError(
+    raise Refused(
         f"there is no {what} {text!r}{_near(whole)}; correct the path, which is "
         f"relative to the current folder {str(pathlib.Path.cwd())!r} unless it starts "
         "with '/'."
@@ -153,7 +154,7 @@ def chosen(
     found = _of_split(sorted(found, key=_in_order), text, split)
     kinds = sorted({kind(file)[1] for file in found})
     if len(kinds) > 1:
-        raise ValueError(
+        raise Refused(
             f"{text!r} holds data files of several kinds: {_few(found)}; say which by "
             f"a pattern, such as {str(found[0].parent / ('*' + kinds[0]))!r}."
         )
@@ -166,7 +167,7 @@ def chosen(
         missing = sorted(set(range(int(count))) - numbers)
         if missing:
             file = f"{stem}-{missing[0]:05d}-of-{count}{rest}"
-            raise ValueError(
+            raise Refused(
                 f"{text!r} has {len(numbers)} of {int(count)} shards; missing: "
                 f"{pathlib.Path(folder) / file} and {len(missing) - 1} more. Fetch "
                 "them, or name the files one by one, joined by commas."
@@ -183,7 +184,7 @@ def _of_split(found: list[pathlib.Path], text: str, split: str) -> list[pathlib.
         taken = [file for file in found if labels[file] == word]
         if taken:
             return taken
-    raise ValueError(
+    raise Refused(
         f"{text!r} holds files of the splits {', '.join(sorted(set(labels.values())))}"
         f" and none of {split=}; name the files by a pattern."
     )
@@ -200,7 +201,7 @@ def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
     """The data files directly in a folder.
 
     Raises:
-      ValueError: there are none.
+      Refused: there are none.
     """
     entries = sorted(folder.iterdir())
     found = [file for file in entries if file.is_file() and _holds_data(file)]
@@ -208,7 +209,7 @@ def _inside(folder: pathlib.Path) -> list[pathlib.Path]:
         return found
     below = sorted({file.parent for file in folder.rglob("*") if _holds_data(file)})
     hint = f"; there are some in {_few(below)}" if below else ""
-    raise ValueError(
+    raise Refused(
         f"the folder {str(folder)!r} holds no data files{hint}. Data files end in "
         f"{endings()}; give their folder, a file or a pattern."
     )
@@ -221,7 +222,7 @@ def _holds_data(file: pathlib.Path) -> bool:
 
 def _checked(path: pathlib.Path) -> pathlib.Path:
     if kind(path) is None:
-        raise ValueError(
+        raise Refused(
             f"{str(path)!r} must end in one of {endings()}; convert or rename it."
         )
     return path

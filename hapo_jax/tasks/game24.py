@@ -22,6 +22,7 @@ from fractions import Fraction
 from typing import Any
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, files
 from hapo_jax.tasks.problems import (
     Grade,
@@ -84,16 +85,16 @@ def problems(
       on_error: "stop" at a broken row of the file, or "skip" and count it.
 
     Raises:
-      ValueError: an argument is out of its range, or a row of the file is broken.
+      Refused: an argument is out of its range, or a row of the file is broken.
     """
     if path:
         return _read(files.find(path, split), prompt_template, columns, on_error)
     if columns:
-        raise ValueError(f"{columns=} is about files, and task.path is empty; drop it.")
+        raise Refused(f"{columns=} is about files, and task.path is empty; drop it.")
     if split not in ("train", "test"):
-        raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
+        raise Refused(f"task.split={split!r} must be 'train' or 'test'.")
     if not 1 <= max_number <= 100:
-        raise ValueError(f"task.max_number={max_number} must lie within 1 and 100.")
+        raise Refused(f"task.max_number={max_number} must lie within 1 and 100.")
     numbers = range(1, max_number + 1)
     hands = list(itertools.combinations_with_replacement(numbers, 4))
     # By a draw of its own, so that neither seed nor size moves a hand between splits.
@@ -220,7 +221,7 @@ def _parse(text: str) -> tuple[list[int], Fraction] | None:
             case ast.Constant(value=int(number)) if not isinstance(number, bool):
                 numbers.append(number)
                 return Fraction(number)
-        raise ValueError("not one of the four operations")
+        raise Refused("not one of the four operations")
 
     # Whole numbers in digits: Python's 0x18, 2_4 and 1e1 are no numbers of a hand.
     if re.search(r"[^\d+\-*/() ]", text):
@@ -242,7 +243,7 @@ def _read(
         numbers, target = row.get("numbers"), row.get("target")
         whole = isinstance(numbers, list) and all(isinstance(n, int) for n in numbers)
         if not whole or not numbers or not isinstance(target, int):
-            raise ValueError(
+            raise Refused(
                 f"{where}: fields 'numbers' and 'target' must be whole numbers, got "
                 f"{user_files.short(numbers)} and "
                 f"{user_files.short(target)}; correct the row."

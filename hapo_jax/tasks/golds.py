@@ -18,6 +18,7 @@ import re
 from typing import Any
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 
 # The key of an object that is nothing but a gold answer.
 _KEYS = ("target", "answer", "ground_truth", "value", "gold", "final_answer")
@@ -38,12 +39,12 @@ def text(value: Any, *, compared_as_text: bool = False) -> str:
       compared_as_text: whether `18.0` would be another answer than `18`.
 
     Raises:
-      ValueError: nothing could equal it; says what it must be.
+      Refused: nothing could equal it; says what it must be.
     """
     if isinstance(value, dict):
         keys = [key for key in value if key in _KEYS]
         if len(value) != 1 or not keys:
-            raise ValueError(
+            raise Refused(
                 "must be one answer, got an object with the keys "
                 f"{', '.join(map(repr, list(value)[:6])) or 'none'}; name the one that "
                 "holds it by `columns`, as in answer=reward_model.ground_truth.value"
@@ -51,7 +52,7 @@ def text(value: Any, *, compared_as_text: bool = False) -> str:
         return text(value[keys[0]], compared_as_text=compared_as_text)
     if isinstance(value, list | tuple):
         if len(value) != 1:
-            raise ValueError(
+            raise Refused(
                 f"must be one answer, got a list of {len(value)} "
                 f"({user_files.short(value)}); write one text: `1, 2` if all "
                 "are asked for, else one of them"
@@ -64,12 +65,12 @@ def text(value: Any, *, compared_as_text: bool = False) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return _whole(value)
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(
+        raise Refused(
             "must be a non-empty text or a number, got "
             f"{user_files.short(value)}; fill it in or drop the row"
         )
     if value.strip().lower() in _MISSING or value.strip() in _NOTHING:
-        raise ValueError(
+        raise Refused(
             f"must be an answer, got {value.strip()!r}, which libraries write for a "
             r"missing value; fill it in, write \text{none} if that is the answer, or "
             "drop the row"
@@ -80,7 +81,7 @@ def text(value: Any, *, compared_as_text: bool = False) -> str:
         except json.JSONDecodeError:
             pass
         except RecursionError:
-            raise ValueError("is nested too deeply; drop the row") from None
+            raise Refused("is nested too deeply; drop the row") from None
     return _final(value, compared_as_text)
 
 
@@ -90,7 +91,7 @@ def _final(value: str, compared_as_text: bool) -> str:
     if mark:
         answer = rest.strip().splitlines()[0].strip() if rest.strip() else ""
         if not answer:
-            raise ValueError(
+            raise Refused(
                 "must have an answer behind its last ####, got "
                 f"{user_files.short(value[-60:])}; fill it in or drop the row"
             )
@@ -110,14 +111,14 @@ def _final(value: str, compared_as_text: bool) -> str:
 def _number(value: float, compared_as_text: bool) -> str:
     if not math.isfinite(value):
         what = "NaN, a missing value" if math.isnan(value) else user_files.short(value)
-        raise ValueError(
+        raise Refused(
             f"must be an answer, got {what}; fill it in (an infinite one as the text "
             r"`\infty`) or drop the row"
         )
     digits = decimal.Decimal(repr(value))
     figures = len(digits.as_tuple().digits)
     if value.is_integer() and abs(value) >= 2**53 and figures > _DIGITS:
-        raise ValueError(
+        raise Refused(
             f"must be an answer, got {value!r}, a number that has lost its last "
             "digits; write it as a text or a whole number"
         )
@@ -125,7 +126,7 @@ def _number(value: float, compared_as_text: bool) -> str:
         return json.dumps(value)
     if value.is_integer():
         if abs(value) >= 1e100:
-            raise ValueError(
+            raise Refused(
                 f"must be an answer, got {value!r}, of {digits.adjusted() + 1} digits; "
                 "write it as a text such as `10^{200}`"
             )
@@ -139,6 +140,6 @@ def _whole(value: int) -> str:
     try:
         return json.dumps(value)
     except ValueError:  # of more digits than Python writes
-        raise ValueError(
+        raise Refused(
             "must be an answer, got a number of thousands of digits; drop the row"
         ) from None

@@ -8,6 +8,7 @@ HF_ENDPOINT, HF_HUB_OFFLINE for what is in the cache already.
 import pathlib
 import re
 
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files
 
 PREFIX = "hf://datasets/"
@@ -22,12 +23,12 @@ def fetch(address: str, split: str = "") -> tuple[pathlib.Path, ...]:
       split: which files are taken where several match, see `files.chosen`.
 
     Raises:
-      ValueError: the address is no such one, the hub cannot be reached or does not have
+      Refused: the address is no such one, the hub cannot be reached or does not have
         it, or no data file matches.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise ValueError(f"{address!r} must be of the form {PREFIX}owner/name/file.")
+        raise Refused(f"{address!r} must be of the form {PREFIX}owner/name/file.")
     # Imported here because graders' processes import this package and fetch nothing.
     import huggingface_hub
     from huggingface_hub import errors
@@ -37,7 +38,7 @@ def fetch(address: str, split: str = "") -> tuple[pathlib.Path, ...]:
             match["repository"], repo_type="dataset", allow_patterns=match["file"]
         )
     except (errors.HfHubHTTPError, ValueError, OSError) as error:
-        raise ValueError(
+        raise Refused(
             f"{address!r} cannot be fetched ({type(error).__name__}: {error}); where "
             "there is no network, give the path of a file, or of a folder and the name "
             "of a set in it."
@@ -45,7 +46,7 @@ def fetch(address: str, split: str = "") -> tuple[pathlib.Path, ...]:
     found = sorted(pathlib.Path(folder).glob(match["file"]))
     data = [path for path in found if path.is_file() and files.kind(path)]
     if not data:
-        raise ValueError(
+        raise Refused(
             f"{address!r} matches {[path.name for path in found]} and no data file; "
             f"data files end in {files.endings()}."
         )

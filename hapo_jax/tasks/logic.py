@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
 
@@ -83,16 +84,16 @@ def problems(
       on_error: "stop" at a broken row of the file, or "skip" and count it.
 
     Raises:
-      ValueError: an argument is out of its range, or a row of the file is broken.
+      Refused: an argument is out of its range, or a row of the file is broken.
     """
     if path:
         return _read(files.find(path, split), prompt_template, columns, on_error)
     if columns:
-        raise ValueError(f"{columns=} is about files, and task.path is empty; drop it.")
+        raise Refused(f"{columns=} is about files, and task.path is empty; drop it.")
     if split not in ("train", "test"):
-        raise ValueError(f"task.split={split!r} must be 'train' or 'test'.")
+        raise Refused(f"task.split={split!r} must be 'train' or 'test'.")
     if not MIN_PEOPLE <= min_people <= max_people <= MAX_PEOPLE:
-        raise ValueError(
+        raise Refused(
             f"task.min_people={min_people} and task.max_people={max_people} must lie "
             f"within {MIN_PEOPLE} and {MAX_PEOPLE}, in this order."
         )
@@ -230,13 +231,13 @@ def _read(
         names, answer = row.get("names"), row.get("answer")
         known = isinstance(names, list) and all(isinstance(n, str) for n in names)
         if not known or not names:
-            raise ValueError(
+            raise Refused(
                 f"{where}: field 'names' must list the people, got "
                 f"{user_files.short(names)}; add it."
             )
         truth = _verdicts(answer, names) if isinstance(answer, str) else None
         if truth is None:
-            raise ValueError(
+            raise Refused(
                 f"{where}: field 'answer' must call each of {user_files.short(names)} "
                 f"a knight or a knave, as in '(1) {names[0][:40]} is a knight', got "
                 f"{user_files.short(answer)}."

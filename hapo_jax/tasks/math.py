@@ -20,6 +20,7 @@ import functools
 import json
 import pathlib
 
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import (
     data_checks,
     golds,
@@ -71,7 +72,7 @@ def problems(
         the grading finds nothing, or too much, makes a row broken.
 
     Raises:
-      ValueError: there is no such split or grading, its files are missing or broken,
+      Refused: there is no such split or grading, its files are missing or broken,
         or none of the gold answers can be equalled.
     """
     _check_split(split)
@@ -121,7 +122,7 @@ def demonstrations(
         to guess, see `schemas.py`.
 
     Raises:
-      ValueError: as `problems.read_demonstrations`, or there is no such split.
+      Refused: as `problems.read_demonstrations`, or there is no such split.
     """
     _check_split(split)
     return read_demonstrations(
@@ -143,7 +144,7 @@ def grade(completion: str, answer: str) -> Grade:
         which is graded `lenient`.
 
     Raises:
-      ValueError: the gold answer says nothing, or is too long.
+      Refused: the gold answer says nothing, or is too long.
     """
     answer, grading, tolerance = unpack(answer)
     # The rules of dapo and hapo see the gold answer as it stands in the file.
@@ -227,12 +228,12 @@ def _gold(answer: str) -> str:
     """The gold answer without its box.
 
     Raises:
-      ValueError: it says nothing, or is too long.
+      Refused: it says nothing, or is too long.
     """
     gold = math_text.unboxed(answer)
     longest = math_text.MAX_CHARACTERS
     if gold is None or len(gold) > longest or not math_text.speaks(gold):
-        raise ValueError(
+        raise Refused(
             f"answer={answer[:80]!r} must say something, its box be closed if it has "
             f"one, and {longest} characters be enough for it; drop the problem."
         )
@@ -244,7 +245,7 @@ def _check_gold(answer: str, grading: str) -> None:
     if grading not in _REFERENCES:
         _gold(answer)
     elif not math_dapo.normalise(answer):
-        raise ValueError(
+        raise Refused(
             f"answer={answer[:80]!r} has nothing left once {grading!r} has taken units "
             "and words out; drop the problem, or grade it 'lenient'."
         )
@@ -252,9 +253,9 @@ def _check_gold(answer: str, grading: str) -> None:
 
 def _check_split(split: str) -> None:
     if split not in ("train", "test"):
-        raise ValueError(f"{split=} must be one of train, test.")
+        raise Refused(f"{split=} must be one of train, test.")
 
 
 def _check_grading(grading: str) -> None:
     if grading not in GRADINGS:
-        raise ValueError(f"{grading=} must be one of {', '.join(GRADINGS)}.")
+        raise Refused(f"{grading=} must be one of {', '.join(GRADINGS)}.")

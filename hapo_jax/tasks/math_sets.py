@@ -17,6 +17,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files, hub, math_text
 
 Row = dict[str, Any]
@@ -30,7 +31,7 @@ def _row(
     def row(theirs: Row) -> Row:
         missing = [name for name in (problem, answer) if theirs.get(name) is None]
         if missing:
-            raise ValueError(
+            raise Refused(
                 f"field {missing[0]!r} is missing among {sorted(theirs)}; the set has "
                 "changed on the hub, so give a file in its place."
             )
@@ -149,7 +150,7 @@ def locate(path: str | pathlib.Path, split: str) -> Source:
     """Finds the files that a task's `path` means; fetches them if they are on the hub.
 
     Raises:
-      ValueError: there are none, the set has no such split, or the hub cannot be
+      Refused: there are none, the set has no such split, or the hub cannot be
         reached.
     """
     text = str(path)
@@ -172,7 +173,7 @@ def locate(path: str | pathlib.Path, split: str) -> Source:
 def _of(known: Mapping[str, str], split: str, name: str) -> str:
     """The file of a split."""
     if split not in known:
-        raise ValueError(
+        raise Refused(
             f"the set {name!r} has no {split=}, only {', '.join(known)}; name another "
             "set or a file."
         )

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files, golds, readers, row_values, schemas
 
 _log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def read_problems(
       check: raises ValueError for an answer that the task cannot grade by.
 
     Raises:
-      ValueError: there is no such file, its kind is unknown, it holds no rows, the
+      Refused: there is no such file, its kind is unknown, it holds no rows, the
         template lacks `{problem}`, or a row is broken; names file, line, field and
         remedy.
     """
@@ -127,12 +128,12 @@ def read_problems(
             _check_answer(check, problem, where)
             known = found.setdefault(problem.id, problem)
             if known != problem:
-                raise ValueError(
+                raise Refused(
                     f"{where}: id {problem.id[:80]!r} was used before for another "
                     f"problem, in {places[problem.id]}; ids must be unique, so "
                     "rename one, or have them made of the content by columns=id="
                 )
-        except ValueError as error:
+        except Refused as error:
             on_broken(error)
         else:
             if known is problem:
@@ -141,7 +142,7 @@ def read_problems(
                 repeated += 1
     _say_broken(broken)
     if not found:
-        raise ValueError(f"{path_text(paths)} holds no problems; {_AT_LEAST_ONE}.")
+        raise Refused(f"{path_text(paths)} holds no problems; {_AT_LEAST_ONE}.")
     _log.info("%s: %s.", path_text(paths), mapping.said())
     if repeated:
         _log.warning("%s: %d repeated rows were read once.", path_text(paths), repeated)
@@ -165,12 +166,12 @@ def read_demonstrations(
       size: how many, from the top; 0 for all.
 
     Raises:
-      ValueError: as `read_problems`; or the files hold fewer than `size`.
+      Refused: as `read_problems`; or the files hold fewer than `size`.
     """
     _check_template(prompt_template)
     paths = _files(path)
     if size < 0:
-        raise ValueError(f"{size=} must not be negative; 0 reads all.")
+        raise Refused(f"{size=} must not be negative; 0 reads all.")
     mapping = schemas.Columns(columns, "demonstrations")
     rows = _rows(paths, mapping.choose, readers.stop)
     found, replies = [], 0
@@ -181,7 +182,7 @@ def read_demonstrations(
             replies += any(m["role"] == "assistant" for m in example.prompt)
         found.append(example)
     if not found or len(found) < size:
-        raise ValueError(
+        raise Refused(
             f"{path_text(paths)} holds {len(found)} demonstrations where {size=} are "
             "asked for; give more rows, or size=0 for all that there are."
         )
@@ -216,7 +217,7 @@ def read_structured(
       columns: `problem=text,tests=cases` where fields have other names; else empty.
 
     Raises:
-      ValueError: there is no such file, its kind is unknown, it holds no problems, or a
+      Refused: there is no such file, its kind is unknown, it holds no problems, or a
         row is broken; names file, line, field and remedy.
     """
     _check_on_error(on_error)
@@ -239,7 +240,7 @@ def read_structured(
                 f: row_values.get(theirs, theirs_f) for f, theirs_f in given.items()
             }
             if "problem" not in row:
-                raise ValueError(
+                raise Refused(
                     f"{where}: no field 'problem' among {', '.join(theirs) or 'none'}; "
                     "rename it, or name it by `columns`, as in problem=FIELD."
                 )
@@ -253,20 +254,20 @@ def read_structured(
                 row["source"], row["problem"], [row.get(field) for field in fields]
             )
             if row["id"] in found:
-                raise ValueError(
+                raise Refused(
                     f"{where}: id {row['id'][:80]!r} was used before; ids must be "
                     "unique, so rename one, or have them made of the content by "
                     "columns=id="
                 )
             problem = make(row, where)
-        except ValueError as error:
+        except Refused as error:
             on_broken(error)
         else:
             if problem is not None:
                 found[problem.id] = problem
     _say_broken(broken)
     if not found:
-        raise ValueError(f"{path_text(paths)} holds no problems; {_AT_LEAST_ONE}.")
+        raise Refused(f"{path_text(paths)} holds no problems; {_AT_LEAST_ONE}.")
     return list(found.values())
 
 
@@ -313,7 +314,7 @@ def fill(template: str, **values: str) -> str:
 
 def _check_template(template: str) -> None:
     if template and PLACEHOLDER not in template:
-        raise ValueError(
+        raise Refused(
             f"prompt_template={template!r} must contain {PLACEHOLDER}, where the "
             "problem goes; leave it empty for the bare problem."
         )
@@ -332,8 +333,8 @@ def _problem(
     field = fields["answer"]
     try:
         answer = gold(row_values.get(row, field))
-    except ValueError as error:
-        raise ValueError(f"{where}: field {field!r} {error}.") from None
+    except Refused as error:
+        raise Refused(f"{where}: field {field!r} {error}.") from None
     row_values.whole(answer, field, where)
     source = _identifier(row, fields, "source", where) or name
     given = _identifier(row, fields, "id", where)
@@ -370,7 +371,7 @@ def _demonstration(
         field = fields[schemas.CONVERSATION]
         talk = row_values.messages(row_values.get(row, field), field, where)
         if len(talk) < 2 or talk[-1]["role"] != "assistant":
-            raise ValueError(
+            raise Refused(
                 f"{where}: field {field!r} must end with the assistant's reply to the "
                 f"messages before, got the roles {[m['role'] for m in talk][-6:]}; "
                 "correct it or drop the row."
@@ -387,7 +388,7 @@ def _demonstration(
     if isinstance(value, list):
         reply = row_values.messages(value, field, where)
         if len(reply) != 1 or reply[0]["role"] != "assistant":
-            raise ValueError(
+            raise Refused(
                 f"{where}: field {field!r} must be a text or one message of the "
                 f"assistant, got the roles {[m['role'] for m in reply][:6]}."
             )
@@ -413,7 +414,7 @@ def _prompt(
     if isinstance(value, str):
         text = row_values.text(value, field, where)
         if text.startswith(_PRINTED):
-            raise ValueError(
+            raise Refused(
                 f"{where}: field {field!r} holds messages as Python prints them; write "
                 "them as JSON, or as a list into JSON lines or parquet."
             )
@@ -426,7 +427,7 @@ def _prompt(
 
 def _refuse_template(template: str, field: str, where: str) -> None:
     if template:
-        raise ValueError(
+        raise Refused(
             f"{where}: prompt_template is set but field {field!r} holds messages that "
             "carry their instructions already; set prompt_template to the empty text."
         )
@@ -434,14 +435,14 @@ def _refuse_template(template: str, field: str, where: str) -> None:
 
 def _check_on_error(on_error: str) -> None:
     if on_error not in ON_ERROR:
-        raise ValueError(f"{on_error=} must be one of {', '.join(ON_ERROR)}.")
+        raise Refused(f"{on_error=} must be one of {', '.join(ON_ERROR)}.")
 
 
 def _check_answer(check: Callable[[str], object], problem: Problem, where: str) -> None:
     try:
         check(problem.answer)
-    except ValueError as error:
-        raise ValueError(f"{where}, problem {problem.id[:80]!r}: {error}") from None
+    except Refused as error:
+        raise Refused(f"{where}, problem {problem.id[:80]!r}: {error}") from None
 
 
 def _converted(
@@ -449,5 +450,5 @@ def _converted(
 ) -> dict[str, Any]:
     try:
         return convert(row)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+    except Refused as error:
+        raise Refused(f"{where}: {error}") from None

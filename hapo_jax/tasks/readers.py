@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files, tables
 from hapo_jax.tasks.row_values import Row
 from hapo_jax.tasks.tables import Broken, Choice
@@ -68,12 +69,12 @@ def rows(
       on_broken: is called with a ValueError for each row that is broken.
 
     Raises:
-      ValueError: the file cannot be opened, or is damaged or of another kind.
+      Refused: the file cannot be opened, or is damaged or of another kind.
     """
     known = files.kind(path)
     with user_files.refusing(path):
         if path.exists() and not path.is_file():
-            raise ValueError(f"{path} is no file; put the file in its place.")
+            raise Refused(f"{path} is no file; put the file in its place.")
         with path.open("rb") as file:
             _check_head(file.read(user_files.HEAD_BYTES), path, known)
     found = _READERS[known.kind](path, choose, on_broken)
@@ -92,17 +93,17 @@ def rows(
 def _check_head(head: bytes, path: pathlib.Path, known: files.Kind) -> None:
     """Refuses what is recognised to be no such file."""
     if problem := user_files.recognise(head):
-        raise ValueError(f"{path} {problem}.")
+        raise Refused(f"{path} {problem}.")
     own = _OWN_MAGIC.get(known.packing or known.kind, ())
     if own and not head.startswith(own):
         what = next((w for m, w in _MAGIC.items() if head.startswith(m)), "")
-        raise ValueError(
+        raise Refused(
             f"{path} is {what or 'something else'} and not what its name says"
             f"{'; rename it' if what else ''}, or fetch or write it again."
         )
     for magic, what in () if own or known.kind == ".arrow" else _MAGIC.items():
         if head.startswith(magic):
-            raise ValueError(
+            raise Refused(
                 f"{path} is {what} and not what its name says; rename or convert it. "
                 f"Data files end in {files.endings()}."
             )
@@ -162,12 +163,12 @@ def _json_rows(
         with user_files.any_digits():
             content = json.loads(data, object_pairs_hook=user_files.pairs_once)
     except RecursionError:
-        raise ValueError(f"{path} is nested too deeply; copy it again.") from None
+        raise Refused(f"{path} is nested too deeply; copy it again.") from None
     except ValueError as error:
         if str(error).startswith("Extra data"):  # one object after another
             yield from _lines(path, choose, on_broken)
             return
-        raise ValueError(
+        raise Refused(
             f"{path} is not JSON: {error}; mend it, or copy it again."
         ) from None
     yield from _listed(content, path)
@@ -187,13 +188,13 @@ def _listed(content: Any, path: pathlib.Path) -> Iterator[tuple[str, Any]]:
             yield f"{path}, line 1", content
             return
         if len(lists) != 1:
-            raise ValueError(
+            raise Refused(
                 f"{path} holds an object with the keys {_few(content)} where a list of "
                 "rows belongs; write [{…}, {…}], or one object per line."
             )
         content, inside = content[lists[0]], f" of {lists[0]!r}"
     if not isinstance(content, list):
-        raise ValueError(
+        raise Refused(
             f"{path} holds {user_files.kind(content)} where a list of rows belongs; "
             "write [{…}, {…}], or one object per line."
         )
@@ -221,7 +222,7 @@ def _csv_rows(
             # pandas leaves the column of its index without a name.
             named = [name for name in header if name]
             if len(set(named)) < len(named) or not named:
-                raise ValueError(
+                raise Refused(
                     f"{path}: the first line must name each column, once, and is "
                     f"{user_files.short(header)}; correct it."
                 )

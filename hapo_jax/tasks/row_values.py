@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 
 Row = dict[str, Any]
 
@@ -24,10 +25,10 @@ def text(value: Any, field: str, where: str) -> str:
     """A field that must be a text with something in it.
 
     Raises:
-      ValueError: it is not, or holds half a character.
+      Refused: it is not, or holds half a character.
     """
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(
+        raise Refused(
             f"{where}: field {field!r} must be a non-empty text, got "
             f"{user_files.short(value)}; fill it in or drop the row."
         )
@@ -38,13 +39,13 @@ def whole(value: str, field: str, where: str) -> str:
     """A text that can be written as UTF-8.
 
     Raises:
-      ValueError: it holds a lone surrogate, which JSON can escape and no tokenizer
+      Refused: it holds a lone surrogate, which JSON can escape and no tokenizer
         reads.
     """
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(
+        raise Refused(
             f"{where}: field {field!r} has half a character at place {error.start} "
             f"(a lone surrogate, {value[error.start]!a}); write it again from its "
             "source, or drop the row."
@@ -69,7 +70,7 @@ def identifier(value: Any, field: str, where: str) -> str | None:
     """An id as text; None where there is none. Whole numbers become their digits.
 
     Raises:
-      ValueError: it is something else.
+      Refused: it is something else.
     """
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
@@ -78,7 +79,7 @@ def identifier(value: Any, field: str, where: str) -> str | None:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if not isinstance(value, str):
-        raise ValueError(
+        raise Refused(
             f"{where}: field {field!r} must be a text or a whole number, got "
             f"{user_files.short(value)}; correct it, or leave it out by `columns`, as "
             "in id=."
@@ -93,10 +94,10 @@ def messages(value: Any, field: str, where: str) -> list[dict[str, str]]:
     ShareGPT's `from` and `value`.
 
     Raises:
-      ValueError: they are something else, such as calls of tools.
+      Refused: they are something else, such as calls of tools.
     """
     if not isinstance(value, list) or not value:
-        raise ValueError(
+        raise Refused(
             f"{where}: field {field!r} must be a text, or a list of messages with the "
             f"texts role and content, got {user_files.short(value)}; correct the row."
         )
@@ -122,14 +123,14 @@ def _message(message: Any, field: str, where: str) -> dict[str, str]:
         speaker, content = message["from"], message.get("value")
         role = _SPEAKERS.get(speaker) if isinstance(speaker, str) else None
         if role is None:
-            raise ValueError(
+            raise Refused(
                 f"{where}: {field}.from must be one of {', '.join(_SPEAKERS)}, got "
                 f"{user_files.short(speaker)}; drop the row, or write role and content."
             )
     else:
         role, content = message.get("role"), message.get("content")
     if message.get("tool_calls") or message.get("function_call"):
-        raise ValueError(
+        raise Refused(
             f"{where}: {field} calls a tool, which is not supported; write the call "
             "into its content, or drop the row."
         )
@@ -143,7 +144,7 @@ def _message(message: Any, field: str, where: str) -> dict[str, str]:
         if all(isinstance(part, str) for part in parts):
             content = "".join(parts)
     if not isinstance(role, str) or not isinstance(content, str):
-        raise ValueError(
+        raise Refused(
             f"{where}: {field} must be a message with the texts role and content, got "
             f"{user_files.short(message)}; correct the row."
         )

@@ -14,6 +14,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.row_values import Row
 
 # What fields are for. A problem is text, or messages with instructions in them.
@@ -89,7 +90,7 @@ class Columns:
           use: "problems" or "demonstrations".
 
         Raises:
-          ValueError: `columns` is not of that form.
+          Refused: `columns` is not of that form.
         """
         self._use = use
         self._needed = (*REQUIRED[use], CONVERSATION)
@@ -119,14 +120,14 @@ class Columns:
         """What for → field, of the fields that this row is read by.
 
         Raises:
-          ValueError: no schema fits; names the fields that there are, and the nearest.
+          Refused: no schema fits; names the fields that there are, and the nearest.
         """
         # Demonstrations may leave one of two columns empty.
         sparse = self._use == "demonstrations"
         names = tuple(key for key in row if not sparse or row[key] is not None)
         schema = self._find(names)
         if schema is None:
-            raise ValueError(f"{where}: {self._no_schema(names)}")
+            raise Refused(f"{where}: {self._no_schema(names)}")
         fields = ", ".join(f"{role}={field}" for role, field in schema.fields.items())
         self._counts[f"as {schema.name!r} ({fields})"] += 1
         return schema.fields
@@ -220,14 +221,14 @@ def parse(
       schemas: names that `columns` could have been in place of that.
 
     Raises:
-      ValueError: it is not of that form.
+      Refused: it is not of that form.
     """
     given: dict[str, str] = {}
     for part in columns.split(",") if columns.strip() else ():
         role, equals, field = (text.strip() for text in part.partition("="))
         if not equals or role not in roles or role in given:
             known = f"; or give a schema by its name, of {', '.join(schemas)}"
-            raise ValueError(
+            raise Refused(
                 f"{columns=}: {part!r} must be of the form WHAT=FIELD, each once, with "
                 f"WHAT of {', '.join(roles)}{_hint(role, [*roles, *schemas])}"
                 f"{known if schemas else ''}."
@@ -235,6 +236,6 @@ def parse(
         if not field and role not in {
             role for some in OPTIONAL.values() for role in some
         }:
-            raise ValueError(f"{columns=}: {role} needs a field.")
+            raise Refused(f"{columns=}: {role} needs a field.")
         given[role] = field
     return given

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 from hapo_jax import user_files
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.row_values import Row
 
 # Columns of a file that are read, chosen by their names.
@@ -37,7 +38,7 @@ def refusing(path: pathlib.Path, place: Callable[[], str]) -> Iterator[None]:
             with user_files.refusing(path):
                 raise
         text = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise ValueError(
+        raise Refused(
             f"{path} breaks off or is damaged {place()} ({text}); fetch or write it "
             "again."
         ) from None
@@ -120,7 +121,7 @@ def parquet_rows(
 def _unique(names: list[str], path: pathlib.Path) -> list[str]:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(
+        raise Refused(
             f"{path} has two columns of the name {twice[0]!r}; write it with one."
         )
     return names

@@ -27,6 +27,7 @@ from configs import countdown
 from hapo_jax import check
 from hapo_jax.model import huggingface, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
+from hapo_jax.system.errors import Refused
 from tests.model import test_huggingface, test_tokenizer
 
 PACKAGE = str(pathlib.Path(hapo_jax.__file__).parent)
@@ -264,7 +265,7 @@ def look(folder: pathlib.Path, what: str) -> bool:
     """Whether the folder can be read; fails on all but a refusal or a right read."""
     try:
         model, tokenizer, ids, params = read(folder)
-    except ValueError as error:
+    except Refused as error:
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         assert last.startswith(PACKAGE), f"{what}: foreign {error!r}"
         message = str(error)
@@ -357,7 +358,7 @@ def test_what_is_accepted_means_the_same_to_transformers(originals, tmp_path):
         said = f"{edit_json(draw, folder / 'config.json')}"
         try:
             model, _, _, params = read(folder)
-        except ValueError:
+        except Refused:
             return
         if said in equal:
             return

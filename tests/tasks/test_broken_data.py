@@ -18,6 +18,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 import hapo_jax
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import code, data_checks, files, game24, logic, math
 
 PACKAGE = str(pathlib.Path(hapo_jax.__file__).parent)
@@ -242,7 +243,7 @@ def look(path, what, reading) -> bool:
     """Whether the file can be read; fails on all but a refusal or a right read."""
     try:
         found = reading()
-    except ValueError as error:
+    except Refused as error:
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         assert last.startswith(PACKAGE), f"{what}: foreign {error!r}"
         message = str(error)
@@ -319,7 +320,7 @@ def test_flag_files(tmp_path):
             found = data_checks.excluded_ids([str(path)])
             found |= data_checks.leaked_ids(path)
             assert all(isinstance(name, str) for name in found), said
-        except ValueError as error:
+        except Refused as error:
             last = traceback.extract_tb(error.__traceback__)[-1].filename
             assert last.startswith(PACKAGE) and str(path) in str(error), said
 

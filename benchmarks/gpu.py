@@ -24,8 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.ours import parts
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import engine as engine_lib

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-from hapo_jax.rollout import grading
+from hapo_jax.grading import pool as grading
 
 # (completion, answer); completions of the length that models write
 Items = Iterator[tuple[str, str]]

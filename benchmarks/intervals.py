@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hapo_jax import eval_scores
+from hapo_jax.evaluation import scores as eval_scores
 
 PROBLEMS = (10, 30, 100, 500)
 COMPLETIONS = (1, 4, 8)

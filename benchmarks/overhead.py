@@ -16,8 +16,8 @@ import numpy as np
 
 from benchmarks import workload
 from benchmarks.ours import parts
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 
 PHASES = ("rollout", "update", "step")

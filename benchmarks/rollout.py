@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from benchmarks import compare, worker, workload
-from hapo_jax import config as config_lib
+from hapo_jax.config import defaults as config_lib
 
 PEERS = {
     "tunix": compare.Peer("benchmarks.peers.tunix", "tunix"),

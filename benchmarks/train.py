@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import compare, worker, workload
-from hapo_jax import config as config_lib
+from hapo_jax.config import defaults as config_lib
 
 TUNIX = compare.Peer("benchmarks.peers.tunix_train", "tunix")
 TRL = compare.Peer("benchmarks.peers.trl", "trl")

@@ -20,7 +20,7 @@ in as in the paper; a flag file leaves them out:
 import pathlib
 
 from hapo_jax import config as config_lib
-from hapo_jax import paper
+from hapo_jax.config import paper
 
 
 def get_config(arg=None):

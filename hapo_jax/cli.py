@@ -10,11 +10,20 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
-from hapo_jax import arguments, check, compile_cache, interrupt, watch
+from hapo_jax.config import arguments, check
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
-from hapo_jax.model import distributed
-from hapo_jax.system import compile_ahead, errors, folders, limits, streams
+from hapo_jax.system import (
+    compile_ahead,
+    compile_cache,
+    distributed,
+    errors,
+    folders,
+    interrupt,
+    limits,
+    streams,
+    watch,
+)
 from hapo_jax.system.errors import Refused
 
 _REFUSED = 2  # status of a program whose input cannot be used

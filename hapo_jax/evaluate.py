@@ -19,29 +19,22 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict
 
-from hapo_jax import (
-    alarms,
-    builders,
-    check,
-    cli,
-    eval_compare,
-    eval_folder,
-    eval_sampling,
-    eval_scores,
-    eval_sets,
-    opening,
-    report,
-    run_inputs,
-    run_records,
-)
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
-from hapo_jax.eval_sampling import Evaluator
-from hapo_jax.eval_sets import EvalSet
-from hapo_jax.learner import fingerprint
-from hapo_jax.learner.checkpoint import Checkpoints
-from hapo_jax.model import distributed
-from hapo_jax.system import folders, lock
+from hapo_jax import assembly, cli, opening
+from hapo_jax.config import check, eval_sets
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.config.eval_sets import EvalSet
+from hapo_jax.evaluation import compare as eval_compare
+from hapo_jax.evaluation import report
+from hapo_jax.evaluation import sampling as eval_sampling
+from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.evaluation.sampling import Evaluator
+from hapo_jax.model import policy as policy_lib
+from hapo_jax.runs import alarms, fingerprint
+from hapo_jax.runs import evaluations as eval_folder
+from hapo_jax.runs import inputs as run_inputs
+from hapo_jax.runs import records as run_records
+from hapo_jax.runs.checkpoint import Checkpoints
+from hapo_jax.system import distributed, folders, lock
 from hapo_jax.system.errors import Refused
 
 _log = logging.getLogger("hapo_jax.evaluate")  # __name__ is __main__ with python -m
@@ -117,7 +110,7 @@ def evaluate_checkpoint(
         elif not config.model.path:
             config.model.path = run_records.read_config(source)["model"]["path"]
     config = check.check(config, num_devices=jax.device_count()).config
-    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
     opening.warn_of_prompts(config, policy)
     inputs = run_inputs.of_policy(policy, weights=not is_run)
     if is_run:
@@ -141,7 +134,7 @@ def evaluate_checkpoint(
         if distributed.is_first():
             stack.enter_context(lock.hold(folder))
         stack.enter_context(jax.set_mesh(policy.mesh))
-        pool = stack.enter_context(builders.make_pool(config, sets))
+        pool = stack.enter_context(assembly.make_pool(config, sets))
         evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = {

@@ -14,16 +14,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, check, tasks
-from hapo_jax import config as config_lib
+from hapo_jax import assembly, tasks
 from hapo_jax.algo import settings
-from hapo_jax.eval_sets import EvalSet
+from hapo_jax.config import check
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.learner import train_step
-from hapo_jax.model import distributed
-from hapo_jax.policy import Policy
+from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import memory
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.system import distributed
 
 _log = logging.getLogger("hapo_jax")
 
@@ -81,7 +82,7 @@ def of_run(
         "step": f"{r.batch_prompts} prompts × {r.group_size} completions "
         f"{_ends(policy, r.max_completion_tokens)}, at temperature "
         f"{r.base_temperature:g}{cut}" + (f", {rounds}" if r.dynamic_sampling else ""),
-        "learning": f"{builders.updates_per_step(c)} updates per step, of "
+        "learning": f"{assembly.updates_per_step(c)} updates per step, of "
         f"{c.learner.minibatch_prompts} prompts each; {_schedule(c)}",
         "derived": _derived(resolved),
         "evaluation": _evaluation(c, held_out) if held_out else "",

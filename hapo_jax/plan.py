@@ -22,11 +22,13 @@ import jax
 from absl import flags
 from ml_collections import ConfigDict
 
-from hapo_jax import check, cli
-from hapo_jax.model import huggingface, target
+from hapo_jax import cli
+from hapo_jax.config import check
+from hapo_jax.model import huggingface
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.planning import chips, estimate, programs
 from hapo_jax.rollout import memory
+from hapo_jax.system import target
 from hapo_jax.system.errors import Refused
 
 _GIB = 2**30

@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 from hapo_jax.learner import shapes as learner_shapes
 from hapo_jax.learner import train_step
 from hapo_jax.learner.state import TrainState
-from hapo_jax.model import sharding, target
-from hapo_jax.policy import Policy
+from hapo_jax.model import sharding
+from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import shapes, slots
 from hapo_jax.rollout.engine import Engine
+from hapo_jax.system import target
 from hapo_jax.system.compile_ahead import Program
 
 

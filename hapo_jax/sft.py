@@ -21,32 +21,26 @@ import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import (
-    alarms,
-    builders,
-    check,
-    cli,
-    interrupt,
-    opening,
-    run_folder,
-    run_inputs,
-    run_records,
-    tasks,
-)
-from hapo_jax import policy as policy_lib
+from hapo_jax import assembly, cli, opening, tasks
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
+from hapo_jax.config import check
 from hapo_jax.learner import head, metrics, perf, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
-from hapo_jax.learner.checkpoint import Checkpoints
 from hapo_jax.model import huggingface, transformer, word_tokenizer
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.system import lock, watchdog
+from hapo_jax.runs import alarms
+from hapo_jax.runs import folder as run_folder
+from hapo_jax.runs import inputs as run_inputs
+from hapo_jax.runs import records as run_records
+from hapo_jax.runs.checkpoint import Checkpoints
+from hapo_jax.system import interrupt, lock, watchdog
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.problems import Demonstration
 
@@ -87,10 +81,10 @@ def sft(config: ConfigDict, workdir: str) -> None:
     train, test = tokens["train"], tokens["test"]
     inputs = run_inputs.of_sft(config, policy, shown, tokens)
     run_inputs.check(folder, inputs)
-    optimizer = builders.make_optimizer(config)
+    optimizer = assembly.make_optimizer(config)
     method = likelihood()
-    abstract = policy.abstract_state(optimizer, method)
-    learner = builders.make_learner(
+    abstract = state_lib.abstract(policy, optimizer, method)
+    learner = assembly.make_learner(
         options,
         policy,
         method,
@@ -262,7 +256,7 @@ def tokenise(
       Refused: a prompt or completion is longer than the config allows, or a
         completion contains a word that the tokenizer does not know.
     """
-    tokenizer, encode_prompt = policy.tokenizer, builders.prompt_encoder(config, policy)
+    tokenizer, encode_prompt = policy.tokenizer, assembly.prompt_encoder(config, policy)
     P, T = config.max_prompt_tokens, config.max_completion_tokens
     n = len(demonstrations)
     if not n:
@@ -333,7 +327,7 @@ def _start(
     """The policy to fine-tune: of `model.path`, or a new one."""
     mesh = policy_lib.make_mesh(config)
     if config.model.path:
-        policy = policy_lib.describe(config, mesh)
+        policy = assembly.describe(config, mesh)
         return policy, policy.load()
     words = tasks.get(config.task.name).words(**config.task.words.to_dict())
     word_tokenizer.write(folder / "tokenizer", words)

@@ -20,39 +20,39 @@ import tqdm
 from absl import flags
 from ml_collections import ConfigDict
 
-from hapo_jax import (
-    alarms,
-    builders,
-    check,
-    cli,
-    dry_run,
-    eval_folder,
-    eval_sampling,
-    eval_scores,
-    eval_sets,
-    interrupt,
-    opening,
-    records,
-    report,
-    run_folder,
-    run_inputs,
-    run_programs,
-    run_records,
-)
-from hapo_jax import policy as policy_lib
+from hapo_jax import assembly, cli, opening, run_programs
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
+from hapo_jax.config import check, eval_sets
+from hapo_jax.evaluation import report
+from hapo_jax.evaluation import sampling as eval_sampling
+from hapo_jax.evaluation import scores as eval_scores
 from hapo_jax.learner import flops, perf
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
-from hapo_jax.learner.checkpoint import Checkpoints, Score, ranking
 from hapo_jax.learner.state import TrainState
-from hapo_jax.model import distributed, huggingface
+from hapo_jax.model import huggingface
+from hapo_jax.model import policy as policy_lib
+from hapo_jax.planning import dry_run
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.sampler import Truncation
-from hapo_jax.system import compile_ahead, errors, lock, watchdog
+from hapo_jax.runs import alarms
+from hapo_jax.runs import evaluations as eval_folder
+from hapo_jax.runs import folder as run_folder
+from hapo_jax.runs import inputs as run_inputs
+from hapo_jax.runs import records as run_records
+from hapo_jax.runs import tokens as records
+from hapo_jax.runs.checkpoint import Checkpoints, Score, ranking
+from hapo_jax.system import (
+    compile_ahead,
+    distributed,
+    errors,
+    interrupt,
+    lock,
+    watchdog,
+)
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks
 
@@ -91,9 +91,9 @@ def train(config: ConfigDict, workdir: str) -> None:
     given, config = config, resolved.config
     method = method_lib.make(settings.of(config.algo.to_dict()))
     check.check_advantages(config, method)
-    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
     opening.warn_of_prompts(config, policy)
-    prompts = builders.make_prompts(
+    prompts = assembly.make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
     held_out = eval_sampling.read_sets(
@@ -105,9 +105,9 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     # Build.
     r, options = config.rollout, config.learner
-    optimizer = builders.make_optimizer(config)
-    abstract = policy.abstract_state(optimizer, method)
-    learner = builders.make_learner(
+    optimizer = assembly.make_optimizer(config)
+    abstract = state_lib.abstract(policy, optimizer, method)
+    learner = assembly.make_learner(
         options,
         policy,
         method,
@@ -118,7 +118,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         base_temperature=r.base_temperature,
     )
     to_sampler = policy.to_sampler()
-    kept = builders.kept_bytes(policy, method, optimizer)
+    kept = assembly.kept_bytes(policy, method, optimizer)
     peak_flops = options.peak_tflops * 1e12 * jax.device_count() or flops.peak(
         policy.dtype, jax.device_count()
     )
@@ -126,8 +126,8 @@ def train(config: ConfigDict, workdir: str) -> None:
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(policy.mesh))
-        pool = stack.enter_context(builders.make_pool(config, [s for s, _ in held_out]))
-        generator = builders.make_generator(
+        pool = stack.enter_context(assembly.make_pool(config, [s for s, _ in held_out]))
+        generator = assembly.make_generator(
             config,
             policy,
             prompts,

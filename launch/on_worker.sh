@@ -17,7 +17,7 @@ shift 3
 
 workdir=$(local_folder "$workdir")
 python="${PYTHON:-python3}"
-flags=$("$python" -m hapo_jax.xla_flags "$platform")
+flags=$("$python" -m hapo_jax.system.xla_flags "$platform")
 eval "$flags"
 
 stopped=false

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import grading as grading_benchmark
 from benchmarks import report, rollout, train, turns, worker, workload
 from benchmarks.peers import loop
-from hapo_jax.rollout import grading
+from hapo_jax.grading import pool as grading
 
 SMOKE = worker.Job("rollout", "smoke", "smoke")
 SMOKE_UPDATE = dataclasses.replace(SMOKE, task="update")

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hapo_jax import check, cli
-from hapo_jax import config as config_lib
+from hapo_jax import cli
+from hapo_jax.config import check
+from hapo_jax.config import defaults as config_lib
 from hapo_jax.system import errors
 
 

@@ -15,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from hapo_jax import interrupt, run_records
-from hapo_jax.model import distributed, sharding
+from hapo_jax.model import sharding
+from hapo_jax.runs import records as run_records
+from hapo_jax.system import distributed, interrupt
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (

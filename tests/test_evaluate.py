@@ -13,18 +13,15 @@ import jax
 import numpy as np
 import pytest
 
-from hapo_jax import (
-    builders,
-    eval_compare,
-    eval_folder,
-    eval_sampling,
-    eval_sets,
-    evaluate,
-    run_records,
-)
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
-from hapo_jax.eval_sets import EvalSet
+from hapo_jax import assembly, evaluate
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import eval_sets
+from hapo_jax.config.eval_sets import EvalSet
+from hapo_jax.evaluation import compare as eval_compare
+from hapo_jax.evaluation import sampling as eval_sampling
+from hapo_jax.model import policy as policy_lib
+from hapo_jax.runs import evaluations as eval_folder
+from hapo_jax.runs import records as run_records
 from hapo_jax.tasks.problems import Problem
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -102,8 +99,8 @@ def test_scores_do_not_depend_on_slots_batches_or_graders(whole, tmp_path, chang
 
 def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
     config = config_lib.resolve(make_config()).config
-    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
-    with jax.set_mesh(policy.mesh), builders.make_pool(config) as pool:
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
+    with jax.set_mesh(policy.mesh), assembly.make_pool(config) as pool:
         sets = eval_sampling.read_sets(config, policy, eval_sets.parse("", config))
         (evaluator,) = eval_sampling.make_evaluators(config, policy, pool, sets)
         params = policy.to_sampler()(policy.load())
@@ -174,7 +171,7 @@ def test_a_protocol_is_what_scores_depend_on(changes, differ):
     pool = types.SimpleNamespace(submit=print)
 
     def protocol(config):
-        policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+        policy = assembly.describe(config, policy_lib.make_mesh(config))
         with jax.set_mesh(policy.mesh):
             sets = eval_sampling.read_sets(config, policy, eval_sets.parse("", config))
             (one,) = eval_sampling.make_evaluators(config, policy, pool, sets)

@@ -18,9 +18,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from hapo_jax import board, run_records, train
-from hapo_jax.learner import checkpoint as checkpoint_lib
+from hapo_jax import train
 from hapo_jax.learner import learn as learn_lib
+from hapo_jax.runs import board
+from hapo_jax.runs import checkpoint as checkpoint_lib
+from hapo_jax.runs import records as run_records
 from hapo_jax.system import errors, folders, patience, side
 from tests.test_real_input import (  # noqa: F401, fixtures
     assert_same_run,

@@ -11,8 +11,7 @@ import sys
 import pytest
 import yaml
 
-from hapo_jax import xla_flags
-from hapo_jax.system import folders
+from hapo_jax.system import folders, xla_flags
 
 ROOT = pathlib.Path(__file__).parent.parent
 LAUNCH = ROOT / "launch"
@@ -140,7 +139,7 @@ def worker(tmp_path, trainer: str, **env):
     python = tmp_path / "python"
     python.write_text(
         "#!/usr/bin/env bash\n"
-        '[[ "$2" == hapo_jax.xla_flags ]] && exit 0\n'
+        '[[ "$2" == hapo_jax.system.xla_flags ]] && exit 0\n'
         f'echo "$@" >> {tmp_path}/calls\n{trainer}\n'
     )
     python.chmod(0o755)

@@ -15,14 +15,16 @@ import jax.numpy as jnp
 import pytest
 from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-from hapo_jax import builders, check, run_programs, sft
+from hapo_jax import assembly, run_programs, sft
 from hapo_jax import plan as plan_lib
-from hapo_jax import policy as policy_lib
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
+from hapo_jax.config import check
 from hapo_jax.learner import shapes as learner_shapes
-from hapo_jax.model import target
+from hapo_jax.learner import state as state_lib
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.system import target
 from hapo_jax.system.compile_ahead import Jitted, Program
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
@@ -52,13 +54,13 @@ def programs(name: str) -> list[Program]:
     c = check.check(load(name), num_devices=8).config
     r, mesh = c.rollout, policy_lib.make_mesh(c)
     policy = policy_lib.make(plan_lib.model_config(c), None, "", "bfloat16", mesh)
-    optimizer = builders.make_optimizer(c)
+    optimizer = assembly.make_optimizer(c)
     method = method_lib.make(settings.of(c.algo.to_dict()))
-    state = policy.abstract_state(optimizer, method)
+    state = state_lib.abstract(policy, optimizer, method)
     method_state = state.method_state
 
     def engine(top_p, temperature_fn):
-        return builders.make_engine(
+        return assembly.make_engine(
             c,
             policy,
             stop_ids=(0,),
@@ -80,7 +82,7 @@ def programs(name: str) -> list[Program]:
         prompt_tokens=r.max_prompt_tokens, completion_tokens=r.max_completion_tokens
     )
     make = functools.partial(
-        builders.make_learner,
+        assembly.make_learner,
         c.learner,
         policy,
         optimizer=optimizer,

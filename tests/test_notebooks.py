@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from hapo_jax import run_records
+from hapo_jax.runs import records as run_records
 from tests import test_train
 
 REASON = "notebooks are executed with the extra `test`: pip install -e '.[test]'"

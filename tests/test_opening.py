@@ -6,15 +6,16 @@ import jax
 import numpy as np
 import pytest
 
-from hapo_jax import check, eval_sets, opening
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax import assembly, opening
+from hapo_jax.config import check, eval_sets
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.tasks.problems import Problem
-from tests.test_check import load
+from tests.config.test_check import load
 
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
 # Beside the block: what is read from two files, and problems that are left out by id.
 MOST_LINES = 15 - 3
 
@@ -24,7 +25,7 @@ def policy():
     config = load("countdown")
     mesh = policy_lib.make_mesh(config)
     config.unlock().rollout.max_completion_tokens = 32
-    return policy_lib.describe(config, mesh)
+    return assembly.describe(config, mesh)
 
 
 def prompts(policy, text="numbers 2 5 7 target 3 :", count=3):

@@ -18,17 +18,17 @@ import optax
 import pytest
 
 from configs import countdown as countdown_config
-from hapo_jax import builders, plain
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax import assembly, plain
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.grading import pool as grading
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import generate as generate_lib
-from hapo_jax.rollout import grading, sampler
+from hapo_jax.rollout import sampler
 from hapo_jax.tasks import countdown
 
 PAGE = pathlib.Path(plain.__file__)
@@ -90,8 +90,8 @@ def assembled():
     """Config, policy and prompts, on one device."""
     c = config()
     mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
-    policy = policy_lib.describe(c, mesh)
-    return c, policy, builders.make_prompts(c, policy, c.task.train)
+    policy = assembly.describe(c, mesh)
+    return c, policy, assembly.make_prompts(c, policy, c.task.train)
 
 
 def prompt_ids(step):
@@ -106,7 +106,7 @@ def fast() -> list[Seen]:
     optimizer, temperatures = descent(), [c.rollout.base_temperature] * GROUP
     found = []
     with jax.set_mesh(policy.mesh):
-        generator = builders.make_generator(
+        generator = assembly.make_generator(
             c,
             policy,
             prompts,
@@ -116,7 +116,7 @@ def fast() -> list[Seen]:
             truncation=sampler.Truncation(),
             temperature_fn=method.temperature,
         )
-        learner = builders.make_learner(
+        learner = assembly.make_learner(
             c.learner,
             policy,
             method,
@@ -126,7 +126,7 @@ def fast() -> list[Seen]:
             recompute_old_logprobs=True,
             base_temperature=c.rollout.base_temperature,
         )
-        abstract = policy.abstract_state(optimizer, method)
+        abstract = state_lib.abstract(policy, optimizer, method)
         to_sampler = policy.to_sampler()
         state = state_lib.place(policy.load(), optimizer, method, abstract)
         for step in range(1, NUM_STEPS + 1):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks import plans
-from hapo_jax import config as config_lib
 from hapo_jax import plan as plan_lib
-from hapo_jax.model import sharding, target
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.model import sharding
 from hapo_jax.planning import chips, counts, estimate, programs
 from hapo_jax.rollout import memory
+from hapo_jax.system import target
 
 V, D, F, L, H, K, C = 4096, 512, 1024, 2, 4, 4, 128
 P, T = 128, 128

@@ -21,24 +21,19 @@ import tokenizers
 import transformers
 from flax import nnx
 
-from hapo_jax import (
-    alarms,
-    builders,
-    eval_sampling,
-    eval_sets,
-    evaluate,
-    interrupt,
-    run_folder,
-    run_records,
-    sft,
-    train,
-)
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax import assembly, evaluate, sft, train
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import eval_sets
+from hapo_jax.evaluation import sampling as eval_sampling
 from hapo_jax.model import huggingface, transformer
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import generate
+from hapo_jax.runs import alarms
+from hapo_jax.runs import folder as run_folder
+from hapo_jax.runs import records as run_records
+from hapo_jax.system import interrupt
 from tests import real_data
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -268,8 +263,8 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
 def test_fields_and_files_are_said_at_the_start(checkpoint, data, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     config = make_config(checkpoint, data, **in_hub(data))
-    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
-    builders.make_prompts(config, policy, config.task.train)
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
+    assembly.make_prompts(config, policy, config.task.train)
     files = f"{data / 'hub' / 'train-00000-of-00002.parquet'} and 1 more files"
     fields = "id=number, problem=ask, answer=reply"
     assert f"{files}: 4 rows as 'named' ({fields})." in caplog.text
@@ -346,14 +341,14 @@ def test_broken_rows_and_flagged_problems_can_be_left_out(checkpoint, data, tmp_
     (tmp_path / "train.jsonl").write_bytes(b"no JSON\n" + rows)
     (tmp_path / "flags.json").write_text('{"broken_ids": ["p0"]}')
     config = make_config(checkpoint, data)
-    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
     with config.unlocked():
         config.task.train.path = str(tmp_path / "train.jsonl")
     with pytest.raises(ValueError, match="train.jsonl, line 1 is not JSON"):
-        builders.make_prompts(config, policy, config.task.train)
+        assembly.make_prompts(config, policy, config.task.train)
     config.data.on_error = "skip"
     flags = str(tmp_path / "flags.json")
-    kept = builders.make_prompts(config, policy, config.task.train, exclude_ids=flags)
+    kept = assembly.make_prompts(config, policy, config.task.train, exclude_ids=flags)
     assert [p.id for p in kept.problems] == [f"p{i}" for i in range(1, len(GOLD))]
 
 
@@ -377,9 +372,9 @@ def test_a_stop_token_ends_a_completion(trained, checkpoint):
 
 def test_prompts_carry_the_chat_template(checkpoint, data):
     config = make_config(checkpoint, data)
-    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
-    ours = builders.make_prompts(config, policy, config.task.train)
-    verl = builders.make_prompts(config, policy, config.task.test)
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
+    ours = assembly.make_prompts(config, policy, config.task.train)
+    verl = assembly.make_prompts(config, policy, config.task.test)
     assert len(ours) == len(verl) == len(GOLD)
     expected = "<|im_start|> user so 1 so <|im_end|> <|im_start|> assistant"
     for prompts in (ours, verl):

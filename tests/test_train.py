@@ -13,8 +13,9 @@ import jax
 import numpy as np
 import pytest
 
-from hapo_jax import alarms, run_records
 from hapo_jax.rollout.collect import StreamState
+from hapo_jax.runs import alarms
+from hapo_jax.runs import records as run_records
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Surplus groups every step, several rounds, all of HAPO on.
@@ -97,7 +98,7 @@ def checkpoint_arrays(workdir, step):
     """Every array of a checkpoint as stored, by name; and the host's part of it."""
     import orbax.checkpoint as ocp
 
-    from hapo_jax.learner import host_tree
+    from hapo_jax.runs import host_tree
 
     folder = pathlib.Path(workdir).resolve() / "checkpoints" / str(step)
     with ocp.PyTreeCheckpointer() as reader:

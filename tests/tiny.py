@@ -6,10 +6,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from hapo_jax import config as config_lib
 from hapo_jax import plain
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings as settings_lib
+from hapo_jax.config import defaults as config_lib
 from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig

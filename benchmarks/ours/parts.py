@@ -17,20 +17,20 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from benchmarks import workload
-from hapo_jax import builders
+from hapo_jax import assembly
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
+from hapo_jax.grading import pool as grading
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner import train_step
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
-from hapo_jax.policy import Policy
+from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import generate as generate_lib
-from hapo_jax.rollout import grading
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.batch import RolloutBatch
@@ -147,9 +147,9 @@ def make_learner(
     config: ConfigDict, policy: Policy, params: nnx.State
 ) -> tuple[train_step.Learner, TrainState]:
     """The learner of a config, and its state around `params`, which it consumes."""
-    optimizer = builders.make_optimizer(config)
+    optimizer = assembly.make_optimizer(config)
     r, rows = config.rollout, config.learner.minibatch_prompts
-    learner = builders.make_learner(
+    learner = assembly.make_learner(
         config.learner,
         policy,
         make_method(config),
@@ -159,7 +159,7 @@ def make_learner(
         recompute_old_logprobs=config.learner.recompute_old_logprobs,
         base_temperature=r.base_temperature,
     )
-    abstract = policy.abstract_state(optimizer, make_method(config))
+    abstract = state_lib.abstract(policy, optimizer, make_method(config))
     return learner, state_lib.place(params, optimizer, make_method(config), abstract)
 
 
@@ -185,7 +185,7 @@ def make_step(
     r, group_size = config.rollout, config.rollout.group_size
     method = make_method(config)
     problems = tuple(Problem(str(n), "", "", "") for n in range(len(prompts)))
-    generator = builders.make_generator(
+    generator = assembly.make_generator(
         config,
         policy,
         prompts_lib.PromptSet(problems, tuple(prompts), num_overlong=0),

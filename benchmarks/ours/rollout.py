@@ -7,9 +7,9 @@ import numpy as np
 
 from benchmarks import worker, workload
 from benchmarks.ours import parts
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax.config import defaults as config_lib
 from hapo_jax.model import huggingface, sharding
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import engine as engine_lib
 
 

@@ -9,10 +9,10 @@ from ml_collections import ConfigDict
 
 from benchmarks import worker, workload
 from benchmarks.ours import parts
-from hapo_jax import config as config_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax.config import defaults as config_lib
 from hapo_jax.learner import head, metrics
 from hapo_jax.learner import learn as learn_lib
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout.batch import RolloutBatch
 

@@ -12,7 +12,7 @@ step at the chips' full speed if completions have 1,024 tokens on average
 HAPO's recipe for it is published with the paper; no result is quoted here.
 """
 
-from hapo_jax import paper
+from hapo_jax.config import paper
 
 SIZES = dict(
     model_type="llama",

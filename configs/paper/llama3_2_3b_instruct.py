@@ -12,7 +12,7 @@ step at the chips' full speed if completions have 1,024 tokens on average
 The paper's result: accuracy 22.99 % with DAPO, 27.42 % with HAPO (average).
 """
 
-from hapo_jax import paper
+from hapo_jax.config import paper
 
 SIZES = dict(
     model_type="llama",

@@ -16,7 +16,7 @@ The paper's result: accuracy 38.34 % with DAPO, 40.62 % with HAPO (average of si
 sets).
 """
 
-from hapo_jax import paper
+from hapo_jax.config import paper
 
 SIZES = dict(
     model_type="qwen2",

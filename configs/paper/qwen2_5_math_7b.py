@@ -16,7 +16,7 @@ The paper's result: accuracy 46.97 % with DAPO, 50.04 % with HAPO (average of si
 sets).
 """
 
-from hapo_jax import paper
+from hapo_jax.config import paper
 
 SIZES = dict(
     model_type="qwen2",

@@ -12,7 +12,7 @@ step at the chips' full speed if completions have 6,144 tokens on average
 The paper's result: accuracy 58.06 % with DAPO, 62.09 % with HAPO (average).
 """
 
-from hapo_jax import paper
+from hapo_jax.config import paper
 
 SIZES = dict(
     model_type="qwen3",

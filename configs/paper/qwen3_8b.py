@@ -13,7 +13,7 @@ The paper's result: accuracy 50.00 % with DAPO, 51.97 % with HAPO (average of si
 sets).
 """
 
-from hapo_jax import paper
+from hapo_jax.config import paper
 
 SIZES = dict(
     model_type="qwen3",

@@ -10,8 +10,8 @@ import math
 from typing import NamedTuple
 
 from hapo_jax.learner import head
-from hapo_jax.model import target
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.system import target
 
 # Tokens of a micro-batch per device. A CPU: enough to keep the matrix products
 # efficient, few enough for the activations of a small model to stay in caches, and for

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 
 from hapo_jax.algo import entropy as entropy_lib
-from hapo_jax.model import sharding, target, transformer
+from hapo_jax.model import sharding, transformer
+from hapo_jax.system import target
 
 Array = jax.Array
 

@@ -8,8 +8,8 @@ import numpy as np
 from hapo_jax.algo import method as method_lib
 from hapo_jax.learner import head, metrics, packing, train_step
 from hapo_jax.learner.state import TrainState
-from hapo_jax.model import distributed
 from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.system import distributed
 
 
 class Learnt(NamedTuple):

@@ -9,6 +9,7 @@ from flax import nnx
 
 from hapo_jax.algo.method import Method
 from hapo_jax.model import sharding
+from hapo_jax.model.policy import Policy
 
 Array = jax.Array
 
@@ -95,6 +96,21 @@ def _largest(leaves: list[Array]) -> Array:
 @jax.jit
 def _all_finite(leaves: list[Array]) -> list[Array]:
     return [jnp.isfinite(x).all() for x in leaves]
+
+
+def abstract(
+    policy: Policy, optimizer: optax.GradientTransformation, method: Method
+) -> TrainState:
+    """A TrainState of ShapeDtypeStructs with shardings, to restore into."""
+    found = jax.eval_shape(
+        lambda params: init_state(params, optimizer, method), policy.abstract_params
+    )
+    shardings = state_shardings(found, policy.mesh, sharding.TRAIN_RULES)
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        found,
+        shardings,
+    )
 
 
 def place(

@@ -23,8 +23,8 @@ from hapo_jax.algo import method as method_lib
 from hapo_jax.learner import head, packing, scoring
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner.state import TrainState, merge
-from hapo_jax.model import sharding, target, transformer
-from hapo_jax.system import compile_ahead
+from hapo_jax.model import sharding, transformer
+from hapo_jax.system import compile_ahead, target
 
 Array = jax.Array
 

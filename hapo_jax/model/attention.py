@@ -27,7 +27,8 @@ from jax.experimental.pallas.ops.tpu.splash_attention import (
     splash_attention_mask,
 )
 
-from hapo_jax.model import sharding, target
+from hapo_jax.model import sharding
+from hapo_jax.system import target
 
 Array = jax.Array
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from hapo_jax.model import folder, rope
 from hapo_jax.system.errors import Refused
-from hapo_jax.user_files import Fields, short
+from hapo_jax.system.user_files import Fields, short
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",

@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 
 CONFIG = "config.json"

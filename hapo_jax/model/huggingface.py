@@ -25,13 +25,13 @@ import numpy as np
 import safetensors.numpy
 from flax import nnx
 
-from hapo_jax import user_files
 from hapo_jax.model import folder as folder_lib
 from hapo_jax.model import layouts, rope, sharding, transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.model.folder import CONFIG, GENERATION_CONFIG, INDEX_FILE, SINGLE_FILE
 from hapo_jax.model.layouts import EMBEDDING, HEAD, FileTensor, Layout
 from hapo_jax.model.tokenizer import Tokenizer
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 
 MAX_SHARD_BYTES = 5 * 1000**3  # what hubs and file systems take without complaint

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hapo_jax.system.errors import Refused
-from hapo_jax.user_files import Fields
+from hapo_jax.system.user_files import Fields
 
 DEFAULT_THETA = 10_000.0  # of transformers, for every family here
 

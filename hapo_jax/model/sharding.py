@@ -278,3 +278,17 @@ def laid_out(shapes, shardings):
         )
 
     return jax.tree.map(one, shardings, shapes)
+
+
+def per_device(tree, shardings=None) -> int:
+    """Bytes per device of ShapeDtypeStructs with shardings (or given ones)."""
+    leaves = jax.tree.leaves(tree)
+    given = (
+        [x.sharding for x in leaves]
+        if shardings is None
+        else jax.tree.leaves(shardings)
+    )
+    return sum(
+        math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
+        for x, s in zip(leaves, given, strict=True)
+    )

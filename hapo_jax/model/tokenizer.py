@@ -26,11 +26,11 @@ import numpy as np
 import tokenizers
 import transformers
 
-from hapo_jax import user_files
 from hapo_jax.model import messages as messages_lib
 from hapo_jax.model.messages import Message
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
-from hapo_jax.user_files import Fields
+from hapo_jax.system.user_files import Fields
 
 # Ends of a turn in the chat formats of Qwen and Llama 3. Base checkpoints carry the
 # token but do not list it as a stop, and a policy may learn to end with it.

@@ -11,14 +11,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import builders, run_programs
-from hapo_jax import policy as policy_lib
+from hapo_jax import assembly, run_programs
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
 from hapo_jax.learner import flops, packing, shapes, train_step
+from hapo_jax.learner import state as state_lib
 from hapo_jax.model import decoding, sharding
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model.config import ModelConfig
-from hapo_jax.rollout import memory
 from hapo_jax.rollout import shapes as rollout_shapes
 from hapo_jax.rollout.engine import Engine
 from hapo_jax.rollout.sampler import Truncation
@@ -83,12 +83,12 @@ def programs(
     def policy(mesh):
         return policy_lib.make(model, None, "", config.model.dtype, mesh)
 
-    optimizer = builders.make_optimizer(config)
-    state = policy(mesh).abstract_state(optimizer, method)
+    optimizer = assembly.make_optimizer(config)
+    state = state_lib.abstract(policy(mesh), optimizer, method)
     hosts = len(devices) // len(host_devices)
     # While it samples a host holds the training state and the reference, and the
     # parameters from which the decoding weights were copied.
-    beside = builders.kept_bytes(policy(mesh), method, optimizer)
+    beside = assembly.kept_bytes(policy(mesh), method, optimizer)
     prefill, decode = _sampling(
         config, policy(local), method, hosts, completion_tokens, beside
     )
@@ -123,7 +123,7 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside
     """Prefill and decode of one host."""
     r, model = config.rollout, policy.config
     rows = -(-r.round_prompts // hosts) * r.group_size
-    engine = builders.make_engine(
+    engine = assembly.make_engine(
         config,
         policy,
         stop_ids=(0,),
@@ -203,7 +203,7 @@ def _slot_bytes(engine: Engine, policy) -> int:
 
 def _weight_bytes(engine: Engine, params, policy) -> int:
     abstract = rollout_shapes.weights(engine, params)
-    return memory.per_device(abstract, decoding.shardings(policy.config, policy.mesh))
+    return sharding.per_device(abstract, decoding.shardings(policy.config, policy.mesh))
 
 
 def _learning(config, policy, method, state, completion_tokens: int):
@@ -211,8 +211,8 @@ def _learning(config, policy, method, state, completion_tokens: int):
     r, options, model = config.rollout, config.learner, policy.config
     longest = r.max_prompt_tokens + r.max_completion_tokens
     b, B = options.minibatch_prompts * r.group_size, r.batch_prompts * r.group_size
-    optimizer = builders.make_optimizer(config)
-    learner = builders.make_learner(
+    optimizer = assembly.make_optimizer(config)
+    learner = assembly.make_learner(
         options,
         policy,
         method,
@@ -238,7 +238,7 @@ def _learning(config, policy, method, state, completion_tokens: int):
         update = learner.update.lower(state, minibatch)
     scorings = options.recompute_old_logprobs + method.needs_reference
     reference = policy.reference_bytes() if method.needs_reference else 0
-    moments = memory.per_device(state) - memory.per_device(state.params)
+    moments = sharding.per_device(state) - sharding.per_device(state.params)
     forward = flops.of_plan(model, every), flops.of_plan(model, some)
     return [
         Program(

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from hapo_jax.model import distributed
+from hapo_jax.grading import pool as grading
 from hapo_jax.rollout import batch as batch_lib
-from hapo_jax.rollout import grading
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.engine import Completion, Engine, Request
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.rewards import Rewards
+from hapo_jax.system import distributed
 
 # (completion, gold answer) pairs -> their grades, some time later
 SubmitFn = Callable[

@@ -4,13 +4,12 @@ What the rest of the program keeps is taken off first. A GPU's limit is what JAX
 its start, three quarters of the card unless XLA_PYTHON_CLIENT_MEM_FRACTION says more.
 """
 
-import math
 import os
 
 import jax
 
-from hapo_jax.model import target
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.system import target
 from hapo_jax.system.errors import Refused
 
 _GIB = 2**30
@@ -49,20 +48,6 @@ def bytes_per_slot(
     heads = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
     reading = prompt * itemsize * (4 * c.d_model + 3 * c.d_ff + 2 * heads)
     return int(cache + prompts + reading + _ARRAYS_OF_LOGITS * 4 * c.vocab_size)
-
-
-def per_device(tree, shardings=None) -> int:
-    """Bytes per device of ShapeDtypeStructs with shardings (or given ones)."""
-    leaves = jax.tree.leaves(tree)
-    given = (
-        [x.sharding for x in leaves]
-        if shardings is None
-        else jax.tree.leaves(shardings)
-    )
-    return sum(
-        math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
-        for x, s in zip(leaves, given, strict=True)
-    )
 
 
 def device_bytes() -> int:

@@ -11,7 +11,7 @@ the order of weights in `model/decoding.py`.
 
 from typing import NamedTuple
 
-from hapo_jax.model import target
+from hapo_jax.system import target
 
 
 class Platform(NamedTuple):

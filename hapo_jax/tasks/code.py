@@ -29,7 +29,7 @@ import re
 import time
 from typing import Any
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import code_text, files, harnesses
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured

@@ -14,7 +14,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import row_values
 from hapo_jax.tasks.problems import Problem

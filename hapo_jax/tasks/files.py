@@ -20,7 +20,7 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 
 KINDS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".arrow", ".parquet")

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from typing import Any
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, files
 from hapo_jax.tasks.problems import (

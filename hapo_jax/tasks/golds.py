@@ -17,7 +17,7 @@ import math
 import re
 from typing import Any
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 
 # The key of an object that is nothing but a gold answer.

@@ -19,7 +19,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files
 from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files, golds, readers, row_values, schemas
 

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 
 Row = dict[str, Any]

@@ -6,7 +6,7 @@ import pathlib
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 
-from hapo_jax import user_files
+from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.row_values import Row
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax import config as config_lib
 from hapo_jax.algo import entropy
 from hapo_jax.algo import method as method_lib
+from hapo_jax.config import defaults as config_lib
 from tests import tiny
 from tests.algo import given
 

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from hapo_jax import config as config_lib
 from hapo_jax.algo import settings
+from hapo_jax.config import defaults as config_lib
 from tests import tiny
 
 

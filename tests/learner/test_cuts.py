@@ -7,12 +7,12 @@ import jax
 import pytest
 
 from benchmarks import plans
-from hapo_jax import config as config_lib
 from hapo_jax import plan as plan_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax.config import defaults as config_lib
 from hapo_jax.learner import cuts, head
-from hapo_jax.model import sharding, target
-from hapo_jax.rollout import memory
+from hapo_jax.model import policy as policy_lib
+from hapo_jax.model import sharding
+from hapo_jax.system import target
 
 GIB = 2**30
 CONFIGS = pathlib.Path(__file__).parent.parent.parent / "configs/paper"
@@ -36,7 +36,7 @@ def config(name: str):
 def parameters(model) -> int:
     mesh = sharding.make_mesh(devices=jax.devices()[:1])
     policy = policy_lib.make(model, None, "", "float32", mesh)
-    return memory.per_device(policy.abstract_params, policy.train_shardings) // 4
+    return sharding.per_device(policy.abstract_params, policy.train_shardings) // 4
 
 
 @pytest.mark.parametrize(("gib", "rows", "width", "remat", "fsdp"), GPU)

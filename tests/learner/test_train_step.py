@@ -11,12 +11,12 @@ import pytest
 from flax import nnx
 
 from hapo_jax import plain, sft
-from hapo_jax import policy as policy_lib
 from hapo_jax.algo import method as method_lib
 from hapo_jax.learner import head, packing, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import batch as batch_lib
 from tests import tiny
@@ -64,7 +64,7 @@ def make(mesh, method, *, cut="padded", micro_rows=8, optimizer=None, **options)
     optimizer = optimizer or adamw()
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
-    abstract = policy.abstract_state(optimizer, method)
+    abstract = state_lib.abstract(policy, optimizer, method)
     learner = train_step.make_learner(
         policy.graphdef,
         method,

@@ -24,7 +24,7 @@ from hypothesis import strategies
 
 import hapo_jax
 from configs import countdown
-from hapo_jax import check
+from hapo_jax.config import check
 from hapo_jax.model import huggingface, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.system.errors import Refused

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hapo_jax import check
+from hapo_jax.config import check
 from hapo_jax.model import folder
 
 CONFIG = '{"model_type": "llama"}'

@@ -11,14 +11,15 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
-from hapo_jax import policy as policy_lib
+from hapo_jax import assembly
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.learner import head
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model import transformer
 from hapo_jax.rollout import sampler
 from tests import tiny
-from tests.test_check import ROOT, load
+from tests.config.test_check import ROOT, load
 
 UNUSED = ((3, 5), (30, 40))
 USED = np.array([i for i in range(40) if not any(a <= i < b for a, b in UNUSED)])
@@ -118,5 +119,5 @@ def test_a_padded_checkpoint_is_recognised(tmp_path):
     (folder / "config.json").write_text(json.dumps(hf))
     config = load("countdown")
     config.model.path = str(folder)
-    policy = policy_lib.describe(config, policy_lib.make_mesh(config))
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
     assert policy.config.unused_ids == ((V, V + 30),)

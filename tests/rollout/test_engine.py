@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hapo_jax import plain as plain_lib
-from hapo_jax import policy as policy_lib
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import platform, sampler
 from tests import tiny

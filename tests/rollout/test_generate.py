@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from hapo_jax.rollout import collect, generate, grading
+from hapo_jax.grading import pool as grading
+from hapo_jax.rollout import collect, generate
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.requests import Completion
 from hapo_jax.rollout.rewards import Rewards

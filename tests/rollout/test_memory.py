@@ -2,8 +2,8 @@
 
 import pytest
 
-from hapo_jax.model import target
 from hapo_jax.rollout import memory
+from hapo_jax.system import target
 from tests import tiny
 
 

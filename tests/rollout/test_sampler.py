@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from hapo_jax import plain
-from hapo_jax import policy as policy_lib
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import temperature as temperature_lib
 from hapo_jax.learner import packing
+from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import sampler, slots

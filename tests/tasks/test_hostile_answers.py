@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hapo_jax.rollout import grading
+from hapo_jax.grading import pool as grading
 from hapo_jax.tasks import math
 from tests.tasks import hostile_answers
 

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hapo_jax.rollout import grading
+from hapo_jax.grading import pool as grading
 from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import confine, host
 from tests.tasks import hostile_programs

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from hapo_jax.rollout import grading, processes
+from hapo_jax.grading import pool as grading
+from hapo_jax.grading import processes
 from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import confine, host, trials
 from hapo_jax.tasks.sandbox.confine import Limits

@@ -10,11 +10,11 @@ import time
 
 import pytest
 
-from hapo_jax.rollout import grading
+from hapo_jax.grading import pool as grading
+from hapo_jax.system.user_files import any_digits
 from hapo_jax.tasks import code, harnesses
 from hapo_jax.tasks.sandbox import confine, host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
-from hapo_jax.user_files import any_digits
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="confines on Linux alone"

@@ -1,0 +1,1 @@
+"""Evaluation: problem sets, completions, scores with their intervals, tables."""

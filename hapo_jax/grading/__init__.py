@@ -1,0 +1,1 @@
+"""Processes that grade completions, and who watches them. Never imports jax."""

@@ -1,0 +1,193 @@
+"""The largest work of a config once, before a run: time and memory of each phase.
+
+    hapo-train --config=configs/gsm8k.py:data=DATA --dry_run
+
+Random tokens at the longest lengths that the config allows: one chunk of decoding with
+every slot taken, scoring, and updates. What does not fit fails here, and not in hour
+five. Writes nothing.
+"""
+
+import time
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from hapo_jax import assembly, cli, opening
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import settings
+from hapo_jax.config import check
+from hapo_jax.learner import learn as learn_lib
+from hapo_jax.learner import perf
+from hapo_jax.learner import state as state_lib
+from hapo_jax.learner.state import TrainState
+from hapo_jax.model import policy as policy_lib
+from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.engine import Engine
+from hapo_jax.rollout.requests import Request
+from hapo_jax.rollout.sampler import Truncation
+
+_GIB = 2**30
+
+
+def dry_run(config: ConfigDict) -> None:
+    """Runs and prints one line per phase.
+
+    Raises:
+      ValueError: the config cannot be used.
+    """
+    resolved = check.check(config, num_devices=jax.device_count())
+    cli.warn(resolved.config)
+    given, config = config, resolved.config
+    method = method_lib.make(settings.of(config.algo.to_dict()))
+    check.check_advantages(config, method)
+    policy = assembly.describe(config, policy_lib.make_mesh(config))
+    opening.warn_of_prompts(config, policy)
+    prompts = assembly.make_prompts(config, policy, config.task.train)
+    facts = opening.of_run(resolved, given, policy, prompts, held_out=())
+    opening.show("hapo-train --dry_run: nothing is written", facts)
+    r = config.rollout
+    batch = worst_batch(
+        policy.config,
+        prompts=r.batch_prompts,
+        group_size=r.group_size,
+        prompt_tokens=r.max_prompt_tokens,
+        completion_tokens=r.max_completion_tokens,
+    )
+    print(f"{'phase':<8} {'first s':>8} {'again s':>8} {'peak GiB':>9}  program")
+    with jax.set_mesh(policy.mesh), assembly.make_pool(config) as pool:
+        optimizer = assembly.make_optimizer(config)
+        started = time.perf_counter()
+        abstract = state_lib.abstract(policy, optimizer, method)
+        state = state_lib.place(policy.load(), optimizer, method, abstract)
+        jax.block_until_ready(state)
+        _line("load", [time.perf_counter() - started, None])
+
+        generator = assembly.make_generator(
+            config,
+            policy,
+            prompts,
+            pool,
+            most_rows=r.round_prompts * r.group_size,
+            group_size=r.group_size,
+            truncation=Truncation(r.top_k, r.top_p, r.min_p),
+            temperature_fn=method.temperature,
+            beside=assembly.kept_bytes(policy, method, optimizer),
+        )
+        vocab = policy.config.vocab_size
+        engine, params = generator.engine, policy.to_sampler()(state.params)
+        _line("rollout", _twice(lambda: _decode(engine, params, state, r, vocab)))
+
+        learner = assembly.make_learner(
+            config.learner,
+            policy,
+            method,
+            optimizer,
+            longest=r.max_prompt_tokens + r.max_completion_tokens,
+            minibatch_rows=config.learner.minibatch_prompts * r.group_size,
+            recompute_old_logprobs=config.learner.recompute_old_logprobs,
+            base_temperature=r.base_temperature,
+        )
+        print(f"devices{opening.cut(learner)}, {engine.num_slots} slots")
+        reference = policy.load_reference() if method.needs_reference else None
+        scores = []
+
+        def score():
+            scores[:] = learn_lib.given_scores(learner, state.params, reference, batch)
+
+        _line("score", _twice(score))
+        learnt, _ = learn_lib.prepare(learner, batch, state.method_state, *scores)
+        minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
+        program = learner.update.lower(state, minibatch).compile()
+
+        def update():
+            nonlocal state
+            state, _ = learner.update(state, minibatch)
+            jax.block_until_ready(state)
+
+        _line("update", _twice(update), program)
+
+
+def worst_batch(
+    model: ModelConfig,
+    *,
+    prompts: int,
+    group_size: int,
+    prompt_tokens: int,
+    completion_tokens: int,
+) -> RolloutBatch:
+    """Random tokens, every prompt and completion as long as it may be, and a reward of
+    1 for every other completion, so that no group is without signal."""
+    rng = np.random.default_rng(0)
+    B, number = prompts * group_size, np.arange(prompts * group_size, dtype=np.int32)
+
+    def draw(rows, columns):
+        return rng.integers(model.vocab_size, size=(rows, columns)).astype(np.int32)
+
+    zeros = np.zeros((B, completion_tokens), np.float32)
+    rewards = (number % 2).astype(np.float32)
+    return RolloutBatch(
+        prompt_tokens=np.repeat(draw(prompts, prompt_tokens), group_size, axis=0),
+        prompt_lengths=np.full(B, prompt_tokens, np.int32),
+        completion_tokens=draw(B, completion_tokens),
+        completion_mask=np.ones(zeros.shape, bool),
+        entropy=zeros,
+        temperature=zeros,
+        behavior_logprobs=zeros,
+        base_logprobs=zeros,
+        group_ids=number // group_size * group_size,
+        prompt_ids=number // group_size,
+        sample_ids=number % group_size,
+        scores=rewards,
+        rewards=rewards,
+        truncated=np.zeros(B, bool),
+    )
+
+
+def _decode(
+    engine: Engine, params, state: TrainState, r: ConfigDict, vocab: int
+) -> None:
+    """One chunk of decoding in every slot, behind prompts of full length and over the
+    widest cache."""
+    rng = np.random.default_rng(0)
+    shape = (-(-engine.num_slots // r.group_size), r.max_prompt_tokens)
+    prompts = rng.integers(vocab, size=shape).astype(np.int32)
+    requests = []
+    for slot in range(engine.num_slots):
+        prompt, sample = divmod(slot, r.group_size)
+        requests.append(Request(prompt, prompts[prompt], sample, r.chunk_tokens))
+    # Caches begin narrow and widen as they fill; there is but one width now.
+    engine.column_sizes = engine.column_sizes[-1:]
+    for _ in engine.run(
+        params,
+        requests,
+        seed=0,
+        step=0,
+        method_state=state.method_state,
+        base_temperature=r.base_temperature,
+    ):
+        pass
+
+
+def _twice(function) -> list[float]:
+    """Seconds of the first call, which compiles, and of the second."""
+    times = []
+    for _ in range(2):
+        started = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def _line(phase: str, times: list, program=None) -> None:
+    """Prints a phase; `program` adds what the compiler says that it needs."""
+    first, again = (f"{t:8.2f}" if t is not None else " " * 8 for t in times)
+    sizes = ""
+    if program is not None:
+        memory = program.memory_analysis()
+        sizes = (
+            f"  arguments {memory.argument_size_in_bytes / _GIB:.2f} GiB, "
+            f"temporaries {memory.temp_size_in_bytes / _GIB:.2f} GiB per device"
+        )
+    print(f"{phase:<8} {first} {again} {perf.peak_gib():9.2f}{sizes}", flush=True)

@@ -1,0 +1,424 @@
+"""A run's folder: the config, the numbers of every step, and records to look at.
+
+  config.json      the resolved config, and for every start of the run: versions, git
+                   commit, devices, and what of the config had changed
+  inputs.json      belongs to `run_inputs.py`
+  metrics.jsonl    one line per step, flat `area/name` keys
+  tensorboard/     the same numbers, histograms, tables of completions
+  rollouts/        step_<k>.parquet: per-token records of some groups
+  eval/            step_<k>.jsonl: one line per problem
+  checkpoints/, hf/   belong to `learner/checkpoint.py` and `model/huggingface.py`
+
+`run_records.py` knows the formats and reads them back. A resumed run continues these
+files as if it had never stopped: what lies beyond the restored step is removed, since
+those steps come again.
+"""
+
+import datetime
+import functools
+import json
+import logging
+import math
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NamedTuple, Self
+
+import ml_collections
+import numpy as np
+
+from hapo_jax.runs import board
+from hapo_jax.runs import records as run_records
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.system import patience, side
+from hapo_jax.system.errors import Refused
+
+_log = logging.getLogger(__name__)
+
+_PART = ".part"  # suffix of the records of an evaluation that is under way
+
+PACKAGES = ("hapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Change(NamedTuple):
+    """One key that differs between the folder's config and the given one."""
+
+    key: str
+    saved: Any
+    given: Any
+
+
+class RunFolder:
+    """Writes a run's folder; owns its open files. Close it, or use `with`.
+
+    Steps count updates: step k is about the k-th update, step 0 about the policy that
+    the run started from.
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        resolved: config_lib.Resolved,
+        *,
+        resume_step: int | None,
+        may_change: Collection[str],
+        writes: bool = True,
+        devices: str = "",
+        inputs: Mapping[str, str] | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ):
+        """Opens the folder at the step where the run goes on.
+
+        Args:
+          workdir: the folder; made if absent.
+          resolved: the config, and what of it was derived.
+          resume_step: the restored step; what the folder has of later steps is removed.
+            None for a run from its beginning: then of all steps.
+          may_change: keys, or whole sections, that a resumed run may set anew because
+            they do not change what its numbers mean (`num_steps`, `mesh`, `log`).
+          writes: False on all processes but one; then no method does anything.
+          devices: in words, for the record.
+          inputs: what this start reads, a checksum each, for the record.
+          give_up: whether to wait no longer for a disk that fails; see `patience.py`.
+
+        Raises:
+          Refused: another key differs from the config that the run has had so far.
+        """
+        self.path = pathlib.Path(workdir)
+        self._writes = writes
+        if not writes:
+            return
+        with patience.once(str(self.path)):
+            self._open(resolved, resume_step, may_change, devices, inputs or {})
+        self._give_up = give_up
+        self._metrics = run_records.Appender(self.path / run_records.METRICS)
+        self._side = side.Side()
+        first = 0 if resume_step is None else resume_step + 1
+        self._board = board.Board(self.path / "tensorboard", first_step=first)
+
+    def _open(self, resolved, resume_step, may_change, devices, inputs) -> None:
+        """Makes what is missing, and removes what a resumed run makes anew."""
+        for folder in (run_records.ROLLOUTS, run_records.EVAL, "tensorboard"):
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        changes = []
+        if resume_step is not None:
+            changes = check_config(self.path, resolved, may_change=may_change)
+            for change in changes:
+                _log.info("Resumed with %s: was %r, now %r.", *change)
+        _write_config(self.path, resolved, resume_step, changes, devices, inputs)
+        last = -1 if resume_step is None else resume_step
+        _remove_leftovers(self.path)
+        _rewind(self.path, last)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Appends one line, on disk when this returns, and the scalars.
+
+        Args:
+          step: see the class. A second line of a step adds to the first.
+          metrics: flat `area/name` keys, Python, NumPy or fetched JAX scalars.
+        """
+        if not self._writes:
+            return
+        numbers = {key: _number(value) for key, value in metrics.items()}
+        if self._side.dropped:
+            numbers["run/outputs_dropped"] = self._side.dropped.total()
+        self._metrics.add({"step": int(step)} | numbers, give_up=self._give_up)
+        finite = {key: value for key, value in numbers.items() if value is not None}
+        write = functools.partial(self._board.scalars, step, finite)
+        self._side.do("tensorboard", write)
+
+    def log_histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
+        """Draws histograms of finite values of any shape; empty arrays are left out."""
+        if not self._writes:
+            return
+        found = {}
+        for key, value in values.items():
+            flat = np.asarray(value, np.float64).ravel()
+            flat = flat[np.isfinite(flat)]
+            if flat.size:
+                found[key] = flat
+        write = functools.partial(self._board.histograms, step, found)
+        self._side.do("tensorboard", write)
+
+    def log_table(
+        self, step: int, key: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> None:
+        """Shows a table of text, such as sampled completions."""
+        if not self._writes:
+            return
+        lines = [header, ["---"] * len(header), *rows]
+        text = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
+        write = functools.partial(self._board.text, step, key, text)
+        self._side.do("tensorboard", write)
+
+    def save_rollouts(
+        self,
+        step: int,
+        *,
+        completion_mask: np.ndarray,
+        per_completion: Mapping[str, Sequence[Any] | np.ndarray],
+        per_token: Mapping[str, Sequence[Sequence[Any]] | np.ndarray],
+    ) -> None:
+        """Writes the records of b completions of one step; padding is left out.
+
+        Args:
+          step: the update that these completions were sampled for.
+          completion_mask: [b, T] bool.
+          per_completion: b values for every name in `run_records.PER_COMPLETION`.
+          per_token: [b, T] values for every name in `run_records.PER_TOKEN`;
+            `token_strings` are b lists without padding.
+
+        Raises:
+          Refused: a column is missing, unknown or of another length.
+        """
+        if not self._writes:
+            return
+        data = run_records.rollouts_to_bytes(
+            completion_mask=completion_mask,
+            per_completion=per_completion,
+            per_token=per_token,
+        )
+        path = run_records.step_path(self.path / run_records.ROLLOUTS, step, ".parquet")
+        self._side.do("rollouts", functools.partial(run_records.replace, path, data))
+
+    def keep_eval(self, step: int, record: Mapping[str, Any]) -> None:
+        """Adds a record to those of an evaluation that is under way."""
+        if not self._writes:
+            return
+        path = run_records.step_path(self.path / run_records.EVAL, step, _PART)
+        with run_records.Appender(path) as file:
+            file.add(record, give_up=self._give_up)
+
+    def eval_records(self, step: int) -> list[dict[str, Any]]:
+        """What evaluations of a step have left, whether or not they came to an end."""
+        if not self._writes:
+            return []
+        folder = self.path / run_records.EVAL
+        whole, part = (
+            run_records.step_path(folder, step, suffix) for suffix in (".jsonl", _PART)
+        )
+        begun = run_records.read_lines(part)
+        if part.exists():  # anew, so that what is added does not join a half line
+            run_records.write_lines(part, begun)
+        return run_records.read_lines(whole) + begun
+
+    def has(self, step: int, key: str) -> bool:
+        """Whether a metric of this step is there."""
+        return any(
+            key in line and line["step"] == step
+            for line in run_records.read_metric_lines(self.path)
+        )
+
+    def save_eval(self, step: int, results: Iterable[Mapping[str, Any]]) -> None:
+        """Writes the results of an evaluation, one JSON object per problem."""
+        if not self._writes:
+            return
+        folder = self.path / run_records.EVAL
+        path, results = run_records.step_path(folder, step, ".jsonl"), list(results)
+        patience.retry(
+            lambda: run_records.write_lines(path, results),
+            str(path),
+            give_up=self._give_up,
+        )
+        run_records.step_path(folder, step, _PART).unlink(missing_ok=True)
+
+    def settle(self) -> None:
+        """Waits until what was given to be written is, for a few seconds at most."""
+        if self._writes:
+            self._side.settle()
+
+    def close(self) -> None:
+        """Writes what waits and closes the files."""
+        if self._writes:
+            self._metrics.close()
+            self._side.do("tensorboard", self._board.close)
+            self._side.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+
+def check_config(
+    workdir: str | pathlib.Path,
+    resolved: config_lib.Resolved,
+    *,
+    may_change: Collection[str],
+) -> list[Change]:
+    """Compares a config with the one that a folder's run has had so far.
+
+    Call it before restoring a checkpoint: half a run under each of two settings is
+    neither, and a mistyped `--workdir` would mix two experiments.
+
+    Args:
+      workdir: the run's folder; without a config.json everything agrees.
+      resolved: the config, and what of it was derived.
+      may_change: see `RunFolder`.
+
+    Returns:
+      The differences: all of them within `may_change`, or in settings that follow from
+      such, then as now.
+
+    Raises:
+      Refused: a difference outside `may_change`.
+    """
+    path = pathlib.Path(workdir) / run_records.CONFIG
+    if not path.exists():
+        return []
+    given = _flatten(_plain(resolved.config))
+    # What an earlier version did not know has its default, which does what that did.
+    default = _flatten(_plain(config_lib.default_like(resolved.config)))
+    saved = {key: default[key] for key in given.keys() & default.keys()}
+    saved |= _flatten(run_records.read_config(workdir))
+    follow = {d.key for d in resolved.derived} & run_records.read_derived(workdir)
+    changes = [
+        Change(key, saved.get(key), given.get(key))
+        for key in sorted(saved.keys() | given.keys())
+        if saved.get(key) != given.get(key)
+        and not _same_place(key, saved.get(key), given.get(key))
+    ]
+    refused = [
+        c
+        for c in changes
+        if c.key not in follow
+        and not any(c.key == k or c.key.startswith(f"{k}.") for k in may_change)
+    ]
+    if refused:
+        listing = "\n".join(
+            f"  {c.key}: was {c.saved!r}, now {c.given!r}" for c in refused
+        )
+        raise Refused(
+            f"workdir={str(workdir)!r} holds a run with another config:\n{listing}\n"
+            "Use a new workdir, or give the run's own values. If the run shall go on "
+            f"with the new ones, write them into {path}."
+        )
+    return changes
+
+
+def _same_place(key: str, a: Any, b: Any) -> bool:
+    """Whether two values are one path, written in two ways."""
+    if not key.endswith("path") or not all(isinstance(x, str) and x for x in (a, b)):
+        return False
+    return os.path.realpath(a) == os.path.realpath(b)
+
+
+def _remove_leftovers(path: pathlib.Path) -> None:
+    """Removes what writers that were killed have begun; only they are named so."""
+    for folder in (path, path / run_records.ROLLOUTS, path / run_records.EVAL):
+        for file in folder.glob(f".*{run_records.BEGUN}"):
+            file.unlink(missing_ok=True)
+
+
+def _rewind(path: pathlib.Path, last: int) -> None:
+    """Removes what the folder has about steps behind `last`."""
+    kept = [
+        line for line in run_records.read_metric_lines(path) if line["step"] <= last
+    ]
+    run_records.write_lines(path / run_records.METRICS, kept)
+    for folder, suffix in (
+        (run_records.ROLLOUTS, ".parquet"),
+        (run_records.EVAL, ".jsonl"),
+        (run_records.EVAL, _PART),
+    ):
+        for step, file in run_records.steps_in(path / folder, suffix).items():
+            # A part of step 0 is of the policy that every start begins with.
+            if step > last and (suffix, step) != (_PART, 0):
+                file.unlink()
+
+
+def _write_config(
+    path: pathlib.Path,
+    resolved: config_lib.Resolved,
+    resume_step: int | None,
+    changes: Sequence[Change],
+    devices: str,
+    inputs: Mapping[str, str],
+) -> None:
+    """Writes config.json; a resumed run keeps the record of its earlier starts."""
+    starts = []
+    if resume_step is not None and (path / run_records.CONFIG).exists():
+        starts = run_records.read_starts(path)
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    starts.append(
+        {
+            "time": now,
+            "resume_step": resume_step,
+            "command": sys.argv,
+            "git": _git(),
+            "python": sys.version.split()[0],
+            "versions": {name: _version(name) for name in PACKAGES},
+            "devices": devices,
+            "inputs": dict(inputs),
+            "changes": {c.key: [c.saved, c.given] for c in changes},
+        }
+    )
+    run = {
+        "format": run_records.FORMAT,
+        "config": _plain(resolved.config),
+        "derived": {d.key: [d.given, d.rule] for d in resolved.derived},
+        "starts": starts,
+    }
+    text = json.dumps(run, indent=2) + "\n"
+    run_records.replace(path / run_records.CONFIG, text.encode())
+
+
+def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The config as JSON has it: references resolved, tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} → {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _git() -> dict[str, Any] | None:
+    """Commit of the clone that the package is imported from, None outside a clone."""
+    root = pathlib.Path(__file__).resolve().parents[2]
+
+    def git(*args: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(root), *args], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # Of a package installed into some other project's folder, git would name that
+        # project's commit.
+        if pathlib.Path(git("rev-parse", "--show-toplevel")).resolve() != root:
+            return None
+        commit, changed = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit, "uncommitted_changes": bool(changed)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _number(value: Any) -> int | float | None:
+    """A JSON number; None for what JSON has no number for (inf, nan)."""
+    value = np.asarray(value).item()
+    if isinstance(value, bool | int):
+        return int(value)
+    return float(value) if math.isfinite(value) else None
+
+
+def _cell(value: Any) -> str:
+    """Text that cannot end its cell of a Markdown table."""
+    return str(value).replace("|", "\\|").replace("\n", "<br>")

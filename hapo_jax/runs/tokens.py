@@ -1,0 +1,99 @@
+"""Per-token records of a step, for the run folder, TensorBoard and the notebooks."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hapo_jax.algo.method import Rows, Terms
+from hapo_jax.learner.head import Scores
+from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.generate import Generator
+from hapo_jax.runs.folder import RunFolder
+
+
+def save(
+    run: RunFolder,
+    step: int,
+    batch: RolloutBatch,
+    rows: Rows,
+    terms: Terms,
+    now: Scores,
+    *,
+    generator: Generator,
+    pieces: Callable[[np.ndarray], list[str]],
+    num_rows: int,
+) -> None:
+    """Writes histograms of a batch and the records of its first rows.
+
+    Args:
+      run: where to.
+      step: the update that the batch was sampled for.
+      batch: B rows.
+      rows: what the updates knew of it, see `learn.Learnt`.
+      terms, now: [B, T], see `learn.look_back`.
+      generator: knows prompts and how to decode.
+      pieces: token ids → each token's text.
+      num_rows: rows to record, whole groups; 0 records none. Empty rows are left out.
+    """
+    mask = batch.completion_mask
+    run.log_histograms(
+        step,
+        {
+            "tokens/entropy": batch.entropy[mask],
+            "tokens/temperature": batch.temperature[mask],
+            "tokens/ratio": terms.ratio[mask],
+            "tokens/advantages": terms.advantages[mask],
+            "completions/length": batch.lengths[batch.prompt_ids >= 0],
+        },
+    )
+    index = np.flatnonzero(batch.prompt_ids[:num_rows] >= 0)
+    if not len(index):
+        return
+    tokens = [batch.completion_tokens[i][mask[i]] for i in index]
+    problems = [generator.prompts.problems[i] for i in batch.prompt_ids[index]]
+    prompts = [
+        generator.decode(batch.prompt_tokens[i][-batch.prompt_lengths[i] :])
+        for i in index
+    ]
+    completions = [generator.decode(t) for t in tokens]
+    run.save_rollouts(
+        step,
+        completion_mask=mask[index],
+        per_completion={
+            "problem_id": [p.id for p in problems],
+            "group": batch.group_ids[index],
+            "prompt": prompts,
+            "completion": completions,
+            "score": batch.scores[index],
+            "reward": batch.rewards[index],
+            "truncated": batch.truncated[index],
+        },
+        per_token={
+            "tokens": batch.completion_tokens[index],
+            "token_strings": [pieces(t) for t in tokens],
+            "entropy": batch.entropy[index],
+            "old_entropy": rows.old_entropy[index],
+            "score": terms.score[index],
+            "temperature": batch.temperature[index],
+            "behavior_logprobs": batch.behavior_logprobs[index],
+            "old_logprobs": rows.old_logprobs[index],
+            "logprobs": now.logprobs[index],
+            "ratio": terms.ratio[index],
+            "weight": terms.weight[index],
+            "base_advantages": terms.base_advantages[index],
+            "advantages": terms.advantages[index],
+            "loss": terms.loss[index],
+            "counted": terms.counted[index],
+            "clip_low": terms.clip_low[index],
+            "clip_high": terms.clip_high[index],
+            "clipped_low": terms.clipped_low[index],
+            "clipped_high": terms.clipped_high[index],
+            "dual_clipped": terms.dual_clipped[index],
+        },
+    )
+    run.log_table(
+        step,
+        "rollouts/completions",
+        ["prompt", "completion", "reward"],
+        list(zip(prompts, completions, batch.rewards[index])),
+    )

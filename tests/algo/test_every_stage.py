@@ -1,0 +1,125 @@
+"""What every stage of every table declares, tried out on a batch."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hapo_jax.algo import (
+    advantages,
+    clipping,
+    kl,
+    losses,
+    masks,
+    shaping,
+    stages,
+)
+from hapo_jax.algo import method as method_lib
+from hapo_jax.config import defaults
+from tests import tiny
+from tests.algo import given, test_method
+
+TABLES = {
+    "advantage": advantages.ADVANTAGES,
+    "clip_range": clipping.CLIP_RANGES,
+    "shaping": shaping.SHAPINGS,
+    "surrogate": losses.SURROGATES,
+    "mask": masks.MASKS,
+    "regulariser": kl.REGULARISERS,
+    "aggregation": losses.AGGREGATIONS,
+}
+EVERY = [(section, name) for section, table in TABLES.items() for name in table]
+NEEDS = {"seq_mean_token_sum_norm": {"scale_tokens": 7.0}}
+SOURCES = ("old", "current")
+
+
+@functools.cache
+def make(section, name, source):
+    """HAPO with one stage in place of its own."""
+    stage = {"name": name, **NEEDS.get(name, {})}
+    changes = {section: stage, "entropy_source": source}
+    if section == "advantage":
+        changes["token_group_strength"] = 0.5
+    return tiny.method("hapo", **changes)
+
+
+def loss(made, logprobs, tokens, constants, state):
+    """(numerator, denominator) of whole rows."""
+    current = tokens._replace(logprobs=logprobs).current()
+    return method_lib.rows_loss(made, current, constants, state)[:2]
+
+
+def setting(made, advantages_of_row_0):
+    """Tokens with a first row whose advantages are all as given, and its constants."""
+    tokens, rewards, mask, group_ids = test_method._batch()
+    rows = given.rows(tokens, rewards, group_ids)
+    state = made.update_state(rows, made.init_state())
+    constants = made.constants(rows, state)
+    of_row = jnp.arange(len(mask))[:, None] == 0
+    adapted = jnp.where(mask & of_row, advantages_of_row_0, constants["advantages"])
+    return tokens, constants | {"advantages": adapted}, state
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("section", "name"), EVERY)
+def test_zero_advantage_is_silent_just_if_the_method_says_so(section, name, source):
+    made = make(section, name, source)
+    tokens, constants, state = setting(made, 0.0)
+    grad = jax.grad(lambda x: loss(made, x, tokens, constants, state)[0])(
+        tokens.logprobs
+    )
+    assert np.any(np.asarray(grad)[0]) != made.silent_at_zero
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("section", "name"), EVERY)
+def test_shuffled_tokens_give_the_same_loss_unless_it_is_by_rows(section, name, source):
+    made = make(section, name, source)
+    if made.by_rows:
+        pytest.skip("needs whole rows, and the learner gives it those")
+    tokens, constants, state = setting(made, 1.0)
+    counted = constants.get("counted", tokens.mask)
+    weights, _ = made.aggregate(counted)
+    order = np.random.default_rng(0).permutation(tokens.mask.size)
+    loose, shuffled, weights = jax.tree.map(
+        lambda x: x.reshape(-1, 1)[order], (tokens, constants, weights)
+    )
+
+    def in_any_order(logprobs):
+        current = loose._replace(logprobs=logprobs).current()
+        return method_lib.token_loss(made, current, shuffled, weights, state)[0]
+
+    same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
+    value, grad = jax.value_and_grad(in_any_order)(loose.logprobs)
+    expected, expected_grad = jax.value_and_grad(
+        lambda x: loss(made, x, tokens, constants, state)[0]
+    )(tokens.logprobs)
+    same(value, expected)
+    same(grad, expected_grad.reshape(-1, 1)[order])
+
+
+@pytest.mark.parametrize(("section", "name"), EVERY)
+def test_a_stage_reads_what_there_is_and_declares_its_options(section, name):
+    function = TABLES[section][name]
+    reads, options = stages.signature(function)
+    assert set(reads) <= stages.NAMES.keys()
+    declared = function.declared
+    assert set(declared.options) <= {*options, "singleton", "gamma", "fallback"}
+    for option, parameter in options.items():
+        default = parameter.default
+        legal = declared.options.get(option)
+        if isinstance(legal, tuple):
+            assert default in legal
+        elif legal is not None and default is not parameter.empty:
+            assert legal.holds(default)
+    assert function.__doc__
+
+
+@pytest.mark.parametrize("name", sorted({"ce_gppo", "forking", "aspo", "gtpo"}))
+def test_rivals_are_rows_of_settings(name):
+    assert set(defaults.METHODS[name]) > set(defaults.METHODS["dapo"])
+    made = tiny.method(name)
+    assert not made.by_rows
+    assert made.silent_at_zero == (name != "aspo")  # which has a KL term

@@ -257,8 +257,8 @@ def test_tensor_stays_within_a_process(monkeypatch):
 EXCHANGE = """
 import pathlib, sys, time
 import jax, jax.numpy as jnp, numpy as np
-from hapo_jax import interrupt, watch
-from hapo_jax.model import distributed
+from hapo_jax.system import interrupt, watch
+from hapo_jax.system import distributed
 from hapo_jax.model import sharding
 
 port, index, outcome, folder = sys.argv[1], int(sys.argv[2]), *sys.argv[3:]

@@ -383,7 +383,7 @@ def test_a_signal_ends_a_process_whose_main_thread_cannot_answer():
     """As while XLA compiles: the main thread is in C and sees no signal."""
     code = """
 import hashlib
-from hapo_jax import interrupt
+from hapo_jax.system import interrupt
 interrupt._PATIENCE_S = 0.5
 with interrupt.Interrupt() as stop:
     stop.last = lambda: print("saved", flush=True)

@@ -501,7 +501,7 @@ def _refusal(error: BaseException, what: str) -> ValueError:
     if not of_file or (isinstance(error, OSError) and error.errno):
         raise error
     said = " ".join(str(error).split())[:300]
-    return ValueError(
+    return Refused(
         f"{what} ({type(error).__name__}: {said}); mend it, or copy it from the "
         "original model."
     )

@@ -83,7 +83,7 @@ def rows(
             yield where, row
             continue
         on_broken(
-            ValueError(
+            Refused(
                 f"{where}: {user_files.kind(row)} where an object belongs; write rows "
                 "with fields, such as id, problem, answer."
             )
@@ -144,7 +144,7 @@ def _lines(
             # Bad UTF-8 is a ValueError too.
             except (ValueError, RecursionError) as error:
                 on_broken(
-                    ValueError(
+                    Refused(
                         f"{where} is not JSON ({error}); write one JSON object per "
                         "line, in UTF-8."
                     )
@@ -232,7 +232,7 @@ def _csv_rows(
                     continue
                 if len(cells) != len(header):
                     on_broken(
-                        ValueError(
+                        Refused(
                             f"{where} has {len(cells)} cells where the header names "
                             f"{len(header)} columns; put cells with commas or quotes "
                             "between double quotes."

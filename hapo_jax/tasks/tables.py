@@ -145,7 +145,7 @@ def _unpacked(
                 row[name] = column[i].as_py()
             except foreign as error:
                 on_broken(
-                    ValueError(
+                    Refused(
                         f"{path}, row {before + i + 1}: field {name!r} cannot be read "
                         f"({str(error)[:200]}); write it again, as text in UTF-8."
                     )

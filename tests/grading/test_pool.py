@@ -334,7 +334,7 @@ def test_the_process_that_holds_the_pool_does_not_stay_stopped(stub, tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""
 import os, time
-from hapo_jax.rollout import grading, lookout, processes
+from hapo_jax.grading import lookout, pool as grading, processes
 with grading.GradingPool(
     num_workers=1, timeout_s=10.0, memory_gib=1.0, start_timeout_s=60.0
 ) as pool:
@@ -446,7 +446,7 @@ def test_processes_end_with_their_parent(stub, tmp_path, last_words):
     script = tmp_path / "script.py"
     script.write_text(f"""
 import os, sys, time
-from hapo_jax.rollout import grading, lookout, processes
+from hapo_jax.grading import lookout, pool as grading, processes
 pool = grading.GradingPool(
     num_workers=2, timeout_s=600.0, memory_gib=1.0, start_timeout_s=60.0
 )

@@ -265,7 +265,7 @@ def test_a_process_killed_while_saving_leaves_the_checkpoint_before(tmp_path):
     script = textwrap.dedent(f"""
         import os, signal, threading, time
         import jax.numpy as jnp
-        from hapo_jax.learner import checkpoint
+        from hapo_jax.runs import checkpoint
         c = checkpoint.Checkpoints({str(tmp_path)!r}, keep_latest=2)
         c.save(1, {{"x": jnp.full((2048, 2048), 1.0)}})
         c.wait()
@@ -295,7 +295,7 @@ import pathlib, sys
 import jax, numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec as P
-from hapo_jax.learner import checkpoint
+from hapo_jax.runs import checkpoint
 
 rank, port, path = int(sys.argv[1]), sys.argv[2], pathlib.Path(sys.argv[3])
 jax.config.update("jax_cpu_collectives_implementation", "gloo")

@@ -12,7 +12,7 @@ from hapo_jax.system import compile_cache
 
 KEEPS = """
 import jax, os, sys
-from hapo_jax import compile_cache
+from hapo_jax.system import compile_cache
 from jax._src import distributed
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 compile_cache.set_up()

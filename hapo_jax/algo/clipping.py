@@ -84,7 +84,7 @@ def by_row_entropy(
     """
 
     def confident(entropy, mask):
-        index = masked.order_index(mask, quantile, rounding="down")
+        index = masked.order_index(masked.size(mask), quantile, rounding="down")
         return entropy <= masked.order_statistic(entropy, mask, index)
 
     low_entropy = jax.vmap(confident)(entropy, mask)

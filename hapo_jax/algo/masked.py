@@ -97,7 +97,7 @@ def quantile(x: Array, mask: Array, q: float) -> Array:
     Raises:
       ValueError: q is outside [0, 1] or no such fraction.
     """
-    return order_statistic(x, mask, order_index(mask, q))
+    return order_statistic(x, mask, order_index(size(mask), q))
 
 
 def order_statistic(x: Array, mask: Array, index: Array) -> Array:
@@ -124,17 +124,22 @@ def order_statistic(x: Array, mask: Array, index: Array) -> Array:
     return jnp.where(jnp.any(mask), from_ordered_bits(bits), jnp.float32(0))
 
 
-def order_index(mask: Array, q: float, *, rounding: str = "half_even") -> Array:
-    """q * (N - 1) as an index among N = sum(mask) sorted elements, int32.
+def size(mask: Array) -> Array:
+    """Number of True elements, int32 scalar."""
+    return jnp.sum(mask, dtype=jnp.int32)
+
+
+def order_index(count: Array, q: float, *, rounding: str = "half_even") -> Array:
+    """q * (N - 1) as an index among N sorted elements, int32.
 
     Args:
-      mask: bool.
+      count: N, int32, traced.
       q: see `quantile`.
       rounding: "half_even", "down" or "up". An element is at least the quantile by
         linear interpolation just if it is at least that of "up", and at most it just
         if it is at most that of "down".
     """
-    floor, rest, denominator = share_of(jnp.sum(mask, dtype=jnp.int32) - 1, q)
+    floor, rest, denominator = share_of(count - 1, q)
     if rounding == "half_even":
         half = 2 * rest == denominator
         up = (2 * rest > denominator) | (half & (floor % 2 == 1))

@@ -55,9 +55,11 @@ def forking(
         tokens, as TRL.
     """
     if rule == "quantile":
-        index = masked.order_index(mask, round(1 - share, 4), rounding="up")
+        index = masked.order_index(
+            masked.size(mask), round(1 - share, 4), rounding="up"
+        )
     else:
-        count = jnp.sum(mask, dtype=jnp.int32)
+        count = masked.size(mask)
         whole, rest, _ = masked.share_of(count, share)
         top = whole + (rest > 0) if rule == "top_ceil" else whole
         index = count - jnp.maximum(top, 1)

@@ -44,13 +44,13 @@ PER_TOKEN = {
     "token_strings": pa.string(),
     "entropy": pa.float32(),  # nats, of the untempered distribution, when it was drawn
     "old_entropy": pa.float32(),  # of the policy before the update
-    "score": pa.float32(),  # entropy score in [-1, 1]; 0 where no stage reads it
+    "entropy_score": pa.float32(),  # in [-1, 1]; 0 where no stage reads it
     "temperature": pa.float32(),  # at which the token was drawn
     "behavior_logprobs": pa.float32(),  # under the distribution drawn from
     "old_logprobs": pa.float32(),  # base temperature, before the update
     "logprobs": pa.float32(),  # base temperature, after the update
     "ratio": pa.float32(),  # exp(logprobs - old_logprobs)
-    "weight": pa.float32(),  # importance weight; 1 where there is none
+    "importance_weight": pa.float32(),  # 1 where there is none
     "base_advantages": pa.float32(),  # before redistribution
     "advantages": pa.float32(),
     "loss": pa.float32(),  # before aggregation

@@ -441,7 +441,7 @@ def _check_on_error(on_error: str) -> None:
 def _check_answer(check: Callable[[str], object], problem: Problem, where: str) -> None:
     try:
         check(problem.answer)
-    except Refused as error:
+    except ValueError as error:  # as tasks of a user's own may refuse
         raise Refused(f"{where}, problem {problem.id[:80]!r}: {error}") from None
 
 
@@ -450,5 +450,5 @@ def _converted(
 ) -> dict[str, Any]:
     try:
         return convert(row)
-    except Refused as error:
+    except ValueError as error:  # as tasks of a user's own may refuse
         raise Refused(f"{where}: {error}") from None

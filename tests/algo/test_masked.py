@@ -123,7 +123,7 @@ def test_quantile_is_the_sorted_element(x, mask, q):
 def test_order_index_is_exact_for_any_size(size, q):
     share = fractions.Fraction(q).limit_denominator(10_000)
     expected = round(share * (size - 1))
-    assert int(masked._order_index(jnp.int32(size), q)) == expected
+    assert int(masked.order_index(jnp.int32(size), q)) == expected
 
 
 def test_quantile_of_a_sharded_batch_without_gathering(mesh8):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hapo_jax.rollout import prompts
+from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.problems import Problem
 
 ROWS = [("a", "1", [1, 2]), ("b", "2", [3]), ("c", "2", [4])]
@@ -46,7 +47,7 @@ def test_texts_of_any_kind_have_checksums():
 def test_a_prompt_that_cannot_be_encoded_is_named():
     def encode(prompt):
         if "\ud800" in prompt:
-            raise ValueError("the text holds half a character")
+            raise Refused("the text holds half a character")
         return [1]
 
     problems = [

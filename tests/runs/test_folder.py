@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -62,6 +63,7 @@ def records(mask):
         "clipped_low": rng.random(mask.shape) < 0.5,
         "clipped_high": rng.random(mask.shape) < 0.5,
         "dual_clipped": np.zeros(mask.shape, bool),
+        "counted": mask,
     }
     return {
         "completion_mask": mask,
@@ -139,8 +141,8 @@ def test_resuming_removes_what_lies_beyond_the_restored_step(tmp_path):
 def test_a_killed_process_loses_no_finished_line(tmp_path):
     script = textwrap.dedent(f"""
         import os, signal, sys
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
-        import test_run_folder as t
+        sys.path.insert(0, {str(pathlib.Path(__file__).parents[2])!r})
+        from tests.runs import test_folder as t
         folder = t.open_folder({str(tmp_path)!r})
         for step in range(100):
             folder.log(step, {{"loss/policy": step}})

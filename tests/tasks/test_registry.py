@@ -40,7 +40,7 @@ def test_grading_imports_no_jax():
 import importlib, json, sys
 import hapo_jax
 from hapo_jax import tasks
-from hapo_jax.tasks import worker
+from hapo_jax.grading import worker
 for name in (*tasks.TASKS, *tasks.EQUALITIES.values()):
     tasks.get(name)
     for library in tasks.GRADER_LIBRARIES.get(name, ()):

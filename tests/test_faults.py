@@ -309,7 +309,7 @@ def break_after(step, how, monkeypatch):
         state, learnt, metrics = real(learner, state, batch, **options)
         calls.append(1)
         if len(calls) == step:
-            state = state._replace(params=jax.tree.map(how, state.params))
+            state = state._replace(trainable=jax.tree.map(how, state.trainable))
         return state, learnt, metrics
 
     monkeypatch.setattr(learn_lib, "learn", learn)

@@ -274,7 +274,7 @@ def test_a_dry_run_names_time_and_memory(environment):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     phases = [line.split()[0] for line in done.stdout.splitlines()]
-    assert phases == ["phase", "load", "rollout", "score", "update"]
+    assert phases == ["phase", "load", "rollout", "devices,", "score", "update"]
     assert "temporaries" in done.stdout.splitlines()[-1]
 
 

@@ -28,7 +28,8 @@ from hapo_jax.config import defaults as config_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.model.config import ModelConfig
-from hapo_jax.rollout import engine as engine_lib
+from hapo_jax.rollout import schedule
+from hapo_jax.rollout.requests import Request
 
 RESULTS = pathlib.Path(__file__).parent / "results" / "gpu.jsonl"
 GROUP = 8
@@ -138,7 +139,7 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
     """A function that completes `rows` requests and returns the seconds."""
     mesh = sharding.make_mesh()
     policy = policy_lib.make(model, None, "", "bfloat16", mesh)
-    engine = parts.make_engine(
+    programs = parts.make_programs(
         policy,
         parts.make_method(config_lib.default()),
         slots=rows,
@@ -151,7 +152,7 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
     rng = np.random.default_rng(0)
     tokens = rng.integers(1, model.vocab_size, (rows // GROUP, prompt)).astype(np.int32)
     requests = [
-        engine_lib.Request(n, tokens[n], g, new)
+        Request(prompt_id=n, prompt_tokens=tokens[n], sample_id=g, max_tokens=new)
         for n in range(len(tokens))
         for g in range(GROUP)
     ]
@@ -161,13 +162,13 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
         started = time.perf_counter()
         with jax.set_mesh(mesh):
             done = list(
-                engine.run(
+                schedule.run(
+                    programs,
                     params,
                     requests,
                     seed=0,
                     step=0,
                     method_state=stats,
-                    base_temperature=1.0,
                 )
             )
         assert sum(len(c.tokens) for c in done) == rows * new

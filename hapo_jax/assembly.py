@@ -23,13 +23,13 @@ from hapo_jax.model import attention, huggingface, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
-from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import memory
 from hapo_jax.rollout import platform as platform_lib
+from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
-from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.rewards import Rewards
+from hapo_jax.rollout.sampler import Sampling, Truncation
 from hapo_jax.system import target
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks
@@ -258,27 +258,35 @@ def _width(options: ConfigDict, longest: int) -> int:
     return width
 
 
-def make_engine(
+def make_sampling(
+    config: ConfigDict, method: Method, *, stop_ids: tuple[int, ...], pad_id: int
+) -> Sampling:
+    """How a run samples what it trains on; tokens as the tokenizer has them."""
+    r = config.rollout
+    return Sampling(
+        stop_ids=stop_ids,
+        pad_id=pad_id,
+        truncation=Truncation(top_k=r.top_k, top_p=r.top_p, min_p=r.min_p),
+        temperature_fn=method.temperature,
+    )
+
+
+def make_programs(
     config: ConfigDict,
     policy: Policy,
+    sampling: Sampling,
     *,
-    stop_ids: tuple[int, ...],
-    pad_id: int,
     most_rows: int,
     group_size: int,
-    truncation: sampler_lib.Truncation,
-    temperature_fn: sampler_lib.TemperatureFn | None,
     beside: int = 0,
     processes: int | None = None,
-) -> engine_lib.Engine:
-    """An Engine with as many slots as the config asks for, or as fit.
+) -> programs_lib.Programs:
+    """Programs that sample, with as many slots as the config asks for, or as fit.
 
     Args:
-      config, policy: what it works with.
-      stop_ids, pad_id: of the tokenizer.
+      config, policy, sampling: what they work with.
       most_rows: completions that are asked for at a time, of all processes.
       group_size: completions of a prompt among them.
-      truncation, temperature_fn: see `slots.decode`.
       beside: bytes per device of what is kept while it samples, but for the sampler's
         own copies of the parameters.
       processes: that share completions and slots; None: those there are.
@@ -319,20 +327,17 @@ def make_engine(
         shards=shards,
         round_up=platform_lib.current().spare_rows,
     )
-    return engine_lib.Engine(
+    return programs_lib.make(
         policy.config,
         policy.graphdef,
         mesh,
         policy.sample_shardings,
+        sampling,
         num_slots=num_slots,
         rows_per_lane=rows_per_lane,
         max_prompt_tokens=r.max_prompt_tokens,
         max_completion_tokens=r.max_completion_tokens,
         chunk_tokens=r.chunk_tokens,
-        stop_ids=stop_ids,
-        pad_id=pad_id,
-        truncation=truncation,
-        temperature_fn=temperature_fn,
         dtype=policy.dtype,
     )
 
@@ -342,33 +347,29 @@ def make_generator(
     policy: Policy,
     prompts: prompts_lib.PromptSet,
     pool: grading.GradingPool,
+    sampling: Sampling,
     *,
     most_rows: int,
     group_size: int,
-    truncation: sampler_lib.Truncation,
-    temperature_fn: sampler_lib.TemperatureFn | None,
     beside: int = 0,
 ) -> Generator:
-    """A Generator with an engine of its own.
+    """A Generator with programs of its own.
 
     Args:
-      config, policy, prompts, pool: what it works with.
-      most_rows, group_size, truncation, temperature_fn, beside: see `make_engine`.
+      config, policy, prompts, pool, sampling: what it works with.
+      most_rows, group_size, beside: see `make_programs`.
 
     Raises:
       Refused: the slots do not fit into memory or onto the mesh.
     """
     r, tokenizer = config.rollout, policy.tokenizer
     return Generator(
-        engine=make_engine(
+        programs=make_programs(
             config,
             policy,
-            stop_ids=tokenizer.stop_ids,
-            pad_id=tokenizer.pad_id,
+            sampling,
             most_rows=most_rows,
             group_size=group_size,
-            truncation=truncation,
-            temperature_fn=temperature_fn,
             beside=beside,
         ),
         prompts=prompts,

@@ -17,13 +17,13 @@ from hapo_jax.learner.state import TrainState
 from hapo_jax.model import sharding
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import shapes, slots
-from hapo_jax.rollout.engine import Engine
+from hapo_jax.rollout.programs import Programs
 from hapo_jax.system import target
 from hapo_jax.system.compile_ahead import Program
 
 
 def sampler_params(policy: Policy) -> nnx.State:
-    """Of the parameters that an engine gets."""
+    """Of the parameters that sampling gets."""
     cast = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, policy.dtype), policy.abstract_params
     )
@@ -31,61 +31,61 @@ def sampler_params(policy: Policy) -> nnx.State:
 
 
 def start_of_sampling(
-    engine: Engine, policy: Policy, method_state: Any
+    sampler: Programs, policy: Policy, method_state: Any
 ) -> list[Program]:
-    """What the engine's first chunk needs, in the order in which it is called."""
+    """What the first chunk of sampling needs, in the order in which it is called."""
     params = sampler_params(policy)
-    weights = shapes.weights(engine, params)
-    state = shapes.state(engine, engine.column_sizes[0])
+    weights = shapes.weights(sampler, params)
+    state = shapes.state(sampler, sampler.column_sizes[0])
     rows, lanes = len(state.alive), len(state.prompts.visible)
-    read = params, *shapes.prompts(engine, engine.prefill_sizes[-1])
-    hidden, prompts = shapes.read(engine, params, engine.prefill_sizes[-1])
-    admit = (state, hidden, prompts, shapes.admission(engine, rows, lanes))
+    read = params, *shapes.prompts(sampler, sampler.prefill_sizes[-1])
+    hidden, prompts = shapes.read(sampler, params, sampler.prefill_sizes[-1])
+    admit = (state, hidden, prompts, shapes.admission(sampler, rows, lanes))
     decode = (weights, state, method_state)
     return [
-        Program("weights", engine.weights, (params,), engine.mesh),
-        Program("empty", engine.empty, (), engine.mesh),
-        Program("prefill", engine.prefill, read, engine.mesh),
-        Program("admit", engine.admit, admit, engine.mesh),
-        Program("decode", engine.decode, decode, engine.mesh),
+        Program("weights", sampler.weights, (params,), sampler.mesh),
+        Program("empty", sampler.empty, sampler.column_sizes[:1], sampler.mesh),
+        Program("prefill", sampler.prefill, read, sampler.mesh),
+        Program("admit", sampler.admit, admit, sampler.mesh),
+        Program("decode", sampler.decode, decode, sampler.mesh),
     ]
 
 
-def wider(engine: Engine, policy: Policy, method_state: Any) -> list[Program]:
-    """What the engine needs as completions grow, all rows alive."""
-    weights = shapes.weights(engine, sampler_params(policy))
+def wider(sampler: Programs, policy: Policy, method_state: Any) -> list[Program]:
+    """What sampling needs as completions grow, all rows alive."""
+    weights = shapes.weights(sampler, sampler_params(policy))
     found = []
-    for before, columns in zip(engine.column_sizes, engine.column_sizes[1:]):
-        old = shapes.state(engine, before)
-        state = shapes.state(engine, columns)
+    for before, columns in zip(sampler.column_sizes, sampler.column_sizes[1:]):
+        old = shapes.state(sampler, before)
+        state = shapes.state(sampler, columns)
         new = shapes.rows(len(state.alive), len(state.prompts.visible))
-        found += [*_repack(engine, old, new, columns)]
+        found += [*_repack(sampler, old, new, columns)]
         decode = (weights, state, method_state)
-        found.append(Program("decode", engine.decode, decode, engine.mesh))
+        found.append(Program("decode", sampler.decode, decode, sampler.mesh))
     return found
 
 
-def narrower(engine: Engine, policy: Policy, method_state: Any) -> list[Program]:
-    """What the engine needs at its widest once it shrinks, each row with its prompt."""
-    if len(engine.row_sizes) < 2:
+def narrower(sampler: Programs, policy: Policy, method_state: Any) -> list[Program]:
+    """What sampling needs at its widest once it shrinks, each row with its prompt."""
+    if len(sampler.row_sizes) < 2:
         return []
-    columns, rows = engine.column_sizes[-1], engine.row_sizes[-2]
-    state = shapes.state(engine, columns)
-    weights = shapes.weights(engine, sampler_params(policy))
-    fewer = shapes.state(engine, columns, rows=rows, rows_per_lane=1)
+    columns, rows = sampler.column_sizes[-1], sampler.row_sizes[-2]
+    state = shapes.state(sampler, columns)
+    weights = shapes.weights(sampler, sampler_params(policy))
+    fewer = shapes.state(sampler, columns, rows=rows, rows_per_lane=1)
     decode = (weights, fewer, method_state)
     return [
-        *_repack(engine, state, shapes.rows(rows, rows), columns),
-        Program("decode", engine.decode, decode, engine.mesh),
+        *_repack(sampler, state, shapes.rows(rows, rows), columns),
+        Program("decode", sampler.decode, decode, sampler.mesh),
     ]
 
 
-def _repack(engine: Engine, state, new, columns: int) -> list[Program]:
+def _repack(sampler: Programs, state, new, columns: int) -> list[Program]:
     layer = slots.layers(state)[0]
     rows = (slots.without_caches(state), new)
     return [
-        Program("move_rows", engine.move_rows, rows, engine.mesh),
-        Program("move_layer", engine.move_layer, (layer, new, columns), engine.mesh),
+        Program("move_rows", sampler.move_rows, rows, sampler.mesh),
+        Program("move_layer", sampler.move_layer, (layer, new, columns), sampler.mesh),
     ]
 
 
@@ -133,7 +133,7 @@ def first_needed(
     config: ConfigDict,
     policy: Policy,
     learner: train_step.Learner,
-    engines: Sequence[tuple[Engine, Any]],
+    samplers: Sequence[tuple[Programs, Any]],
     state: TrainState,
     *,
     with_reference: bool,
@@ -142,13 +142,13 @@ def first_needed(
 
     Args:
       config, policy, learner: the run's.
-      engines: that sample, in the order in which they do, each with the state of the
-        method as ShapeDtypeStructs.
+      samplers: programs that sample, in the order in which they do, each with the
+        state of the method as ShapeDtypeStructs.
       state: ShapeDtypeStructs of the TrainState.
       with_reference: see `learning`.
     """
     r = config.rollout
-    found = [p for e, own in engines for p in start_of_sampling(e, policy, own)]
+    found = [p for e, own in samplers for p in start_of_sampling(e, policy, own)]
     found += learning(
         learner,
         policy,
@@ -160,5 +160,5 @@ def first_needed(
     )
     if target.platform() != "cpu":
         # A CPU compiles with the cores that sample, and may not need them.
-        found += [p for e, own in engines for p in wider(e, policy, own)]
+        found += [p for e, own in samplers for p in wider(e, policy, own)]
     return found

@@ -225,7 +225,8 @@ def likelihood() -> method_lib.Method:
 
 def _update(learner: train_step.Learner, state, chosen: RolloutBatch):
     """One update on a batch of demonstrations: the new state, and its tally."""
-    old = head.Scores(chosen.base_logprobs, chosen.entropy)  # not read
+    record = chosen.record  # not read
+    old = head.Scores(logprobs=record.base_logprobs, entropy=record.entropy)
     learnt, _ = learn_lib.prepare(learner, chosen, state.method_state, old)
     minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
     return learner.update(state, minibatch)
@@ -286,23 +287,11 @@ def tokenise(
             f"demonstration {i + 1} of {section} has a word outside the vocabulary: "
             f"{demonstrations[i].completion!r}; add it to the tokenizer (task.words)."
         )
-    zeros, nothing = np.zeros((n, T), np.float32), np.zeros(n, np.float32)
-    number = np.arange(n, dtype=np.int32)
-    return RolloutBatch(
+    return RolloutBatch.of_tokens(
         prompt_tokens=prompt_tokens,
         prompt_lengths=prompt_lengths,
         completion_tokens=completion_tokens,
         completion_mask=np.arange(T)[None] < lengths[:, None],
-        entropy=zeros,
-        temperature=zeros,
-        behavior_logprobs=zeros,
-        base_logprobs=zeros,
-        group_ids=number,
-        prompt_ids=number,
-        sample_ids=np.zeros(n, np.int32),
-        scores=nothing,
-        rewards=nothing,
-        truncated=np.zeros(n, bool),
     )
 
 

@@ -37,7 +37,6 @@ from hapo_jax.planning import dry_run
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
-from hapo_jax.rollout.sampler import Truncation
 from hapo_jax.runs import alarms
 from hapo_jax.runs import evaluations as eval_folder
 from hapo_jax.runs import folder as run_folder
@@ -132,10 +131,14 @@ def train(config: ConfigDict, workdir: str) -> None:
             policy,
             prompts,
             pool,
+            assembly.make_sampling(
+                config,
+                method,
+                stop_ids=policy.tokenizer.stop_ids,
+                pad_id=policy.tokenizer.pad_id,
+            ),
             most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
-            truncation=Truncation(r.top_k, r.top_p, r.min_p),
-            temperature_fn=method.temperature,
             beside=kept,
         )
         evaluators = eval_sampling.make_evaluators(
@@ -145,9 +148,9 @@ def train(config: ConfigDict, workdir: str) -> None:
             prompts.problems, [p for _, found in held_out for p in found.problems]
         )
 
-        samples_first = [(generator.engine, abstract.method_state)]
+        samples_first = [(generator.programs, abstract.method_state)]
         if config.eval.at_start:
-            samples_first.insert(0, (evaluators[0].generator.engine, None))
+            samples_first.insert(0, (evaluators[0].generator.programs, None))
         ahead = stack.enter_context(compile_ahead.Ahead())
         ahead.compile(
             run_programs.first_needed(
@@ -184,7 +187,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         facts = opening.of_run(resolved, given, policy, prompts, held_out)
         facts["data"] += opening.leaks(found)
         facts["devices"] += opening.cut(learner)
-        facts["devices"] += f", {generator.engine.num_slots} slots"
+        facts["devices"] += f", {generator.programs.num_slots} slots"
         opening.show(f"hapo-train: {start}", facts)
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(state_lib.to_saved(abstract))
@@ -288,7 +291,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             )
             # Shapes do not depend on lengths: whatever the first step needed is all.
             metrics |= perf.cuts(learner)
-            metrics["perf/slots"] = generator.engine.num_slots
+            metrics["perf/slots"] = generator.programs.num_slots
             metrics["perf/programs"] = learner.num_programs()
             programs = programs or learner.num_programs()
             assert learner.num_programs() == programs, "the learner compiled anew"

@@ -23,7 +23,7 @@ from hapo_jax.config import check
 from hapo_jax.learner import shapes as learner_shapes
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import policy as policy_lib
-from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.rollout.sampler import Sampling, Truncation
 from hapo_jax.system import target
 from hapo_jax.system.compile_ahead import Jitted, Program
 
@@ -59,23 +59,25 @@ def programs(name: str) -> list[Program]:
     state = state_lib.abstract(policy, optimizer, method)
     method_state = state.method_state
 
-    def engine(top_p, temperature_fn):
-        return assembly.make_engine(
+    def sampler(top_p, temperature_fn):
+        return assembly.make_programs(
             c,
             policy,
-            stop_ids=(0,),
-            pad_id=0,
+            Sampling(
+                stop_ids=(0,),
+                pad_id=0,
+                truncation=Truncation(top_p=top_p),
+                temperature_fn=temperature_fn,
+            ),
             most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
-            truncation=Truncation(top_p=top_p),
-            temperature_fn=temperature_fn,
         )
 
-    sampling = engine(1.0, method.temperature)
+    sampling = sampler(1.0, method.temperature)
     found = run_programs.start_of_sampling(sampling, policy, method_state)
     found += run_programs.wider(sampling, policy, method_state)[-3:]
     found += run_programs.narrower(sampling, policy, method_state)
-    evaluation = engine(0.7, None)
+    evaluation = sampler(0.7, None)
     found += run_programs.start_of_sampling(evaluation, policy, None)[-1:]
     longest = r.max_prompt_tokens + r.max_completion_tokens
     sizes = dict(

@@ -128,13 +128,11 @@ def test_a_supervised_run(policy):
     eos = policy.tokenizer.stop_ids[0]
     word = policy.tokenizer.encode("yes")[0]
     prompt = np.array([[0, *policy.tokenizer.encode("target 3 :")]], np.int32)
-    empty = batch_lib.RolloutBatch(*[None] * len(batch_lib.RolloutBatch._fields))
-    rows = empty._replace(
+    rows = batch_lib.RolloutBatch.of_tokens(
         prompt_tokens=prompt,
         prompt_lengths=np.array([3]),
         completion_tokens=np.array([[word, eos, 0]]),
         completion_mask=mask,
-        rewards=np.zeros(1),
     )
     found = opening.of_sft(resolved, policy, rows, rows)
     assert found["first prompt"].startswith(

@@ -111,10 +111,13 @@ def fast() -> list[Seen]:
             policy,
             prompts,
             Inline(),
+            sampler.Sampling(
+                stop_ids=policy.tokenizer.stop_ids,
+                pad_id=policy.tokenizer.pad_id,
+                temperature_fn=method.temperature,
+            ),
             most_rows=NUM_PROMPTS * GROUP,
             group_size=GROUP,
-            truncation=sampler.Truncation(),
-            temperature_fn=method.temperature,
         )
         learner = assembly.make_learner(
             c.learner,
@@ -148,9 +151,9 @@ def fast() -> list[Seen]:
                 dict(
                     tokens=batch.completion_tokens,
                     mask=batch.completion_mask,
-                    entropy=batch.entropy,
-                    temperature=batch.temperature,
-                    behavior_logprobs=batch.behavior_logprobs,
+                    entropy=batch.record.entropy,
+                    temperature=batch.record.temperature,
+                    behavior_logprobs=batch.record.behavior_logprobs,
                     rewards=batch.rewards,
                 ),
                 dict(

@@ -91,29 +91,22 @@ def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):
     mask = np.arange(T)[None] < completion_lengths[:, None]
     rewards = rng.integers(0, 2, B).astype(np.float32)
     rewards[:group_size] = 1.0
-    rows = batch_lib.RolloutBatch(
+    rows = batch_lib.RolloutBatch.of_tokens(
         prompt_tokens=np.repeat(tokens, group_size, 0),
         prompt_lengths=np.repeat(lengths, group_size),
         completion_tokens=rng.integers(3, MODEL.vocab_size, (B, T)).astype(np.int32)
         * mask,
         completion_mask=mask,
-        entropy=np.zeros((B, T), np.float32),
-        temperature=mask.astype(np.float32),
-        behavior_logprobs=np.zeros((B, T), np.float32),
-        base_logprobs=np.zeros((B, T), np.float32),
-        group_ids=np.repeat(np.arange(num_prompts) * group_size, group_size).astype(
-            np.int32
-        ),
-        prompt_ids=np.repeat(np.arange(num_prompts), group_size),
-        sample_ids=np.tile(np.arange(group_size), num_prompts).astype(np.int32),
-        scores=rewards,
-        rewards=rewards,
-        truncated=np.zeros(B, bool),
-    )
+        group_size=group_size,
+    )._replace(scores=rewards, rewards=rewards)
     logprobs, entropy = teacher_forced(model(seed=1), rows)
-    return rows._replace(
-        behavior_logprobs=logprobs, base_logprobs=logprobs, entropy=entropy
+    record = batch_lib.TokenRecord(
+        entropy=entropy,
+        temperature=mask.astype(np.float32),
+        behavior_logprobs=logprobs,
+        base_logprobs=logprobs,
     )
+    return rows._replace(record=record)
 
 
 def teacher_forced(model, batch: batch_lib.RolloutBatch):

@@ -29,8 +29,8 @@ from hapo_jax.learner.state import TrainState
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.model.policy import Policy
-from hapo_jax.rollout import engine as engine_lib
 from hapo_jax.rollout import generate as generate_lib
+from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import sampler as sampler_lib
 from hapo_jax.rollout.batch import RolloutBatch
@@ -113,7 +113,7 @@ def random_params(policy: Policy, shardings: nnx.State, dtype=jnp.float32) -> nn
         return jax.jit(init, out_shardings=shardings)(jax.random.key(0))
 
 
-def make_engine(
+def make_programs(
     policy: Policy,
     method: method_lib.Method,
     *,
@@ -123,22 +123,21 @@ def make_engine(
     completion_tokens: int,
     chunk_tokens: int,
     pad_id: int = 0,
-) -> engine_lib.Engine:
-    """An engine that nothing but a request's limit stops; see `rollout/engine.py`."""
-    return engine_lib.Engine(
+) -> programs_lib.Programs:
+    """Programs that nothing but a request's limit stops; see `rollout/programs.py`."""
+    return programs_lib.make(
         policy.config,
         policy.graphdef,
         policy.mesh,
         policy.sample_shardings,
+        sampler_lib.Sampling(
+            stop_ids=(), pad_id=pad_id, temperature_fn=method.temperature
+        ),
         num_slots=slots,
         rows_per_lane=rows_per_lane,
         max_prompt_tokens=prompt_tokens,
         max_completion_tokens=completion_tokens,
         chunk_tokens=chunk_tokens,
-        stop_ids=(),
-        pad_id=pad_id,
-        truncation=sampler_lib.Truncation(),
-        temperature_fn=method.temperature,
         dtype=policy.dtype,
     )
 
@@ -190,10 +189,13 @@ def make_step(
         policy,
         prompts_lib.PromptSet(problems, tuple(prompts), num_overlong=0),
         InstantGrader(),
+        sampler_lib.Sampling(
+            stop_ids=policy.tokenizer.stop_ids,
+            pad_id=policy.tokenizer.pad_id,
+            temperature_fn=method.temperature,
+        ),
         most_rows=len(prompts) * group_size,
         group_size=group_size,
-        truncation=sampler_lib.Truncation(),
-        temperature_fn=method.temperature,
     )
     to_sampler = policy.to_sampler()
     learner, state = make_learner(config, policy, params)

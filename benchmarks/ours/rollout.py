@@ -10,7 +10,8 @@ from benchmarks.ours import parts
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.model import huggingface, sharding
 from hapo_jax.model import policy as policy_lib
-from hapo_jax.rollout import engine as engine_lib
+from hapo_jax.rollout import schedule
+from hapo_jax.rollout.requests import Request
 
 
 def build(job: worker.Job) -> worker.Engine:
@@ -40,10 +41,10 @@ def build(job: worker.Job) -> worker.Engine:
     )
 
 
-def requests_of(work: workload.Work) -> list[engine_lib.Request]:
+def requests_of(work: workload.Work) -> list[Request]:
     """One request per planned length; those of a group share prompt and id."""
     return [
-        engine_lib.Request(
+        Request(
             prompt_id=i // work.group_size,
             prompt_tokens=work.prompts[i // work.group_size],
             sample_id=i % work.group_size,
@@ -56,7 +57,7 @@ def requests_of(work: workload.Work) -> list[engine_lib.Request]:
 def _generator(method: str, policy, params, work: workload.Work, options: dict):
     """A function from a seed to the lengths of the completions, in request order."""
     config = config_lib.apply_method(config_lib.default(), method)
-    engine = parts.make_engine(
+    programs = parts.make_programs(
         policy,
         parts.make_method(config),
         prompt_tokens=work.prompts.shape[1],
@@ -69,13 +70,13 @@ def _generator(method: str, policy, params, work: workload.Work, options: dict):
 
     def lengths(seed: int) -> np.ndarray:
         found = np.zeros(len(requests), np.int32)
-        for done in engine.run(
+        for done in schedule.run(
+            programs,
             params,
             requests,
             seed=seed,
             step=0,
             method_state=stats,
-            base_temperature=1.0,
         ):
             found[done.request] = len(done.tokens)
         return found

@@ -14,7 +14,7 @@ from hapo_jax.learner import head, metrics
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
-from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.batch import RolloutBatch, TokenRecord
 
 
 def build(job: worker.Job) -> worker.Engine:
@@ -71,7 +71,8 @@ def _updater(
     with jax.set_mesh(policy.mesh):
         learner, state = parts.make_learner(config, policy, policy.load())
         batch = batch_of(update, config.rollout.group_size)
-        old = head.Scores(batch.base_logprobs, batch.entropy)
+        record = batch.record
+        old = head.Scores(logprobs=record.base_logprobs, entropy=record.entropy)
         learnt, method_state = learn_lib.prepare(
             learner, batch, state.method_state, old
         )
@@ -103,22 +104,20 @@ def batch_of(update: workload.Update, group_size: int) -> RolloutBatch:
     """
     B, P = update.prompts.shape
     entropy = np.random.default_rng(0).uniform(0.5, 1, update.mask.shape)
-    row = np.arange(B, dtype=np.int32)
-    return RolloutBatch(
+    return RolloutBatch.of_tokens(
         prompt_tokens=update.prompts,
         prompt_lengths=np.full(B, P, np.int32),
         completion_tokens=update.completions,
         completion_mask=update.mask,
-        entropy=(-update.old_logprobs * entropy).astype(np.float32),
-        temperature=np.ones(update.mask.shape, np.float32),
-        behavior_logprobs=update.old_logprobs,
-        base_logprobs=update.old_logprobs,
-        group_ids=row // group_size * group_size,
-        prompt_ids=(row // group_size).astype(np.int64),
-        sample_ids=row % group_size,
-        scores=np.zeros(B, np.float32),
+        group_size=group_size,
+    )._replace(
+        record=TokenRecord(
+            entropy=(-update.old_logprobs * entropy).astype(np.float32),
+            temperature=np.ones(update.mask.shape, np.float32),
+            behavior_logprobs=update.old_logprobs,
+            base_logprobs=update.old_logprobs,
+        ),
         rewards=update.advantages,
-        truncated=np.zeros(B, bool),
     )
 
 

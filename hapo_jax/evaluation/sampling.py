@@ -25,10 +25,11 @@ from hapo_jax.evaluation import scores as eval_scores
 from hapo_jax.evaluation import votes as eval_votes
 from hapo_jax.grading.pool import UNGRADED, GradeResult, GradingPool
 from hapo_jax.model import policy as policy_lib
-from hapo_jax.rollout.engine import Completion, Request
+from hapo_jax.rollout import schedule
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet, checksums
-from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.rollout.requests import Completion, Request
+from hapo_jax.rollout.sampler import Sampling, Truncation
 from hapo_jax.system import distributed
 
 # Random keys hold the training step; no step is this one.
@@ -97,12 +98,12 @@ def make_evaluators(
     *,
     beside: int = 0,
 ) -> list[Evaluator]:
-    """Evaluators that share one engine, and thus its compilation.
+    """Evaluators that share programs, and thus its compilation.
 
     Args:
       config, policy, pool: what they work with.
       sets: from `read_sets`.
-      beside: see `assembly.make_engine`.
+      beside: see `assembly.make_programs`.
     """
     options = config.eval
     temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
@@ -113,13 +114,16 @@ def make_evaluators(
         policy,
         sets[0][1],
         pool,
+        Sampling(
+            stop_ids=policy.tokenizer.stop_ids,
+            pad_id=policy.tokenizer.pad_id,
+            truncation=Truncation(top_p=options.top_p),
+        ),
         most_rows=min(
             max(sizes) * len(temperatures),
             config.rollout.round_prompts * config.rollout.group_size,
         ),
         group_size=len(temperatures),
-        truncation=Truncation(top_p=options.top_p),
-        temperature_fn=None,
         beside=beside,
     )
     return [
@@ -199,7 +203,7 @@ def evaluate(
         own = left[evaluator.name, evaluator.protocol_number]
         ordered = complete(evaluator, params, own, keep)
         kept += ordered
-        longest = evaluator.generator.engine.max_completion_tokens
+        longest = evaluator.generator.programs.max_completion_tokens
         summary = eval_scores.summary(ordered, max_tokens=longest)
         summary[eval_scores.PROTOCOL] = evaluator.protocol_number
         figures = figures or summary
@@ -274,11 +278,11 @@ def _of_all_processes(evaluator: Evaluator, params, numbers: Sequence[int]):
         yield from _draw(evaluator, params, numbers)
         return
     # What a round has found is safe from a kill; the slots idle while it ends.
-    engine, width = evaluator.generator.engine, len(evaluator.temperatures)
-    size = processes * max(1, _ROUND_FILLS_SLOTS * engine.num_slots // width)
+    programs, width = evaluator.generator.programs, len(evaluator.temperatures)
+    size = processes * max(1, _ROUND_FILLS_SLOTS * programs.num_slots // width)
     for first in range(0, len(numbers), size):
         some = numbers[first : first + size]
-        with distributed.on(engine.mesh):
+        with distributed.on(programs.mesh):
             own = list(_draw(evaluator, params, some[distributed.share(len(some))]))
         message = np.frombuffer(json.dumps(own).encode(), np.uint8)
         for part in distributed.gather({"records": message}):
@@ -297,19 +301,19 @@ def _draw(
             prompt_id=i,
             prompt_tokens=g.prompts.tokens[i],
             sample_id=sample,
-            max_tokens=g.engine.max_completion_tokens,
+            max_tokens=g.programs.max_completion_tokens,
             base_temperature=temperature,
         )
         for i in numbers
         for sample, temperature in enumerate(evaluator.temperatures)
     )
-    completions = g.engine.run(
+    completions = schedule.run(
+        g.programs,
         params,
         requests,
         seed=g.seed,
         step=_EVAL_STEP,
         method_state=None,
-        base_temperature=1.0,
         should_stop=lambda: bool(g.beat()),
     )
     drawn: dict[int, dict[int, Completion]] = collections.defaultdict(dict)

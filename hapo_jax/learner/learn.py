@@ -85,7 +85,8 @@ def given_scores(
     if reference_params is not None:
         policies.append(reference_params)
     scores = score(learner, policies, batch) if policies else []
-    recorded = head.Scores(batch.base_logprobs, batch.entropy)
+    record = batch.record
+    recorded = head.Scores(logprobs=record.base_logprobs, entropy=record.entropy)
     return scores if recompute else [recorded, *scores]
 
 
@@ -134,7 +135,7 @@ def prepare(
         mask=batch.completion_mask,
         old_logprobs=old.logprobs,
         old_entropy=old.entropy,
-        behavior_logprobs=batch.behavior_logprobs,
+        behavior_logprobs=batch.record.behavior_logprobs,
         reference_logprobs=None if reference is None else reference.logprobs,
         rewards=batch.rewards,
         scores=batch.scores,

@@ -207,11 +207,21 @@ def _place(layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = 
     ]
     if rows is None:
         rows = _first_fit(sizes, layout.width)
-    places = np.full((3, len(lengths)), -1, np.int32)
-    plan = Plan(*places, prompt_lengths, lengths, num_rows=0, computed_columns=0)
-    ends: dict[int, int] = {}
+    row, start, unit_start = np.full((3, len(lengths)), -1, np.int32)
+    plan = Plan(
+        row=row,
+        start=start,
+        unit_start=unit_start,
+        prompt_lengths=prompt_lengths,
+        lengths=lengths,
+        num_rows=0,
+        computed_columns=0,
+    )
+    ends: dict[int, int] = {}  # of each row, the first column that is free
     for unit, size, row in zip(units, sizes, rows):
         begin = ends.get(row, 0)
+        # The prompt once, but for its last token: every branch opens with a copy of
+        # that, whose state predicts the branch's first token.
         column = begin + int(prompt_lengths[unit[0]]) - 1
         for i in unit:
             plan.row[i], plan.start[i], plan.unit_start[i] = row, column, begin
@@ -267,6 +277,8 @@ def pack(
     B, P = prompt_tokens.shape
     per_shard = m // S
     N = layout.num_targets(pad_targets_to)
+    # Shapes follow from the run's sizes alone and not from the batch, so that one
+    # program serves all batches; N and B, one past the end, mark padding.
     tokens, positions, segments, branches = np.zeros((4, M * m, W), np.int32)
     slots = np.full((M * m, W), N, np.int32)
     sources, targets, column = np.zeros((3, M * S, N), np.int32)
@@ -281,21 +293,26 @@ def pack(
     for i in placed:
         r, start, begin = plan.row[i], plan.start[i], plan.unit_start[i]
         n, t = plan.prompt_lengths[i], plan.lengths[i]
-        if (r, begin) != last:
+        if (r, begin) != last:  # the first completion of its unit brings the prompt
             unit = unit + 1 if r == last[0] else 1
             branch, last = 0, (r, begin)
             tokens[r, begin : begin + n - 1] = prompt_tokens[i, P - n : P - 1]
             positions[r, begin : begin + n - 1] = np.arange(n - 1)
             segments[r, begin : begin + n - 1] = unit
         branch += 1
+        # The branch counts on from its prompt, wherever in the row it lies.
         span = slice(start, start + t + 1)
         tokens[r, start] = prompt_tokens[i, P - 1]
         tokens[r, start + 1 : start + 1 + t] = completion_tokens[i, :t]
         positions[r, span] = np.arange(n - 1, n + t)
         segments[r, span], branches[r, span] = unit, branch
+        # Devices hold whole rows, and the head runs over the targets of a device's
+        # rows: so targets are numbered within the shard of their row.
         shard = r // per_shard
         first = counts[shard]
         at = slice(first, first + t)
+        # The shift: column start + k predicts completion token k, which is written
+        # one column further; the last token predicts nothing.
         slots[r, start : start + t] = np.arange(first, first + t)
         sources[shard, at] = r % per_shard * W + np.arange(start, start + t)
         targets[shard, at] = completion_tokens[i, :t]
@@ -303,16 +320,23 @@ def pack(
         counts[shard] += t
     by_row, by_target = (M, m, W), (M, S, N)
     packed = Packed(
-        *(x.reshape(by_row) for x in (tokens, positions, segments, branches, slots)),
-        *(x.reshape(by_target) for x in (sources, targets)),
-        counts.reshape(M, S),
-        np.int32(used),
+        tokens=tokens.reshape(by_row),
+        positions=positions.reshape(by_row),
+        segment_ids=segments.reshape(by_row),
+        branch_ids=branches.reshape(by_row),
+        slots=slots.reshape(by_row),
+        sources=sources.reshape(by_target),
+        targets=targets.reshape(by_target),
+        counts=counts.reshape(M, S),
+        num_micros=np.int32(used),
     )
-    return packed, Index(row.reshape(by_target), column.reshape(by_target))
+    index = Index(row=row.reshape(by_target), column=column.reshape(by_target))
+    return packed, index
 
 
 def gather(index: Index, x: np.ndarray) -> np.ndarray:
     """[B, T] → [M, S, N] in the order of the targets, 0 in padding."""
+    # Row B, which padding points to.
     padded = np.concatenate([x, np.zeros((1, x.shape[1]), x.dtype)])
     return padded[index.row, index.column]
 
@@ -320,6 +344,6 @@ def gather(index: Index, x: np.ndarray) -> np.ndarray:
 def scatter(index: Index, x: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """[M, S, N] → [B, T]; 0 where no target stands."""
     B, T = shape
-    out = np.zeros((B + 1, T), x.dtype)
+    out = np.zeros((B + 1, T), x.dtype)  # padding is written to row B
     out[index.row, index.column] = x
     return out[:B]

@@ -7,6 +7,7 @@ every slot taken, scoring, and updates. What does not fit fails here, and not in
 five. Writes nothing.
 """
 
+import dataclasses
 import time
 
 import jax
@@ -23,10 +24,10 @@ from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import schedule
 from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.rollout.engine import Engine
+from hapo_jax.rollout.programs import Programs
 from hapo_jax.rollout.requests import Request
-from hapo_jax.rollout.sampler import Truncation
 
 _GIB = 2**30
 
@@ -69,15 +70,19 @@ def dry_run(config: ConfigDict) -> None:
             policy,
             prompts,
             pool,
+            assembly.make_sampling(
+                config,
+                method,
+                stop_ids=policy.tokenizer.stop_ids,
+                pad_id=policy.tokenizer.pad_id,
+            ),
             most_rows=r.round_prompts * r.group_size,
             group_size=r.group_size,
-            truncation=Truncation(r.top_k, r.top_p, r.min_p),
-            temperature_fn=method.temperature,
             beside=assembly.kept_bytes(policy, method, optimizer),
         )
         vocab = policy.config.vocab_size
-        engine, params = generator.engine, policy.to_sampler()(state.params)
-        _line("rollout", _twice(lambda: _decode(engine, params, state, r, vocab)))
+        programs, params = generator.programs, policy.to_sampler()(state.params)
+        _line("rollout", _twice(lambda: _decode(programs, params, state, r, vocab)))
 
         learner = assembly.make_learner(
             config.learner,
@@ -89,7 +94,7 @@ def dry_run(config: ConfigDict) -> None:
             recompute_old_logprobs=config.learner.recompute_old_logprobs,
             base_temperature=r.base_temperature,
         )
-        print(f"devices{opening.cut(learner)}, {engine.num_slots} slots")
+        print(f"devices{opening.cut(learner)}, {programs.num_slots} slots")
         reference = policy.load_reference() if method.needs_reference else None
         scores = []
 
@@ -120,52 +125,43 @@ def worst_batch(
     """Random tokens, every prompt and completion as long as it may be, and a reward of
     1 for every other completion, so that no group is without signal."""
     rng = np.random.default_rng(0)
-    B, number = prompts * group_size, np.arange(prompts * group_size, dtype=np.int32)
+    B = prompts * group_size
 
     def draw(rows, columns):
         return rng.integers(model.vocab_size, size=(rows, columns)).astype(np.int32)
 
-    zeros = np.zeros((B, completion_tokens), np.float32)
-    rewards = (number % 2).astype(np.float32)
-    return RolloutBatch(
+    rewards = (np.arange(B) % 2).astype(np.float32)
+    return RolloutBatch.of_tokens(
         prompt_tokens=np.repeat(draw(prompts, prompt_tokens), group_size, axis=0),
         prompt_lengths=np.full(B, prompt_tokens, np.int32),
         completion_tokens=draw(B, completion_tokens),
-        completion_mask=np.ones(zeros.shape, bool),
-        entropy=zeros,
-        temperature=zeros,
-        behavior_logprobs=zeros,
-        base_logprobs=zeros,
-        group_ids=number // group_size * group_size,
-        prompt_ids=number // group_size,
-        sample_ids=number % group_size,
-        scores=rewards,
-        rewards=rewards,
-        truncated=np.zeros(B, bool),
-    )
+        completion_mask=np.ones((B, completion_tokens), bool),
+        group_size=group_size,
+    )._replace(scores=rewards, rewards=rewards)
 
 
 def _decode(
-    engine: Engine, params, state: TrainState, r: ConfigDict, vocab: int
+    programs: Programs, params, state: TrainState, r: ConfigDict, vocab: int
 ) -> None:
     """One chunk of decoding in every slot, behind prompts of full length and over the
     widest cache."""
     rng = np.random.default_rng(0)
-    shape = (-(-engine.num_slots // r.group_size), r.max_prompt_tokens)
+    shape = (-(-programs.num_slots // r.group_size), r.max_prompt_tokens)
     prompts = rng.integers(vocab, size=shape).astype(np.int32)
-    requests = []
-    for slot in range(engine.num_slots):
-        prompt, sample = divmod(slot, r.group_size)
-        requests.append(Request(prompt, prompts[prompt], sample, r.chunk_tokens))
-    # Caches begin narrow and widen as they fill; there is but one width now.
-    engine.column_sizes = engine.column_sizes[-1:]
-    for _ in engine.run(
-        params,
-        requests,
-        seed=0,
-        step=0,
-        method_state=state.method_state,
-        base_temperature=r.base_temperature,
+    requests = [
+        Request(
+            prompt_id=slot // r.group_size,
+            prompt_tokens=prompts[slot // r.group_size],
+            sample_id=slot % r.group_size,
+            max_tokens=r.chunk_tokens,
+            base_temperature=r.base_temperature,
+        )
+        for slot in range(programs.num_slots)
+    ]
+    # Caches begin narrow and widen as they fill; here they are wide from the start.
+    widest = dataclasses.replace(programs, column_sizes=programs.column_sizes[-1:])
+    for _ in schedule.run(
+        widest, params, requests, seed=0, step=0, method_state=state.method_state
     ):
         pass
 

@@ -1,6 +1,6 @@
 """The programs of a run, lowered for devices that are not there.
 
-They are the engine's and the learner's own jitted functions, with shapes in place of
+They are the sampler's and the learner's own jitted functions, with shapes in place of
 arrays: nothing is allocated.
 """
 
@@ -20,8 +20,7 @@ from hapo_jax.model import decoding, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import shapes as rollout_shapes
-from hapo_jax.rollout.engine import Engine
-from hapo_jax.rollout.sampler import Truncation
+from hapo_jax.rollout.programs import Programs
 from hapo_jax.system.errors import Refused
 
 
@@ -123,29 +122,26 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside
     """Prefill and decode of one host."""
     r, model = config.rollout, policy.config
     rows = -(-r.round_prompts // hosts) * r.group_size
-    engine = assembly.make_engine(
+    sampler = assembly.make_programs(
         config,
         policy,
-        stop_ids=(0,),
-        pad_id=0,
+        assembly.make_sampling(config, method, stop_ids=(0,), pad_id=0),
         most_rows=r.round_prompts * r.group_size,
         beside=beside,
         processes=hosts,
         group_size=r.group_size,
-        truncation=Truncation(r.top_k, r.top_p, r.min_p),
-        temperature_fn=method.temperature,
     )
     params = run_programs.sampler_params(policy)
     with jax.set_mesh(policy.mesh):
-        prefill, resident = _prefill(engine, params, policy)
-        decode, in_use = _decode(engine, params, policy, method)
-    prompts = engine.prefill_sizes[-1]
-    P, T, B = r.max_prompt_tokens, completion_tokens, engine.num_slots
+        prefill, resident = _prefill(sampler, params, policy)
+        decode, in_use = _decode(sampler, params, policy, method)
+    prompts = sampler.prefill_sizes[-1]
+    P, T, B = r.max_prompt_tokens, completion_tokens, sampler.num_slots
     # Slots that come free are refilled, so that a step takes as long as its tokens do,
     # but never less than the longest completion.
     steps = max(rows * T / B, r.max_completion_tokens if rows <= B else 0)
     pairs = prompts * P * (P + 1) / 2
-    columns = engine.column_sizes[-1]
+    columns = sampler.column_sizes[-1]
     return [
         Program(
             "prefill",
@@ -174,26 +170,26 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside
     ]
 
 
-def _prefill(engine: Engine, params, policy):
+def _prefill(sampler: Programs, params, policy):
     """The program for as many prompts as are ever read at once, and the bytes of the
     slots and weights that wait meanwhile."""
-    read = rollout_shapes.prompts(engine, engine.prefill_sizes[-1])
-    waiting = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
-    return engine.prefill.lower(params, *read), waiting
+    read = rollout_shapes.prompts(sampler, sampler.prefill_sizes[-1])
+    waiting = _weight_bytes(sampler, params, policy) + _slot_bytes(sampler, policy)
+    return sampler.prefill.lower(params, *read), waiting
 
 
-def _decode(engine: Engine, params, policy, method):
+def _decode(sampler: Programs, params, policy, method):
     """The program for the widest cache, and the bytes that one step must read."""
-    weights = rollout_shapes.weights(engine, params)
-    state = rollout_shapes.state(engine, engine.column_sizes[-1])
-    lowered = engine.decode.lower(weights, state, jax.eval_shape(method.init_state))
-    in_use = _weight_bytes(engine, params, policy) + _slot_bytes(engine, policy)
+    weights = rollout_shapes.weights(sampler, params)
+    state = rollout_shapes.state(sampler, sampler.column_sizes[-1])
+    lowered = sampler.decode.lower(weights, state, jax.eval_shape(method.init_state))
+    in_use = _weight_bytes(sampler, params, policy) + _slot_bytes(sampler, policy)
     return lowered, in_use
 
 
-def _slot_bytes(engine: Engine, policy) -> int:
+def _slot_bytes(sampler: Programs, policy) -> int:
     """Keys and values per device; what else the slots hold is little."""
-    state = rollout_shapes.state(engine, engine.column_sizes[-1])
+    state = rollout_shapes.state(sampler, sampler.column_sizes[-1])
     cache = sharding.cache_sharding(policy.mesh)
     return sum(
         math.prod(cache.shard_shape(x.shape)) * x.dtype.itemsize
@@ -201,8 +197,8 @@ def _slot_bytes(engine: Engine, policy) -> int:
     )
 
 
-def _weight_bytes(engine: Engine, params, policy) -> int:
-    abstract = rollout_shapes.weights(engine, params)
+def _weight_bytes(sampler: Programs, params, policy) -> int:
+    abstract = rollout_shapes.weights(sampler, params)
     return sharding.per_device(abstract, decoding.shardings(policy.config, policy.mesh))
 
 

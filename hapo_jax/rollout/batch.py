@@ -6,7 +6,34 @@ left and completions on the right, so a sequence is contiguous across the seam.
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
+
+Array = jax.Array | np.ndarray
+
+
+class TokenRecord(NamedTuple):
+    """What is kept of a token that was drawn.
+
+    The same four numbers wherever the token goes, float32 each: [B] when it is drawn,
+    [B, T] in a batch, [n] in a completion of n tokens.
+
+    Attributes:
+      entropy: nats, of the untempered distribution.
+      temperature: at which the token was drawn; 0 if greedily.
+      behavior_logprobs: under the distribution drawn from.
+      base_logprobs: under the same policy at the base temperature.
+    """
+
+    entropy: Array
+    temperature: Array
+    behavior_logprobs: Array
+    base_logprobs: Array
+
+    @classmethod
+    def zeros(cls, shape: tuple[int, ...]) -> "TokenRecord":
+        """NumPy arrays of a shape, as of tokens that nobody drew."""
+        return cls(**{name: np.zeros(shape, np.float32) for name in cls._fields})
 
 
 class RolloutBatch(NamedTuple):
@@ -17,10 +44,7 @@ class RolloutBatch(NamedTuple):
       prompt_lengths: [B] int32, in tokens.
       completion_tokens: [B, T] int32, the stop token included, padded on the right.
       completion_mask: [B, T] bool, True on the tokens that were sampled.
-      entropy: [B, T] float32, nats, of the untempered distribution.
-      temperature: [B, T] float32, at which the token was drawn.
-      behavior_logprobs: [B, T] float32, under the distribution drawn from.
-      base_logprobs: [B, T] float32, under the same policy at the base temperature.
+      record: [B, T], of the tokens; 0 outside the mask.
       group_ids: [B] int32 in [0, B), equal within a group.
       prompt_ids: [B] int64, row of the problem in its data set; -1 marks an empty row.
       sample_ids: [B] int32, which of the prompt's completions in its step.
@@ -33,16 +57,64 @@ class RolloutBatch(NamedTuple):
     prompt_lengths: np.ndarray
     completion_tokens: np.ndarray
     completion_mask: np.ndarray
-    entropy: np.ndarray
-    temperature: np.ndarray
-    behavior_logprobs: np.ndarray
-    base_logprobs: np.ndarray
+    record: TokenRecord
     group_ids: np.ndarray
     prompt_ids: np.ndarray
     sample_ids: np.ndarray
     scores: np.ndarray
     rewards: np.ndarray
     truncated: np.ndarray
+
+    @classmethod
+    def of_tokens(
+        cls,
+        *,
+        prompt_tokens: np.ndarray,
+        prompt_lengths: np.ndarray,
+        completion_tokens: np.ndarray,
+        completion_mask: np.ndarray,
+        group_size: int = 1,
+    ) -> "RolloutBatch":
+        """Completions of which the tokens alone are known.
+
+        Their record, scores and rewards are 0 and none is truncated. Groups are
+        `group_size` rows one after another, and prompts are numbered like them.
+        """
+        B, T = completion_tokens.shape
+        row = np.arange(B, dtype=np.int32)
+        return cls(
+            prompt_tokens=prompt_tokens,
+            prompt_lengths=prompt_lengths,
+            completion_tokens=completion_tokens,
+            completion_mask=completion_mask,
+            record=TokenRecord.zeros((B, T)),
+            group_ids=row // group_size * group_size,
+            prompt_ids=(row // group_size).astype(np.int64),
+            sample_ids=row % group_size,
+            scores=np.zeros(B, np.float32),
+            rewards=np.zeros(B, np.float32),
+            truncated=np.zeros(B, bool),
+        )
+
+    @classmethod
+    def empty(
+        cls,
+        *,
+        prompt_tokens: np.ndarray,
+        prompt_lengths: np.ndarray,
+        completion_tokens: int,
+        pad_id: int,
+        group_size: int = 1,
+    ) -> "RolloutBatch":
+        """`of_tokens` before the first token, with room for `completion_tokens`."""
+        shape = len(prompt_tokens), completion_tokens
+        return cls.of_tokens(
+            prompt_tokens=prompt_tokens,
+            prompt_lengths=prompt_lengths,
+            completion_tokens=np.full(shape, pad_id, np.int32),
+            completion_mask=np.zeros(shape, bool),
+            group_size=group_size,
+        )
 
     @property
     def lengths(self) -> np.ndarray:
@@ -52,12 +124,12 @@ class RolloutBatch(NamedTuple):
 
 def rows(batch: RolloutBatch, index) -> RolloutBatch:
     """The chosen rows (slice, mask or indices) of every field."""
-    return RolloutBatch(*(field[index] for field in batch))
+    return jax.tree.map(lambda x: x[index], batch)
 
 
 def concatenate(batches: list[RolloutBatch]) -> RolloutBatch:
     """Rows of several batches one after another; number the groups anew afterwards."""
-    return RolloutBatch(*(np.concatenate(fields) for fields in zip(*batches)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
 
 def number_groups(batch: RolloutBatch, group_size: int) -> RolloutBatch:
@@ -73,8 +145,9 @@ def pad_rows(batch: RolloutBatch, num_rows: int) -> RolloutBatch:
     when dynamic sampling finds too few useful groups.
     """
     present = len(batch.rewards)
-    padded = RolloutBatch(
-        *(np.pad(x, [(0, num_rows - present)] + [(0, 0)] * (x.ndim - 1)) for x in batch)
+    missing = (0, num_rows - present)
+    padded = jax.tree.map(
+        lambda x: np.pad(x, [missing] + [(0, 0)] * (x.ndim - 1)), batch
     )
     padded.prompt_ids[present:] = -1
     padded.prompt_lengths[present:] = 1  # a sequence has at least one token

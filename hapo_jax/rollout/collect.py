@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hapo_jax.rollout import batch as batch_lib
-from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.batch import RolloutBatch, TokenRecord
 
 # What `generate` sums over completions and metrics have the mean of.
 _PER_COMPLETION = ("reward/", "rollout/unreadable")
@@ -31,16 +31,22 @@ class StreamState(NamedTuple):
 
     def to_plain(self) -> dict:
         """Nested dicts of arrays and numbers, for a checkpoint."""
-        carried = None if self.carried is None else self.carried._asdict()
+        carried = None
+        if self.carried is not None:
+            # Flat, as the checkpoints have it that were written before the record.
+            carried = self.carried._asdict()
+            carried |= carried.pop("record")._asdict()
         return {"cursor": self.cursor, "carried": carried}
 
     @classmethod
     def from_plain(cls, plain: dict) -> "StreamState":
         """The inverse of `to_plain`."""
         carried = plain["carried"]
-        return cls(
-            int(plain["cursor"]), None if carried is None else RolloutBatch(**carried)
-        )
+        if carried is not None:
+            fields = dict(carried)
+            record = {name: fields.pop(name) for name in TokenRecord._fields}
+            carried = RolloutBatch(**fields, record=TokenRecord(**record))
+        return cls(cursor=int(plain["cursor"]), carried=carried)
 
 
 # (prompt_ids [N], first_sample [N]) -> graded completions, and metrics to be summed
@@ -114,7 +120,7 @@ def collect(
         metrics |= _describe(batch_lib.concatenate(sampled), group_size)
         for name in [name for name in sums if name.startswith(_PER_COMPLETION)]:
             metrics[name] = sums[name] / metrics["rollout/completions"]
-    return batch, StreamState(cursor, carried), metrics
+    return batch, StreamState(cursor=cursor, carried=carried), metrics
 
 
 def _useful(batch: RolloutBatch, group_size: int) -> np.ndarray:
@@ -134,7 +140,7 @@ def _describe(batch: RolloutBatch, group_size: int) -> dict[str, float]:
     """Metrics of completions; entropy in nats, lengths in tokens."""
     mask, lengths = batch.completion_mask, batch.lengths
     scores = batch.scores.reshape(-1, group_size)
-    temperature = batch.temperature[mask]
+    temperature = batch.record.temperature[mask]
     return {
         "rollout/completions": len(lengths),
         "rollout/accuracy": float(batch.scores.mean()),
@@ -145,7 +151,7 @@ def _describe(batch: RolloutBatch, group_size: int) -> dict[str, float]:
         "rollout/truncated": float(batch.truncated.mean()),
         "length/mean": float(lengths.mean()),
         "length/max": int(lengths.max()),
-        "entropy/mean": float(batch.entropy[mask].mean()),
+        "entropy/mean": float(batch.record.entropy[mask].mean()),
         "temperature/mean": float(temperature.mean()),
         "temperature/min": float(temperature.min()),
         "temperature/max": float(temperature.max()),

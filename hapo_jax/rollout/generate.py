@@ -1,4 +1,4 @@
-"""Prompts in, graded completions out: engine, decoding to text, verifier, rewards.
+"""Prompts in, graded completions out: sampling, decoding to text, verifier, rewards.
 
 Completions are graded as they finish, while others still decode. With several
 processes each completes and grades its share of the prompts, with its own devices and
@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from hapo_jax.grading import pool as grading
-from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.rollout import schedule
 from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.rollout.engine import Completion, Engine, Request
+from hapo_jax.rollout.programs import Programs
 from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.rollout.requests import Completion, Request
 from hapo_jax.rollout.rewards import Rewards
 from hapo_jax.system import distributed
 
@@ -28,14 +29,7 @@ SubmitFn = Callable[
 # Completions per message to the verifier: fewer would spend the time on messages.
 _GRADED_TOGETHER = 32
 _LOOK_S = 0.5  # how often who waits for grades looks whether to stop
-# Fields of a batch that only who sampled a completion knows.
-_PER_TOKEN = (
-    "completion_tokens",
-    "entropy",
-    "temperature",
-    "behavior_logprobs",
-    "base_logprobs",
-)
+# Fields of a batch that only who sampled a completion knows, beside its tokens.
 _PER_COMPLETION = ("scores", "rewards", "truncated")
 
 
@@ -44,7 +38,7 @@ class Generator:
     """Everything that stays the same from one call of `generate` to the next.
 
     Attributes:
-      engine: samples, on devices of this process.
+      programs: that sample, on devices of this process.
       prompts: where prompt ids point to.
       decode: token ids → text.
       submit: hands completions to the verifier.
@@ -54,7 +48,7 @@ class Generator:
       beat: called whenever sampling has got on, see `watchdog.py`.
     """
 
-    engine: Engine
+    programs: Programs
     prompts: PromptSet
     decode: Callable[[np.ndarray], str]
     submit: SubmitFn
@@ -100,7 +94,7 @@ def generate(
     """
     G = len(base_temperatures)
     mine = distributed.share(len(prompt_ids))
-    with distributed.on(generator.engine.mesh):
+    with distributed.on(generator.programs.mesh):
         found = _generate_share(
             generator,
             params,
@@ -140,18 +134,18 @@ def _generate_share(
             prompt_id=int(prompt_ids[b // G]),
             prompt_tokens=g.prompts.tokens[prompt_ids[b // G]],
             sample_id=int(batch.sample_ids[b]),
-            max_tokens=g.engine.max_completion_tokens,
+            max_tokens=g.programs.max_completion_tokens,
             base_temperature=base_temperatures[b % G],
         )
         for b in range(len(prompt_ids) * G)
     )
-    completions = g.engine.run(
+    completions = schedule.run(
+        g.programs,
         params,
         requests,
         seed=g.seed,
         step=step,
         method_state=method_state,
-        base_temperature=1.0,
         should_stop=lambda: g.beat() or g.should_stop(),
     )
     waiting, submitted = [], []
@@ -212,7 +206,7 @@ def _join(
     names = sorted(counts)
     mask = own.completion_mask
     everyone = distributed.gather(
-        {name: getattr(own, name)[mask] for name in _PER_TOKEN}
+        {name: x[mask] for name, x in _per_token(own).items()}
         | {name: getattr(own, name) for name in _PER_COMPLETION}
         | {
             "lengths": mask.sum(axis=1),
@@ -224,8 +218,8 @@ def _join(
     }
     T = batch.completion_mask.shape[1]
     batch.completion_mask[:] = np.arange(T) < fields["lengths"][:, None]
-    for name in _PER_TOKEN:
-        getattr(batch, name)[batch.completion_mask] = fields[name]
+    for name, x in _per_token(batch).items():
+        x[batch.completion_mask] = fields[name]
     batch = batch._replace(**{name: fields[name] for name in _PER_COMPLETION})
     table = fields["counts"].reshape(len(everyone), len(names))
     return batch, {
@@ -236,33 +230,27 @@ def _join(
     }
 
 
+def _per_token(batch: RolloutBatch) -> dict[str, np.ndarray]:
+    """The [B, T] arrays that only who sampled a completion knows."""
+    return {"completion_tokens": batch.completion_tokens, **batch.record._asdict()}
+
+
 def _empty_batch(
     generator: Generator, prompt_ids: np.ndarray, first_sample: np.ndarray, G: int
 ) -> RolloutBatch:
     """The rows of N·G completions before the first token."""
-    engine = generator.engine
-    B, T = len(prompt_ids) * G, engine.max_completion_tokens
+    programs = generator.programs
     prompt_tokens, lengths = generator.prompts.rows(
-        prompt_ids, engine.max_prompt_tokens, engine.pad_id
+        prompt_ids, programs.max_prompt_tokens, programs.sampling.pad_id
     )
     samples = np.repeat(first_sample, G) + np.tile(np.arange(G), len(prompt_ids))
-    batch = RolloutBatch(
+    return RolloutBatch.empty(
         prompt_tokens=np.repeat(prompt_tokens, G, axis=0),
         prompt_lengths=np.repeat(lengths, G),
-        completion_tokens=np.full((B, T), engine.pad_id, np.int32),
-        completion_mask=np.zeros((B, T), bool),
-        entropy=np.zeros((B, T), np.float32),
-        temperature=np.zeros((B, T), np.float32),
-        behavior_logprobs=np.zeros((B, T), np.float32),
-        base_logprobs=np.zeros((B, T), np.float32),
-        group_ids=np.zeros(B, np.int32),
-        prompt_ids=np.repeat(prompt_ids, G),
-        sample_ids=samples.astype(np.int32),
-        scores=np.zeros(B, np.float32),
-        rewards=np.zeros(B, np.float32),
-        truncated=np.zeros(B, bool),
-    )
-    return batch_lib.number_groups(batch, G)
+        completion_tokens=programs.max_completion_tokens,
+        pad_id=programs.sampling.pad_id,
+        group_size=G,
+    )._replace(prompt_ids=np.repeat(prompt_ids, G), sample_ids=samples.astype(np.int32))
 
 
 def _write(batch: RolloutBatch, completion: Completion) -> None:
@@ -270,10 +258,8 @@ def _write(batch: RolloutBatch, completion: Completion) -> None:
     b, n = completion.request, len(completion.tokens)
     batch.completion_tokens[b, :n] = completion.tokens
     batch.completion_mask[b, :n] = True
-    batch.entropy[b, :n] = completion.entropy
-    batch.temperature[b, :n] = completion.temperature
-    batch.behavior_logprobs[b, :n] = completion.behavior_logprobs
-    batch.base_logprobs[b, :n] = completion.base_logprobs
+    for rows, values in zip(batch.record, completion.record):
+        rows[b, :n] = values
     batch.truncated[b] = completion.truncated
 
 

@@ -1,8 +1,10 @@
-"""What is asked of the engine, and what it answers."""
+"""What is asked of `schedule.run`, and what it answers."""
 
 from typing import NamedTuple
 
 import numpy as np
+
+from hapo_jax.rollout.batch import TokenRecord
 
 
 class Request(NamedTuple):
@@ -13,32 +15,27 @@ class Request(NamedTuple):
       prompt_tokens: [n] int32, without padding.
       sample_id: which of the prompt's completions.
       max_tokens: longest completion, stop token included.
-      base_temperature: None for that of the run; 0 is greedy.
-      seed: None for that of the run.
+      base_temperature: 0 is greedy.
     """
 
     prompt_id: int
     prompt_tokens: np.ndarray
     sample_id: int
     max_tokens: int
-    base_temperature: float | None = None
-    seed: int | None = None
+    base_temperature: float = 1.0
 
 
 class Completion(NamedTuple):
-    """A finished request; fields of n tokens as in `batch.RolloutBatch`.
+    """A finished request.
 
     Attributes:
       request: index of the request in its run.
       tokens: [n] int32, stop token included.
-      entropy, temperature, behavior_logprobs, base_logprobs: [n] float32.
+      record: [n], of the tokens.
       truncated: the token limit ended it.
     """
 
     request: int
     tokens: np.ndarray
-    entropy: np.ndarray
-    temperature: np.ndarray
-    behavior_logprobs: np.ndarray
-    base_logprobs: np.ndarray
+    record: TokenRecord
     truncated: bool

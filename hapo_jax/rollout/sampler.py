@@ -3,7 +3,7 @@
 At every position the entropy of the untempered distribution sets the temperature
 (`algo/temperature.py`), the token is drawn from the tempered and truncated
 distribution, and what the learner must know about it is recorded. `slots.py` does this
-for many positions in a jitted scan, `engine.py` for any number of requests.
+for many positions in a jitted scan, `schedule.py` for any number of requests.
 """
 
 from collections.abc import Callable
@@ -16,6 +16,7 @@ import numpy as np
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import masked
 from hapo_jax.model import decoding, transformer
+from hapo_jax.rollout.batch import TokenRecord
 
 Array = jax.Array
 # (entropy [B], state of the method, base_temperature [B]) -> temperature [B]
@@ -39,13 +40,29 @@ class Truncation(NamedTuple):
     min_p: float = 0.0
 
 
+class Sampling(NamedTuple):
+    """How completions are drawn, fixed for a set of programs.
+
+    Attributes:
+      stop_ids: tokens that end a completion; they are part of it.
+      pad_id: fills what is behind a completion and before a prompt.
+      truncation: which tokens may be drawn.
+      temperature_fn: entropy → temperature; None for the base temperature.
+    """
+
+    stop_ids: tuple[int, ...]
+    pad_id: int
+    truncation: Truncation = Truncation()
+    temperature_fn: TemperatureFn | None = None
+
+
 def row_keys(
-    seed: int | np.ndarray, step: int, prompt_ids: np.ndarray, sample_ids: np.ndarray
+    seed: int, step: int, prompt_ids: np.ndarray, sample_ids: np.ndarray
 ) -> Array:
     """One key per row from (seed, step, prompt, sample); see `row_uniforms`.
 
     Args:
-      seed: of the run, or [B] of each row.
+      seed: of the run.
       step: optimizer step that the rollout is for.
       prompt_ids: [B] row of each problem in its data set.
       sample_ids: [B] which of the prompt's completions.
@@ -74,15 +91,6 @@ def row_uniforms(keys: Array, positions: Array) -> Array:
     )
 
 
-class Record(NamedTuple):
-    """What is kept of one drawn token; each [B] float32."""
-
-    entropy: Array
-    temperature: Array
-    behavior_logprobs: Array
-    base_logprobs: Array
-
-
 def draw(
     logits: Array,
     uniforms: Array,
@@ -91,7 +99,7 @@ def draw(
     *,
     truncation: Truncation,
     temperature_fn: TemperatureFn | None,
-) -> tuple[Array, Record]:
+) -> tuple[Array, TokenRecord]:
     """One token per row by inverse CDF, and what the learner must know about it.
 
     Args:
@@ -104,7 +112,7 @@ def draw(
       temperature_fn: entropy → temperature; None for the base temperature.
 
     Returns:
-      [B] int32 tokens, and their Record.
+      [B] int32 tokens, and their TokenRecord.
     """
     # Everything below is the same for logits shifted to a maximum of 0, and no
     # exponential needs another maximum then.
@@ -130,11 +138,11 @@ def draw(
         lambda: log_total,
         lambda: jax.nn.logsumexp(logits / base_temperature[:, None], axis=-1),
     )
-    return token, Record(
-        entropy,
-        jnp.where(greedy, 0.0, temperature),
-        jnp.where(greedy, 0.0, behavior),
-        _pick(logits, token) / base_temperature - base_log_total,
+    return token, TokenRecord(
+        entropy=entropy,
+        temperature=jnp.where(greedy, 0.0, temperature),
+        behavior_logprobs=jnp.where(greedy, 0.0, behavior),
+        base_logprobs=_pick(logits, token) / base_temperature - base_log_total,
     )
 
 
@@ -235,4 +243,4 @@ def prefill(
         visible.astype(jnp.int32),
         with_cache=True,
     )
-    return hidden[:, -1], decoding.Prompts(cache, visible)
+    return hidden[:, -1], decoding.Prompts(cache=cache, visible=visible)

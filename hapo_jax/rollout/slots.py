@@ -1,11 +1,12 @@
-"""What the engine keeps on the devices, and the few jitted programs that change it.
+"""What sampling keeps on the devices, and the functions that change it.
 
 B rows decode together. Row b continues prompt b // R, whose keys and values are kept
 once for its R rows. All rows write the same *column* of their own cache at a decode
 step, whenever they began: a row sees the columns since its `start`. So a step writes
 one slice, and forgetting old columns is one shift for all rows.
 
-`engine.py` decides on the host what happens; everything here is arrays in, arrays out.
+`schedule.py` decides on the host what happens; everything here is arrays in, arrays
+out, and `programs.py` compiles it.
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 from hapo_jax.model import decoding, sharding, transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import sampler
+from hapo_jax.rollout.batch import TokenRecord
 
 Array = jax.Array
 
@@ -26,10 +28,7 @@ class Samples(NamedTuple):
 
     tokens: Array
     mask: Array
-    entropy: Array
-    temperature: Array
-    behavior_logprobs: Array
-    base_logprobs: Array
+    record: TokenRecord
 
 
 class Slots(NamedTuple):
@@ -105,8 +104,9 @@ def empty(
         alive=jnp.zeros((rows,), bool),
         column=jnp.int32(0),
         prompts=decoding.Prompts(
-            transformer.KVCache.empty(config, lanes, prompt_columns, dtype),
-            jnp.ones((lanes, prompt_columns), bool),
+            cache=transformer.KVCache.empty(config, lanes, prompt_columns, dtype),
+            # A softmax over nothing is nan: a lane without a prompt sees zeros.
+            visible=jnp.ones((lanes, prompt_columns), bool),
         ),
         cache=transformer.KVCache.empty(config, rows, columns, dtype),
     )
@@ -117,6 +117,8 @@ def admit(
 ) -> Slots:
     """Starts rows on prefilled prompts; hidden [n, D] and prompts are of n of them."""
 
+    # Which rows start anew is data and no shape, or every number of them would be
+    # compiled: all rows are written, and a mask chooses between new and old.
     def rows(mask: Array, fresh: Array, old: Array) -> Array:
         mask = mask.reshape(-1, *(1,) * (old.ndim - 1))
         return jnp.where(mask, fresh, old)
@@ -158,6 +160,8 @@ def move_rows(slots: Slots, new: Rows) -> Slots:
     """Slots of B' rows in N' lanes, but for the caches: `slots` has none (`()`), nor
     has the result. Visibility of the prompts is part of it."""
     B = len(slots.alive)
+    # An index out of range would be clamped in silence: here it is meant, and the copy
+    # of the last row is not alive.
     row_index = jnp.minimum(new.row_index, B - 1)
     rows = jax.tree.map(
         lambda x: x[row_index], slots._replace(column=(), prompts=(), cache=())
@@ -167,7 +171,7 @@ def move_rows(slots: Slots, new: Rows) -> Slots:
         alive=rows.alive & (new.row_index < B),
         start=rows.start - new.shift,
         column=slots.column - new.shift,
-        prompts=decoding.Prompts((), visible),
+        prompts=decoding.Prompts(cache=(), visible=visible),
     )
 
 
@@ -189,38 +193,51 @@ def move_layer(layer: LayerCache, new: Rows, columns: int) -> LayerCache:
 
     def move(x: Array, axis: int) -> Array:
         widths = [(0, 0)] * x.ndim
+        # Room for a slice at any shift: one that runs over the end would be moved back.
         widths[axis] = (0, columns)
         x = jnp.pad(x[row_index], widths)
         return jax.lax.dynamic_slice_in_dim(x, new.shift, columns, axis)
 
+    # Columns are the last axis of keys and the last but one of values.
     return LayerCache(
-        move(layer.keys, 3),
-        move(layer.values, 2),
-        layer.prompt_keys[new.lane_index],
-        layer.prompt_values[new.lane_index],
+        keys=move(layer.keys, 3),
+        values=move(layer.values, 2),
+        prompt_keys=layer.prompt_keys[new.lane_index],
+        prompt_values=layer.prompt_values[new.lane_index],
     )
 
 
 def without_caches(slots: Slots) -> Slots:
     """What `move_rows` takes."""
-    return slots._replace(prompts=decoding.Prompts((), slots.prompts.visible), cache=())
+    prompts = decoding.Prompts(cache=(), visible=slots.prompts.visible)
+    return slots._replace(prompts=prompts, cache=())
 
 
 def layers(slots: Slots) -> list[LayerCache]:
     """What `move_layer` takes, layer by layer."""
-    caches = (slots.cache, slots.prompts.cache)
-    fields = [field for cache in caches for field in (cache.keys, cache.values)]
-    return [LayerCache(*parts) for parts in zip(*fields, strict=True)]
+    rows, prompts = slots.cache, slots.prompts.cache
+    return [
+        LayerCache(
+            keys=rows.keys[i],
+            values=rows.values[i],
+            prompt_keys=prompts.keys[i],
+            prompt_values=prompts.values[i],
+        )
+        for i in range(len(rows.keys))
+    ]
 
 
 def with_caches(slots: Slots, layers: Sequence[LayerCache]) -> Slots:
     """The inverse of `without_caches` and `layers`."""
-    keys, values, prompt_keys, prompt_values = map(tuple, zip(*layers))
-    prompts = transformer.KVCache(prompt_keys, prompt_values)
-    return slots._replace(
-        prompts=decoding.Prompts(prompts, slots.prompts.visible),
-        cache=transformer.KVCache(keys, values),
+    cache = transformer.KVCache(
+        keys=tuple(layer.keys for layer in layers),
+        values=tuple(layer.values for layer in layers),
     )
+    prompts = transformer.KVCache(
+        keys=tuple(layer.prompt_keys for layer in layers),
+        values=tuple(layer.prompt_values for layer in layers),
+    )
+    return slots._replace(prompts=slots.prompts._replace(cache=prompts), cache=cache)
 
 
 def decode(
@@ -229,11 +246,8 @@ def decode(
     slots: Slots,
     method_state,
     *,
+    sampling: sampler.Sampling,
     steps: int,
-    stop_ids: tuple[int, ...],
-    pad_id: int,
-    truncation: sampler.Truncation,
-    temperature_fn: sampler.TemperatureFn | None,
     writes_last: bool,
 ) -> tuple[Slots, Samples]:
     """Draws up to `steps` tokens in every row that is alive.
@@ -243,16 +257,15 @@ def decode(
       weights: the policy's.
       slots: with room for `steps` more columns.
       method_state: of the method, after the last step, for the temperature.
+      sampling: what ends a completion, and which tokens are drawn; rows that are not
+        alive are fed its `pad_id`.
       steps: length of the scan.
-      stop_ids: tokens that end a completion; they are part of it.
-      pad_id: what rows that are not alive are fed.
-      truncation, temperature_fn: see `sampler.draw`.
       writes_last: see `decoding.step`.
 
     Returns:
       The slots, and Samples [B, steps] whose mask says what was drawn.
     """
-    stops = jnp.asarray(stop_ids, jnp.int32)
+    stops = jnp.asarray(sampling.stop_ids, jnp.int32)
     seen = jnp.arange(slots.cache.values[0].shape[2])[None]
 
     # All at once: a generator called once per step costs more than it draws.
@@ -265,10 +278,10 @@ def decode(
             uniforms,
             method_state,
             s.base_temperature,
-            truncation=truncation,
-            temperature_fn=temperature_fn,
+            truncation=sampling.truncation,
+            temperature_fn=sampling.temperature_fn,
         )
-        token = jnp.where(s.alive, token, pad_id)
+        token = jnp.where(s.alive, token, sampling.pad_id)
         hidden, cache = decoding.step(
             config,
             weights,
@@ -277,11 +290,18 @@ def decode(
             s.prompts,
             s.cache,
             s.column,
+            # The row's own columns: others before them are of a row that is gone.
             (seen >= s.start[:, None]) & (seen <= s.column),
             writes_last=writes_last,
         )
         stopped = (token[:, None] == stops[None]).any(-1) | (s.drawn + 1 >= s.limits)
-        out = Samples(token, s.alive, *(jnp.where(s.alive, x, 0.0) for x in record))
+        # A row that is not alive computes on, since all rows are one array; what it
+        # draws is masked, and its `drawn` stands still.
+        out = Samples(
+            tokens=token,
+            mask=s.alive,
+            record=jax.tree.map(lambda x: jnp.where(s.alive, x, 0.0), record),
+        )
         s = s._replace(
             hidden=hidden,
             drawn=s.drawn + s.alive,

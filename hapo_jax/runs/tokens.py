@@ -39,8 +39,8 @@ def save(
     run.log_histograms(
         step,
         {
-            "tokens/entropy": batch.entropy[mask],
-            "tokens/temperature": batch.temperature[mask],
+            "tokens/entropy": batch.record.entropy[mask],
+            "tokens/temperature": batch.record.temperature[mask],
             "tokens/ratio": terms.ratio[mask],
             "tokens/advantages": terms.advantages[mask],
             "completions/length": batch.lengths[batch.prompt_ids >= 0],
@@ -71,11 +71,11 @@ def save(
         per_token={
             "tokens": batch.completion_tokens[index],
             "token_strings": [pieces(t) for t in tokens],
-            "entropy": batch.entropy[index],
+            "entropy": batch.record.entropy[index],
             "old_entropy": rows.old_entropy[index],
             "entropy_score": terms.score[index],
-            "temperature": batch.temperature[index],
-            "behavior_logprobs": batch.behavior_logprobs[index],
+            "temperature": batch.record.temperature[index],
+            "behavior_logprobs": batch.record.behavior_logprobs[index],
             "old_logprobs": rows.old_logprobs[index],
             "logprobs": now.logprobs[index],
             "ratio": terms.ratio[index],

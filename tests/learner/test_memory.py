@@ -63,7 +63,15 @@ def test_scoring_16k_tokens_of_a_large_vocabulary_needs_no_large_buffer():
     N = -(-tokens // width) * width
     by_row, by_target = abstract((2, 1, tokens)), abstract((2, 1, N))
     packed = packing.Packed(
-        *(by_row,) * 5, *(by_target,) * 2, abstract((2, 1)), abstract(())
+        tokens=by_row,
+        positions=by_row,
+        segment_ids=by_row,
+        branch_ids=by_row,
+        slots=by_row,
+        sources=by_target,
+        targets=by_target,
+        counts=abstract((2, 1)),
+        num_micros=abstract(()),
     )
     score = functools.partial(
         scoring.score, branches=False, base_temperature=1.0, width=width

@@ -245,7 +245,8 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
     with jax.set_mesh(mesh):
         learner, state = make(mesh, method)
         (old,) = learn_lib.score(learner, [state.params], rollout())
-    batch = rollout()._replace(base_logprobs=old.logprobs, entropy=old.entropy)
+    record = rollout().record._replace(base_logprobs=old.logprobs, entropy=old.entropy)
+    batch = rollout()._replace(record=record)
     expected = step(mesh, method, batch)
     found = step(mesh, method, batch, recompute_old_logprobs=False)
     (_, learnt), metrics = expected
@@ -370,11 +371,11 @@ def test_empty_groups_do_not_dilute_metrics(devices):
 
 def test_nan_in_padding_reaches_nothing(devices, expected):
     batch = rollout()
-    poison = np.where(batch.completion_mask, batch.behavior_logprobs, np.nan)
+    poison = np.where(batch.completion_mask, batch.record.behavior_logprobs, np.nan)
     result = step(
         one_device(devices),
         tiny.method("hapo"),
-        batch=batch._replace(behavior_logprobs=poison),
+        batch=batch._replace(record=batch.record._replace(behavior_logprobs=poison)),
     )
     (state, _), _ = result
     jax.tree.map(np.testing.assert_array_equal, state.params, expected[0][0].params)
@@ -389,7 +390,10 @@ def test_reference_kl_pulls_towards_the_reference(devices):
     assert metrics["batch/skipped_sequences"] == 0  # the KL term needs every token
     # The batch was scored under the same parameters, seed 1.
     np.testing.assert_allclose(
-        learnt.rows.reference_logprobs, rollout().base_logprobs, rtol=1e-5, atol=1e-5
+        learnt.rows.reference_logprobs,
+        rollout().record.base_logprobs,
+        rtol=1e-5,
+        atol=1e-5,
     )
 
 
@@ -401,7 +405,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
             sft.likelihood(),
             optimizer=adamw(peak=3e-2, warmup=1, weight_decay=0.0),
         )
-        zeros = np.zeros_like(rollout().entropy)
+        zeros = np.zeros_like(rollout().record.entropy)
         old = head.Scores(zeros, zeros)
         learnt, _ = learn_lib.prepare(learner, rollout(), state.method_state, old)
         minibatch, plan = learn_lib.make_minibatch(learner, learnt, 0)
@@ -410,7 +414,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
         for _ in range(40):
             state, tally = learner.update(state, minibatch)
             losses.append(float(tally.numerator / tally.denominator))
-    scored = rollout().base_logprobs[:MINIBATCH_ROWS]
+    scored = rollout().record.base_logprobs[:MINIBATCH_ROWS]
     assert scored.mean() < 0
     assert losses[-1] < 0.5 * losses[0]
 

@@ -1,5 +1,6 @@
 """Dynamic sampling: which groups are trained on, and which wait."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,24 +19,26 @@ def graded(prompt_ids, first_sample, outcome):
     B = n * G
     array = np.repeat(np.asarray(prompt_ids), G)
     token = np.full((B, T), 1.0, np.float32) * array[:, None]
-    return batch_lib.RolloutBatch(
-        prompt_tokens=np.zeros((B, 2), np.int32),
-        prompt_lengths=np.ones(B, np.int32),
-        completion_tokens=token.astype(np.int32),
-        completion_mask=np.ones((B, T), bool),
+    record = batch_lib.TokenRecord(
         entropy=token,
         temperature=np.ones((B, T), np.float32),
         behavior_logprobs=token,
         base_logprobs=token,
-        group_ids=(np.arange(B) // G * G).astype(np.int32),
+    )
+    batch = batch_lib.RolloutBatch.of_tokens(
+        prompt_tokens=np.zeros((B, 2), np.int32),
+        prompt_lengths=np.ones(B, np.int32),
+        completion_tokens=token.astype(np.int32),
+        completion_mask=np.ones((B, T), bool),
+        group_size=G,
+    )._replace(
+        record=record,
         prompt_ids=array,
-        sample_ids=(np.repeat(first_sample, G) + np.tile(np.arange(G), n)).astype(
-            np.int32
-        ),
+        sample_ids=np.repeat(first_sample, G) + np.tile(np.arange(G), n),
         scores=scores,
         rewards=scores,
-        truncated=np.zeros(B, bool),
-    ), {"time/sample": 1.0, "time/grade": 0.5}
+    )
+    return batch, {"time/sample": 1.0, "time/grade": 0.5}
 
 
 def run(state, outcome, size=None, **options):
@@ -147,10 +150,22 @@ def test_the_state_survives_a_checkpoint():
     _, state, _, _ = run(collect_lib.StreamState(), [MIXED] * 8, batch_prompts=1)
     back = collect_lib.StreamState.from_plain(state.to_plain())
     assert back.cursor == state.cursor
-    for a, b in zip(back.carried, state.carried):
-        np.testing.assert_array_equal(a, b)
+    jax.tree.map(np.testing.assert_array_equal, back.carried, state.carried)
     empty = collect_lib.StreamState()
     assert collect_lib.StreamState.from_plain(empty.to_plain()) == empty
+
+
+def test_a_state_of_an_earlier_checkpoint_is_read():
+    """Carried groups were saved field by field, a token's numbers among them."""
+    _, state, _, _ = run(collect_lib.StreamState(), [MIXED] * 8, batch_prompts=1)
+    carried = state.carried._asdict()
+    record = carried.pop("record")
+    names = ("entropy", "temperature", "behavior_logprobs", "base_logprobs")
+    old = carried | {name: getattr(record, name) for name in names}
+    assert state.to_plain()["carried"].keys() == old.keys()
+    back = collect_lib.StreamState.from_plain({"cursor": 5, "carried": old})
+    assert back.cursor == 5
+    jax.tree.map(np.testing.assert_array_equal, back.carried, state.carried)
 
 
 def test_the_stream_is_a_new_permutation_every_epoch_and_resumes_anywhere():

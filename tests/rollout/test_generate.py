@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from hapo_jax.grading import pool as grading
-from hapo_jax.rollout import collect, generate
+from hapo_jax.rollout import collect, generate, schedule
+from hapo_jax.rollout.batch import TokenRecord
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.requests import Completion
 from hapo_jax.rollout.rewards import Rewards
+from hapo_jax.rollout.sampler import Sampling
 from hapo_jax.tasks.problems import Problem
 from tests.tasks import hostile_programs
 
@@ -31,16 +33,17 @@ SPEC = {
 }
 
 
-class FakeEngine:
+class FakePrograms:
     """One token per completion: the number of its text. One in twenty is hostile."""
 
-    max_prompt_tokens, max_completion_tokens, pad_id = 2, 3, 0
+    max_prompt_tokens, max_completion_tokens = 2, 3
+    sampling = Sampling(stop_ids=(), pad_id=0)
     mesh = None  # of one process
 
     def __init__(self):
         self.texts = []
 
-    def run(self, params, requests, **_):
+    def run(self, programs, params, requests, **_):
         for place, _ in enumerate(requests):
             number = len(self.texts)
             if number % 20 == 19:
@@ -48,13 +51,18 @@ class FakeEngine:
             else:
                 text = (RIGHT if number % 3 else WRONG) + f"  # {number}"
             self.texts.append(text)
-            one = np.ones(1, np.float32)
             tokens = np.array([number], np.int32)
-            yield Completion(place, tokens, one, one, -one, -one, False)
+            yield Completion(
+                request=place,
+                tokens=tokens,
+                record=TokenRecord.zeros((1,)),
+                truncated=False,
+            )
 
 
-def test_steps_go_on_among_hostile_completions():
-    engine, G = FakeEngine(), 8
+def test_steps_go_on_among_hostile_completions(monkeypatch):
+    fake, G = FakePrograms(), 8
+    monkeypatch.setattr(schedule, "run", fake.run)
     answer = json.dumps(SPEC)
     problems = tuple(Problem(str(i), "p", answer, "code") for i in range(4))
     prompts = PromptSet(problems, tuple(np.ones(1, np.int32) for _ in problems), 0)
@@ -62,9 +70,9 @@ def test_steps_go_on_among_hostile_completions():
         num_workers=2, timeout_s=10.0, memory_gib=2.0, start_timeout_s=60.0
     ) as pool:
         generator = generate.Generator(
-            engine=engine,
+            programs=fake,
             prompts=prompts,
-            decode=lambda tokens: engine.texts[tokens[0]],
+            decode=lambda tokens: fake.texts[tokens[0]],
             submit=functools.partial(pool.submit, "code"),
             rewards=Rewards(1.0, 0.0, 0.0, 3, 0, 1.0),
             seed=0,
@@ -86,11 +94,11 @@ def test_steps_go_on_among_hostile_completions():
                 dynamic_sampling=True,
                 max_rounds=2,
             )
-            texts = [engine.texts[tokens[0]] for tokens in batch.completion_tokens]
+            texts = [fake.texts[tokens[0]] for tokens in batch.completion_tokens]
             expected = [float(text.startswith(RIGHT)) for text in texts]
             np.testing.assert_array_equal(batch.rewards, np.float32(expected))
             assert metrics["grading/crashed"] == 0
         counters = pool.counters
     assert counters["grading/code/timed_out"] >= 1
     graded = counters["grading/code/graded"] + counters["grading/code/cached"]
-    assert graded + counters["grading/code/timed_out"] == len(engine.texts)
+    assert graded + counters["grading/code/timed_out"] == len(fake.texts)

@@ -13,8 +13,10 @@ from hapo_jax.algo import temperature as temperature_lib
 from hapo_jax.learner import packing
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
-from hapo_jax.rollout import engine as engine_lib
-from hapo_jax.rollout import sampler, slots
+from hapo_jax.rollout import programs as programs_lib
+from hapo_jax.rollout import sampler, schedule, slots
+from hapo_jax.rollout.batch import TokenRecord
+from hapo_jax.rollout.requests import Request
 from hapo_jax.rollout.sampler import Truncation
 from tests import tiny
 
@@ -40,26 +42,25 @@ def adaptive(entropy, stats, base_temperature, strength=0.3):
 
 
 @functools.cache
-def make_engine(truncation, max_tokens, chunk_tokens, group_size, num_prompts):
-    """An engine with a slot for every completion, and what it needs to run."""
+def make_programs(truncation, max_tokens, chunk_tokens, group_size, num_prompts):
+    """Programs with a slot for every completion, and what it needs to run."""
     mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
-    engine = engine_lib.Engine(
+    programs = programs_lib.make(
         policy.config,
         policy.graphdef,
         mesh,
         policy.sample_shardings,
+        sampler.Sampling(
+            stop_ids=STOPS, pad_id=PAD, truncation=truncation, temperature_fn=adaptive
+        ),
         num_slots=group_size * num_prompts,
         rows_per_lane=group_size,
         max_prompt_tokens=COLUMNS,
         max_completion_tokens=max_tokens,
         chunk_tokens=chunk_tokens,
-        stop_ids=STOPS,
-        pad_id=PAD,
-        truncation=truncation,
-        temperature_fn=adaptive,
     )
-    return engine, jax.device_put(tiny.params(), policy.sample_shardings), mesh
+    return programs, jax.device_put(tiny.params(), policy.sample_shardings), mesh
 
 
 def draw_samples(
@@ -74,42 +75,44 @@ def draw_samples(
     prompt_ids=None,
     tokens=None,
 ):
-    """Samples [B, T] of the engine; prompt tokens [N, P] and lengths [N]."""
+    """Samples [B, T] that were drawn; prompt tokens [N, P] and lengths [N]."""
     prompt_tokens, prompt_lengths = tiny.prompts(lengths, COLUMNS)
     if tokens is not None:
         prompt_tokens = tokens
     ids = range(len(lengths)) if prompt_ids is None else prompt_ids
     requests = [
-        engine_lib.Request(
+        Request(
             prompt_id=i,
             prompt_tokens=row[COLUMNS - n :],
             sample_id=g,
             max_tokens=max_tokens,
+            base_temperature=base_temperature,
         )
         for i, row, n in zip(ids, prompt_tokens, prompt_lengths)
         for g in range(group_size)
     ]
-    engine, params, mesh = make_engine(
+    programs, params, mesh = make_programs(
         truncation, max_tokens, chunk_tokens, group_size, len(lengths)
     )
     shape = len(requests), max_tokens
     samples = slots.Samples(
-        np.full(shape, PAD, np.int32),
-        np.zeros(shape, bool),
-        *(np.zeros(shape, np.float32) for _ in range(4)),
+        tokens=np.full(shape, PAD, np.int32),
+        mask=np.zeros(shape, bool),
+        record=TokenRecord.zeros(shape),
     )
     with jax.set_mesh(mesh):
-        for done in engine.run(
+        for done in schedule.run(
+            programs,
             params,
             requests,
             seed=seed,
             step=3,
             method_state=STATS,
-            base_temperature=base_temperature,
         ):
             n = len(done.tokens)
-            fields = done.tokens, np.ones(n, bool), *done[2:6]
-            for field, values in zip(samples, fields):
+            samples.tokens[done.request, :n] = done.tokens
+            samples.mask[done.request, :n] = True
+            for field, values in zip(samples.record, done.record):
                 field[done.request, :n] = values
     return samples, prompt_tokens, prompt_lengths
 
@@ -149,23 +152,27 @@ def test_records_equal_a_teacher_forced_pass(truncation, base_temperature):
     log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
     entropy = -(np.exp(log_p) * log_p).sum(-1)
     # 1e-5: the same float32 graph but for cached against full attention.
-    np.testing.assert_allclose(samples.entropy[mask], entropy[mask], atol=1e-5)
+    np.testing.assert_allclose(samples.record.entropy[mask], entropy[mask], atol=1e-5)
 
     h = (np.log(np.maximum(entropy, 1e-8)) - 0.4) / 0.7
     temperature = base_temperature * np.clip(1 + 0.3 * h, 0.5, 1.5)
-    np.testing.assert_allclose(samples.temperature[mask], temperature[mask], atol=1e-5)
+    np.testing.assert_allclose(
+        samples.record.temperature[mask], temperature[mask], atol=1e-5
+    )
 
     behavior = np.vectorize(
         lambda row, t: reference_distribution(row / t, truncation),
         signature="(v),()->(v)",
-    )(logits[mask], samples.temperature[mask])
+    )(logits[mask], samples.record.temperature[mask])
     chosen = np.take_along_axis(behavior, samples.tokens[mask][:, None], 1)[:, 0]
-    np.testing.assert_allclose(samples.behavior_logprobs[mask], chosen, atol=1e-5)
+    np.testing.assert_allclose(
+        samples.record.behavior_logprobs[mask], chosen, atol=1e-5
+    )
 
     base = logits[mask] / base_temperature
     base = base - np.logaddexp.reduce(base, axis=-1, keepdims=True)
     chosen = np.take_along_axis(base, samples.tokens[mask][:, None], 1)[:, 0]
-    np.testing.assert_allclose(samples.base_logprobs[mask], chosen, atol=1e-5)
+    np.testing.assert_allclose(samples.record.base_logprobs[mask], chosen, atol=1e-5)
 
 
 def reference_distribution(logits, truncation):
@@ -203,8 +210,10 @@ def test_the_learner_scores_what_the_sampler_recorded():
         share_prompts=True,
     )
     logprobs, entropy = tiny.packed_scores(tiny.model(), batch, layout)
-    np.testing.assert_allclose(logprobs[mask], samples.base_logprobs[mask], atol=1e-5)
-    np.testing.assert_allclose(entropy[mask], samples.entropy[mask], atol=1e-5)
+    np.testing.assert_allclose(
+        logprobs[mask], samples.record.base_logprobs[mask], atol=1e-5
+    )
+    np.testing.assert_allclose(entropy[mask], samples.record.entropy[mask], atol=1e-5)
 
 
 def test_stop_token_is_kept_and_ends_the_completion():
@@ -255,7 +264,9 @@ def test_greedy_takes_the_likeliest_token():
     logits = teacher_forced_logits(samples, *prompt, group_size=1)
     mask = samples.mask
     np.testing.assert_array_equal(samples.tokens[mask], logits.argmax(-1)[mask])
-    assert (samples.behavior_logprobs == 0).all() and (samples.temperature == 0).all()
+    assert (samples.record.behavior_logprobs == 0).all() and (
+        samples.record.temperature == 0
+    ).all()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The engine's completions are those of `plain.sample`, token for token."""
+"""The completions of `schedule.run` are those of `plain.sample`, token for token."""
 
 import functools
 
@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from hapo_jax import plain as plain_lib
 from hapo_jax.model import policy as policy_lib
-from hapo_jax.rollout import engine as engine_lib
-from hapo_jax.rollout import platform, sampler
+from hapo_jax.rollout import platform, sampler, schedule
+from hapo_jax.rollout import programs as programs_lib
+from hapo_jax.rollout.batch import TokenRecord
+from hapo_jax.rollout.requests import Request
 from tests import tiny
 from tests.rollout import test_sampler
 
 P, T = 8, 40
-FIELDS = ("tokens", "entropy", "temperature", "behavior_logprobs", "base_logprobs")
 
 
 def one_device_mesh():
@@ -28,7 +29,7 @@ def one_device_mesh():
 
 
 @functools.cache
-def make_engine(
+def make_programs(
     num_slots=8,
     rows_per_lane=1,
     chunk_tokens=4,
@@ -38,30 +39,31 @@ def make_engine(
 ):
     mesh = mesh or one_device_mesh()
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
-    engine = engine_lib.Engine(
+    programs = programs_lib.make(
         policy.config,
         policy.graphdef,
         mesh,
         policy.sample_shardings,
+        sampler.Sampling(
+            stop_ids=stop_ids,
+            pad_id=test_sampler.PAD,
+            temperature_fn=test_sampler.adaptive,
+        ),
         num_slots=num_slots,
         rows_per_lane=rows_per_lane,
         max_prompt_tokens=P,
         max_completion_tokens=T,
         chunk_tokens=chunk_tokens,
-        stop_ids=stop_ids,
-        pad_id=test_sampler.PAD,
-        truncation=sampler.Truncation(),
-        temperature_fn=test_sampler.adaptive,
         platform=platform.Platform(chunks_ahead, 2, 2, writes_last=chunks_ahead > 0),
     )
-    return engine, jax.device_put(tiny.params(), policy.sample_shardings), mesh
+    return programs, jax.device_put(tiny.params(), policy.sample_shardings), mesh
 
 
 def make_requests(num_prompts, group_size, *, limits=(T,), seed=0):
     rng = np.random.default_rng(seed)
     tokens, lengths = tiny.prompts(rng.integers(1, P + 1, num_prompts), P, seed)
     return [
-        engine_lib.Request(
+        Request(
             prompt_id=n,
             prompt_tokens=tokens[n, P - lengths[n] :],
             sample_id=g,
@@ -72,24 +74,24 @@ def make_requests(num_prompts, group_size, *, limits=(T,), seed=0):
     ]
 
 
-def run(requests, *, base_temperature=1.0, **options):
-    engine, params, mesh = make_engine(**options)
+def run(requests, **options):
+    programs, params, mesh = make_programs(**options)
     with jax.set_mesh(mesh):
         done = list(
-            engine.run(
+            schedule.run(
+                programs,
                 params,
                 requests,
                 seed=0,
                 step=3,
                 method_state=test_sampler.STATS,
-                base_temperature=base_temperature,
             )
         )
     assert sorted(c.request for c in done) == list(range(len(requests)))
     return {c.request: c for c in done}
 
 
-def plain(requests, base_temperature=1.0, stop_ids=test_sampler.STOPS):
+def plain(requests, stop_ids=test_sampler.STOPS):
     """The same requests by `plain.py`, every one in a row of its own: a dict of [B, T].
 
     It knows no greedy rows; a temperature of 1e-6 leaves the likeliest token alone.
@@ -99,14 +101,12 @@ def plain(requests, base_temperature=1.0, stop_ids=test_sampler.STOPS):
         row[P - len(r.prompt_tokens) :] = r.prompt_tokens
     lengths = np.array([len(r.prompt_tokens) for r in requests], np.int32)
     keys = sampler.row_keys(
-        np.array([r.seed or 0 for r in requests]),
+        0,
         3,
         np.array([r.prompt_id for r in requests]),
         np.array([r.sample_id for r in requests]),
     )
-    own = [r.base_temperature for r in requests]
-    own = [base_temperature if t is None else t for t in own]
-    temperature = np.array(own, np.float32)
+    temperature = np.array([r.base_temperature for r in requests], np.float32)
     setup, params = tiny.plain_setup(stop_ids=stop_ids, max_tokens=T), tiny.params()
     settings = test_sampler.SETTINGS._replace(
         base_temperature=np.maximum(temperature, 1e-6)
@@ -134,10 +134,10 @@ def assert_equal_to_plain(requests, done, **options):
     for i, request in enumerate(requests):
         n = min(lengths[i], request.max_tokens)
         np.testing.assert_array_equal(done[i].tokens, expected["tokens"][i, :n])
-        for name in FIELDS[1:]:
+        for name in TokenRecord._fields:
             # rtol: log-probs reach -10, and a split tensor axis sums in halves.
             np.testing.assert_allclose(
-                getattr(done[i], name),
+                getattr(done[i].record, name),
                 expected[name][i, :n],
                 rtol=1e-5,
                 atol=1e-5,
@@ -170,10 +170,10 @@ def test_the_number_of_slots_changes_nothing(num_slots):
     assert_equal_to_plain(requests, done)
 
 
-def test_requests_have_their_own_limit_temperature_and_seed():
+def test_requests_have_their_own_limit_and_temperature():
     requests = make_requests(4, 3, limits=(1, 2, 7, 40, 33))
     requests = [
-        r._replace(base_temperature=(None, 0.0, 0.7)[i % 3], seed=(None, 5)[i % 2])
+        r._replace(base_temperature=(1.0, 0.0, 0.7)[i % 3])
         for i, r in enumerate(requests)
     ]
     assert_equal_to_plain(requests, run(requests))
@@ -181,17 +181,17 @@ def test_requests_have_their_own_limit_temperature_and_seed():
 
 def test_completions_come_as_they_finish():
     requests = make_requests(6, 2, limits=(40, 1, 2))
-    engine, params, mesh = make_engine(num_slots=8)
+    programs, params, mesh = make_programs(num_slots=8)
     with jax.set_mesh(mesh):
         order = [
             c.request
-            for c in engine.run(
+            for c in schedule.run(
+                programs,
                 params,
                 requests,
                 seed=0,
                 step=3,
                 method_state=test_sampler.STATS,
-                base_temperature=1.0,
             )
         ]
     assert order != sorted(order)
@@ -206,14 +206,14 @@ def test_sharded_over_the_mesh(mesh8, shape):
 
 
 def test_programs_are_few_and_compiled_once():
-    make_engine.cache_clear()
+    make_programs.cache_clear()
     run(make_requests(9, 4), num_slots=16, rows_per_lane=4)
-    engine, *_ = make_engine(num_slots=16, rows_per_lane=4)
-    programs = engine.decode._cache_size()
-    bound = len(engine.row_sizes) * len(engine.column_sizes) * 2
-    assert 1 <= programs <= bound
+    programs, *_ = make_programs(num_slots=16, rows_per_lane=4)
+    compiled = programs.decode._cache_size()
+    bound = len(programs.row_sizes) * len(programs.column_sizes) * 2
+    assert 1 <= compiled <= bound
     run(make_requests(9, 4), num_slots=16, rows_per_lane=4)
-    assert engine.decode._cache_size() == programs
+    assert programs.decode._cache_size() == compiled
 
 
 @settings(max_examples=10, deadline=None)
@@ -256,4 +256,4 @@ def test_a_request_that_does_not_fit_is_refused(change, words):
 
 def test_slots_that_do_not_fit_the_mesh_are_refused(mesh8):
     with pytest.raises(ValueError, match="num_slots=12"):
-        make_engine(num_slots=12, rows_per_lane=1, mesh=mesh8((8, 1, 1)))
+        make_programs(num_slots=12, rows_per_lane=1, mesh=mesh8((8, 1, 1)))

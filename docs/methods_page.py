@@ -4,6 +4,7 @@ A test holds the page to what this prints.
 """
 
 import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 
 from hapo_jax import config
@@ -45,8 +46,9 @@ Made from the code by `python docs/methods_page.py > docs/methods.md`.
 
 A method is a set of settings: `--config=FILE:method=NAME` sets what its row says and
 leaves the rest at the defaults, which are HAPO. Nothing in the code asks for the name.
-All strengths of HAPO at 0 are DAPO, bit for bit. [adding_a_method.md](adding_a_method.md)
-shows how to write one; [paper.md](paper.md) has HAPO and its published code side by side.
+All strengths of HAPO at 0 are DAPO, bit for bit. How to write one:
+[adding_a_method.md](adding_a_method.md); HAPO and its published code side by side:
+[paper.md](paper.md).
 """
 
 
@@ -113,10 +115,9 @@ def _option(name: str, parameter: inspect.Parameter, legal: Mapping) -> str:
 
 
 def _first_lines(function: Callable) -> str:
-    """A docstring down to its arguments, formulas as blocks."""
-    text = inspect.getdoc(function).split("\nArgs:")[0].split("\nReturns:")[0].rstrip()
-    # Formulas are indented by four, which is a block in Markdown as well.
-    return text
+    """A docstring down to its arguments. Formulas are blocks in Markdown as well."""
+    text = inspect.getdoc(function)
+    return re.split(r"\n(?:Args|Returns|Raises):", text)[0].rstrip()
 
 
 def _legal(legal) -> str:

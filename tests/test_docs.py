@@ -1,4 +1,4 @@
-"""Pages are true: links lead somewhere, commands and settings exist, made pages are new."""
+"""Pages are true: links, commands and settings exist, made pages are up to date."""
 
 import importlib.util
 import pathlib
@@ -70,7 +70,7 @@ def test_modules_and_configs_on_the_pages_exist(page):
         assert (ROOT / file).is_file(), file
 
 
-@pytest.mark.parametrize("line", commands())
+@pytest.mark.parametrize("line", list(commands()))
 def test_a_command_is_understood(line):
     """Its program exists, and its config takes the arguments and the settings."""
     program, *flags = shlex.split(line)

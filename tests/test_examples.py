@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from examples import hapo_on_an_array, own_method, own_verifier
+from examples import hapo_on_an_array, own_method, own_verifier, read_a_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 

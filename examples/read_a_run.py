@@ -17,8 +17,8 @@ def main(workdir: str) -> dict[str, float]:
     config = run_records.read_config(workdir)
     print(f"method {config['method']}, {config['num_steps']} steps")
     for line in run_records.read_metrics(workdir):
-        if "reward/mean" in line:  # a step; evaluations have lines of their own keys
-            print(f"step {line['step']:4d}  reward {line['reward/mean']:.3f}")
+        if "rollout/reward" in line:  # a step; evaluations have lines of their own keys
+            print(f"step {line['step']:4d}  reward {line['rollout/reward']:.3f}")
 
     step = run_records.rollout_steps(workdir)[-1]
     completions = run_records.read_rollouts(workdir, step)

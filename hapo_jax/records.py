@@ -73,7 +73,7 @@ def save(
             "token_strings": [pieces(t) for t in tokens],
             "entropy": batch.entropy[index],
             "old_entropy": rows.old_entropy[index],
-            "score": terms.score[index],
+            "entropy_score": terms.score[index],
             "temperature": batch.temperature[index],
             "behavior_logprobs": batch.behavior_logprobs[index],
             "old_logprobs": rows.old_logprobs[index],

@@ -43,7 +43,7 @@ PER_TOKEN = {
     "token_strings": pa.string(),
     "entropy": pa.float32(),  # nats, of the untempered distribution, when it was drawn
     "old_entropy": pa.float32(),  # of the policy before the update
-    "score": pa.float32(),  # entropy score in [-1, 1]; 0 where no stage reads it
+    "entropy_score": pa.float32(),  # in [-1, 1]; 0 where no stage reads it
     "temperature": pa.float32(),  # at which the token was drawn
     "behavior_logprobs": pa.float32(),  # under the distribution drawn from
     "old_logprobs": pa.float32(),  # base temperature, before the update

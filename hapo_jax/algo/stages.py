@@ -12,7 +12,6 @@ config may say, and docs/methods.md follow from the signature.
 import dataclasses
 import difflib
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from hapo_jax.algo.ranges import FINITE, Range
+from hapo_jax.system import own_code
 from hapo_jax.system.errors import Refused
 
 Array = jax.Array
@@ -195,15 +195,7 @@ def find(key: str, table: Mapping[str, Callable], name: Any) -> Callable:
             f"{key}={name!r} must be one of {', '.join(table)}{nearest(name, table)}, "
             "or a function of yours as package.module:function."
         )
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # a module that it imports is missing
-        raise Refused(
-            f"{key}={name!r}: there is no module {error.name!r}; install its package, "
-            "or put its folder on PYTHONPATH."
-        ) from None
+    found = getattr(own_code.module(key, name), attribute, None)
     if not callable(found):
         raise Refused(
             f"{key}={name!r}: module {module!r} has no function {attribute!r}."

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -244,10 +245,12 @@ def check_alone(config: ConfigDict, default: ConfigDict | None = None) -> None:
         raise Refused(_message(problems))
     problems += ranges.check(config, default)
     _check_method(config, need)
-    if config.task.name in tasks.TASKS:
-        problems += _wrong_options(config)
+    try:
+        task = tasks.get(config.task.name)
+    except ValueError as error:
+        problems.append(str(error))
     else:
-        problems.append(_unknown_task(config.task.name))
+        problems += _wrong_options(config, task)
     if problems:
         raise Refused(_message(problems))
 
@@ -298,10 +301,9 @@ def _check_method(config: ConfigDict, need) -> None:
     )
 
 
-def _wrong_options(config: ConfigDict) -> Iterator[str]:
+def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
     """Messages about options of a task that its functions do not know, lack, or that
     are not of their type or range."""
-    task = tasks.get(config.task.name)
     reads = "problems" if "rollout" in config else "demonstrations"
     functions = {"task.train": reads, "task.test": reads}
     if reads == "demonstrations" and not config.model.path:
@@ -451,11 +453,6 @@ def _unknown_keys(config: ConfigDict, default: ConfigDict) -> list[str]:
         for key in known
         if key not in present
     ]
-
-
-def _unknown_task(name: str) -> str:
-    hint = config_lib.nearest(name, tasks.TASKS)
-    return f"task.name={name!r} is unknown{hint}; there are {', '.join(tasks.TASKS)}."
 
 
 def _message(problems: list[str]) -> str:

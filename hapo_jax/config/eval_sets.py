@@ -165,6 +165,10 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
     if entry == OWN:
         return own(config)
     task, colon, path = entry.partition(":")
+    if config.task.name and entry.startswith(f"{config.task.name}:"):
+        # Of a user's own, perhaps with a colon in its name.
+        path = entry[len(config.task.name) + 1 :]
+        return _make(files.short(path), config.task.name, path, {}, config)
     if colon:
         if task not in tasks.TASKS:
             raise Refused(

@@ -324,7 +324,8 @@ class GradingPool:
             worker.state = "loading"
             worker.deadline = time.monotonic() + self._start_timeout_s
             try:
-                worker.tell({"task": chunk.task, "items": chunk.left()})
+                message = {"task": chunk.task, "folder": tasks.folder(chunk.task)}
+                worker.tell(message | {"items": chunk.left()})
             except OSError:  # it died while idle; nobody's fault
                 self._drop(worker)
 

@@ -6,7 +6,8 @@ it jax and whatever a script without an `if __name__ == "__main__"` does.
 
 Messages are JSON over one socket, so that nothing a grader returns is unpickled:
 
-    -> {"task": name, "items": [[completion, answer], ...]}
+    -> {"task": name, "folder": of its package if it is a user's own, or "",
+        "items": [[completion, answer], ...]}
     <- {"ready": true}                      once, after the start
     <- {"loaded": name, "weaker": text}     once per chunk; the clock starts here; why
      | {"failed": text}                       programs are not confined the best way
@@ -26,7 +27,7 @@ import signal
 import sys
 import traceback
 from multiprocessing import connection
-from types import ModuleType
+from typing import Any
 
 from hapo_jax import tasks
 from hapo_jax.tasks.sandbox import host, kernel
@@ -51,14 +52,14 @@ def main(argv: list[str]) -> None:
         _send(socket, {"ready": True})
         _silence()
         while (request := _receive(socket)) is not None:
-            if not _answer(socket, request["task"], request["items"]):
+            if not _answer(socket, **request):
                 return
 
 
-def _answer(socket: connection.Connection, task: str, items: list) -> bool:
+def _answer(socket: connection.Connection, task: str, folder: str, items: list) -> bool:
     """Grades one chunk; False if the process should end."""
     try:
-        module = _load(task)
+        module = _load(task, folder)
         weaker = module.why_weaker() if hasattr(module, "why_weaker") else ""
     except Exception:
         _send(socket, {"failed": traceback.format_exc()})
@@ -72,15 +73,22 @@ def _answer(socket: connection.Connection, task: str, items: list) -> bool:
     return True
 
 
-def _load(task: str) -> ModuleType:
+def _load(task: str, folder: str) -> Any:
     """The task's module, its late imports done."""
+    if folder and folder not in sys.path:
+        sys.path.append(folder)  # last, so that nothing there hides a library
     module = tasks.get(task)
+    if "jax" in sys.modules:
+        raise ImportError(
+            f"task {task!r} imports jax, and graders must not: an accelerator belongs "
+            "to one process; import it where only the run needs it, or not at all"
+        )
     for library in tasks.GRADER_LIBRARIES.get(task, ()):
         importlib.import_module(library)
     return module
 
 
-def _grade(module: ModuleType, completion: str, answer: str) -> dict:
+def _grade(module: Any, completion: str, answer: str) -> dict:
     """One reply."""
     try:
         score, extracted = module.grade(completion, answer)

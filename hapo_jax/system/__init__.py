@@ -4,6 +4,7 @@ errors.py    ends of a run that are no faults of the program
 folders.py   is a folder one that a run can live in?
 limits.py    limits that a process was started under
 lock.py      one run per folder
+own_code.py  modules that a config names
 patience.py  tries again where a disk fails for a while
 side.py      outputs that a run can do without
 streams.py   standard output that cannot end a program

@@ -5,6 +5,8 @@ A task is a plain module with two functions:
     problems(split, **options) -> list[problems.Problem]
     grade(completion, answer) -> problems.Grade
 
+A task of a user's own is named by its module, see `own.py`.
+
 Nothing in this folder imports jax: graders run in processes of their own
 (`worker.py`), and an accelerator belongs to one process.
 """
@@ -12,6 +14,7 @@ Nothing in this folder imports jax: graders run in processes of their own
 import difflib
 import importlib
 from types import ModuleType
+from typing import Any
 
 from hapo_jax.system.errors import Refused
 
@@ -34,21 +37,44 @@ _MATHEMATICS = ("math_verify", "hapo_jax.tasks.math_latex")
 GRADER_LIBRARIES = {"math": _MATHEMATICS, "math_votes": _MATHEMATICS}
 
 
-def get(name: str) -> ModuleType:
+def get(name: str) -> Any:
     """The module of a task, or of what compares its answers.
+
+    One of a user's own may also be a namespace with the same functions.
 
     Raises:
       Refused: there is no such task; names the nearest one.
     """
-    check(name)
-    return importlib.import_module((TASKS | _COMPARERS)[name])
+    if name in TASKS or name in _COMPARERS:
+        return importlib.import_module((TASKS | _COMPARERS)[name])
+    return _own(name).load(name)
 
 
 def check(name: str) -> None:
     """Raises ValueError, naming the nearest task, unless `name` is one."""
-    if name in TASKS or name in _COMPARERS:
-        return
+    if name not in TASKS and name not in _COMPARERS:
+        get(name)
+
+
+def folder(name: str) -> str:
+    """Where the package of a task of a user's own lies; "" for the others.
+
+    Raises:
+      Refused: there is no such task.
+    """
+    known = name in TASKS or name in _COMPARERS
+    return "" if known else _own(name).folder(name)
+
+
+def _own(name: str) -> ModuleType:
+    """The module that loads a task of a user's own, if it can be the name of one."""
+    if "." in name or ":" in name:
+        # Here, since processes that confine programs import this package, and start
+        # faster without the readers of files.
+        return importlib.import_module("hapo_jax.tasks.own")
     near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.0)
+    hint = f"; did you mean {near[0]!r}?" if near else ";"
     raise Refused(
-        f"task {name!r} is not one of {', '.join(TASKS)}; did you mean {near[0]!r}?"
+        f"task.name={name!r} must be one of {', '.join(TASKS)}{hint} A task of yours "
+        "is given as package.module, or its verifier as package.module:function."
     )

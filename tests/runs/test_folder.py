@@ -60,6 +60,7 @@ def records(mask):
     per_token |= {
         "tokens": rng.integers(0, 9, mask.shape, np.int32),
         "token_strings": [["t"] * int(row.sum()) for row in mask],
+        "counted": mask,
         "clipped_low": rng.random(mask.shape) < 0.5,
         "clipped_high": rng.random(mask.shape) < 0.5,
         "dual_clipped": np.zeros(mask.shape, bool),

@@ -504,7 +504,7 @@ def test_arguments_are_checked(changes, message):
 
 def test_items_are_checked(stub):
     with make_pool(num_workers=1) as pool:
-        with pytest.raises(ValueError, match="task 'stubb'.*did you mean 'stub'"):
+        with pytest.raises(ValueError, match="task.name='stubb' .*did you mean 'stub'"):
             pool.submit("stubb", [("1", "1")])
         with pytest.raises(ValueError, match=r"items\[1\] must be a pair of texts"):
             pool.submit("stub", [("1", "1"), ("1", 1)])

@@ -382,7 +382,7 @@ class _Problem:
             "majority_score": eval_votes.majority_score(votes, scores),
             "lengths": [len(row.tokens) for row in rows],
             "truncated": [bool(row.truncated) for row in rows],
-            "entropy": [float(np.mean(row.entropy)) for row in rows],
+            "entropy": [float(np.mean(row.record.entropy)) for row in rows],
             "ungraded": sum(g.outcome in UNGRADED for g in grades),
             "completions": self._texts[:k],
         }

@@ -98,7 +98,12 @@ def statistics(vocab: int) -> dict[str, entropy_lib.EntropyStats]:
     """
     pivot = jnp.log(jnp.log(jnp.float32(vocab)))
     # Each in a buffer of its own, since an update donates them.
-    stats = entropy_lib.EntropyStats(pivot, *map(jnp.float32, (1.0, 1.0, -1.0)))
+    stats = entropy_lib.EntropyStats(
+        quantile=pivot,
+        std=jnp.float32(1.0),
+        max_score=jnp.float32(1.0),
+        min_score=jnp.float32(-1.0),
+    )
     return {"entropy": stats}
 
 

@@ -239,22 +239,17 @@ def make(settings: Settings) -> Method:
 
 def _choose(s: Settings) -> _Stages:
     """The stage that each section of the settings asks for."""
-    redistribution = dict(s.shaping)
     # A strength of 0 leaves the stage out, and with it all that only it reads.
-    if redistribution["name"] == "redistribute" and not s.redistribution.strength:
-        redistribution["name"] = "none"
-    clip_range = dict(s.clip_range)
+    reshape, clip_range = dict(s.shaping), dict(s.clip_range)
+    if reshape["name"] == "redistribute" and not s.redistribution.strength:
+        reshape["name"] = "none"
     if clip_range["name"] == "by_score" and not s.clip.strength:
         clip_range["name"] = "plain"
-    regular = {"name": "all"}
     return _Stages(
         advantage=_advantage(s),
         weight=_weight(s),
-        ratio=stages.bind(
-            "algo.ratio",
-            {"all": losses.importance_ratio},
-            regular,
-            limit=s.clip.log_ratio or math.inf,
+        ratio=stages.only(
+            "algo.ratio", losses.importance_ratio, limit=s.clip.log_ratio or math.inf
         ),
         clip_range=stages.bind(
             "algo.clip_range",
@@ -267,7 +262,7 @@ def _choose(s: Settings) -> _Stages:
         shaping=stages.bind(
             "algo.shaping",
             shaping.SHAPINGS,
-            redistribution,
+            reshape,
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
         ),
@@ -275,7 +270,7 @@ def _choose(s: Settings) -> _Stages:
             "algo.surrogate", losses.SURROGATES, s.surrogate, dual=s.clip.dual
         ),
         mask=stages.bind("algo.mask", masks.MASKS, s.mask),
-        kl=stages.bind("algo.kl", {"all": kl.term}, regular, **dataclasses.asdict(s.kl))
+        kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
         if s.kl.strength
         else None,
         regulariser=stages.bind("algo.regulariser", kl.REGULARISERS, s.regulariser),
@@ -288,10 +283,9 @@ def _advantage(s: Settings) -> stages.Stage:
     base = stages.bind(
         "algo.advantage", advantages.ADVANTAGES, s.advantage, singleton=s.singleton
     )
-    token_group = stages.bind(
+    token_group = stages.only(
         "algo.token_group",
-        {"all": advantages.hapo_token_group},
-        {"name": "all"},
+        advantages.hapo_token_group,
         fallback=s.advantage_fallback,
         singleton=s.singleton,
         scale_by_std=s.token_group.scale_by_std,
@@ -313,10 +307,9 @@ def _weight(s: Settings) -> stages.Stage | None:
     if s.importance.mode == "none":
         return None
     icepop = s.importance.mode == "icepop"
-    return stages.bind(
+    return stages.only(
         "algo.importance",
-        {"all": importance.weights},
-        {"name": "all"},
+        importance.weights,
         level="token" if icepop else s.importance.mode,
         outside="zero" if icepop else "clip",
         floor=s.importance.floor,

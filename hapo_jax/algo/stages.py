@@ -169,6 +169,11 @@ def bind(
     return Stage(key, bound, reads, declared)
 
 
+def only(key: str, function: Callable, **given: Any) -> Stage:
+    """The stage of a place for which there is one function."""
+    return bind(key, {"only": function}, {"name": "only"}, **given)
+
+
 def signature(
     function: Callable,
 ) -> tuple[tuple[str, ...], dict[str, inspect.Parameter]]:

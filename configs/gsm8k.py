@@ -11,6 +11,7 @@ asks as that did. Sizes are for one accelerator of 80 GB and a model of 1.5B.
 import pathlib
 
 from hapo_jax import config as config_lib
+from hapo_jax.system.errors import Refused
 
 PROMPTS = {
     "boxed": "{problem}\nPlease reason step by step, and put your final answer within "
@@ -24,7 +25,7 @@ PROMPTS = {
 def get_config(arg=None):
     args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data", prompt="boxed")
     if args.prompt not in PROMPTS:
-        raise ValueError(f"prompt={args.prompt!r} must be one of {', '.join(PROMPTS)}.")
+        raise Refused(f"prompt={args.prompt!r} must be one of {', '.join(PROMPTS)}.")
     c = config_lib.default()
     c.seed = args.seed
     c.num_steps = 200

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from hapo_jax import cli
-from hapo_jax.config import check
+from hapo_jax.config import arguments, check
 from hapo_jax.config import defaults as config_lib
+from hapo_jax.rollout import memory
 from hapo_jax.system import errors
 
 
@@ -73,6 +74,16 @@ def test_a_run_that_failed_is_a_message_and_status_1(end, capsys):
 
     assert end(fail) == (1, None)
     assert capsys.readouterr().err == "error: the disk is full; make room\n"
+
+
+def test_memory_that_is_too_small_is_a_refusal():
+    assert issubclass(memory.DoesNotFit, errors.Refused)
+
+
+@pytest.mark.parametrize("name", ["gsm8k"])
+def test_an_experiment_file_refuses_its_argument(name):
+    with pytest.raises(errors.Refused, match="prompt='none' must be one of"):
+        arguments.load(f"configs/{name}.py:data=x,prompt=none")
 
 
 def test_processes_tell_each_other_by_the_same_types():

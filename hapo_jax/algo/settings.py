@@ -188,7 +188,7 @@ def of(section: Mapping[str, Any]) -> Settings:
 def require(
     settings: Settings, key: str, holds: bool, rule: str, remedy: str = ""
 ) -> None:
-    """Raises ValueError naming key, value, rule and remedy unless `holds`."""
+    """Raises Refused naming key, value, rule and remedy unless `holds`."""
     if not holds:
         remedy = remedy or f"change --config.{key}"
         raise Refused(f"{key}={_get(settings, key)!r} must {rule}; {remedy}.")

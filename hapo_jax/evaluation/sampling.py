@@ -82,7 +82,7 @@ def read_sets(
     """The sets with their problems.
 
     Raises:
-      ValueError: a set's file cannot be used.
+      Refused: a set's file cannot be used.
     """
     return [
         (s, assembly.make_prompts(config, policy, ConfigDict(s.options), task=s.task))

@@ -491,7 +491,7 @@ def _broken_file(folder: pathlib.Path) -> pathlib.Path:
     return folder / "tokenizer_config.json"
 
 
-def _refusal(error: BaseException, what: str) -> ValueError:
+def _refusal(error: BaseException, what: str) -> Refused:
     """For an exception of a library that fails on a broken file in many ways.
 
     One that is no fault of a file, such as Ctrl-C or a bad disk, is raised again.

@@ -36,7 +36,7 @@ def dry_run(config: ConfigDict) -> None:
     """Runs and prints one line per phase.
 
     Raises:
-      ValueError: the config cannot be used.
+      Refused: the config cannot be used.
     """
     resolved = check.check(config, num_devices=jax.device_count())
     cli.warn(resolved.config)

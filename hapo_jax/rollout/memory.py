@@ -15,7 +15,7 @@ from hapo_jax.system.errors import Refused
 _GIB = 2**30
 
 
-class DoesNotFit(ValueError):
+class DoesNotFit(Refused):
     """Memory is too small for the slots."""
 
 

@@ -332,7 +332,7 @@ class Checkpoints:
             parameters without the optimizer).
 
         Raises:
-          ValueError: no such step, it is broken, or it holds other arrays; the message
+          Refused: no such step, it is broken, or it holds other arrays; the message
             names them.
         """
         if step not in self.steps():
@@ -361,7 +361,7 @@ class Checkpoints:
           abstract_state, partial: see `restore`.
 
         Raises:
-          ValueError: there are checkpoints but all are broken, or the newest whole one
+          Refused: there are checkpoints but all are broken, or the newest whole one
             holds other arrays than `abstract_state`.
           DiskFailed: the disk does not give the newest; it is left as it is.
         """
@@ -486,7 +486,7 @@ class Checkpoints:
                     ) from reason
 
     def _read(self, step: int, abstract_state: Any, *, partial: bool) -> Restored:
-        """Reads and verifies one checkpoint; raises `_Broken` or ValueError."""
+        """Reads and verifies one checkpoint; raises `_Broken` or Refused."""
         self.wait()
         record = self._read_record(step)
         abstract = _named_leaves(abstract_state)
@@ -634,7 +634,7 @@ def _check_match(
             if name not in wanted
         ]
     if faults:
-        raise ValueError(
+        raise errors.Refused(
             f"The checkpoint of step {step} belongs to another model or optimizer:\n  "
             + "\n  ".join(faults)
             + "\nUse the config it was saved with, or another workdir."

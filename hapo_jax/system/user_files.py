@@ -1,7 +1,7 @@
 """Small files that a user brings, read whole or refused by name.
 
 JSON, templates and other text come in through here: what is broken, or is another kind
-of file than its name says, ends in a ValueError that names the file, the field, the
+of file than its name says, ends in a refusal that names the file, the field, the
 rule and the way out. Imports nothing of the package but what it raises, so that every
 folder may use it.
 """
@@ -100,7 +100,7 @@ def decode(data: bytes, name: Any) -> str:
 
 @contextlib.contextmanager
 def refusing(path: pathlib.Path) -> Iterator[None]:
-    """Around what opens `path`: turns a fault of the path into a ValueError."""
+    """Around what opens `path`: turns a fault of the path into a refusal."""
     try:
         yield
     except OSError as error:

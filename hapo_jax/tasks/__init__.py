@@ -51,7 +51,7 @@ def get(name: str) -> Any:
 
 
 def check(name: str) -> None:
-    """Raises ValueError, naming the nearest task, unless `name` is one."""
+    """Raises Refused, naming the nearest task, unless `name` is one."""
     if name not in TASKS and name not in _COMPARERS:
         get(name)
 

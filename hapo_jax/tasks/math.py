@@ -241,7 +241,7 @@ def _gold(answer: str) -> str:
 
 
 def _check_gold(answer: str, grading: str) -> None:
-    """Raises ValueError if no completion could be right to the grading."""
+    """Raises Refused if no completion could be right to the grading."""
     if grading not in _REFERENCES:
         _gold(answer)
     elif not math_dapo.normalise(answer):

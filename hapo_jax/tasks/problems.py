@@ -98,11 +98,11 @@ def read_problems(
       prompt_template: text around `{problem}`, for rows whose problem is text; empty
         for the bare problem. Rows of whole messages refuse a template.
       columns: which fields are read; empty to guess, see `schemas.py`.
-      row: turns a row of another kind into one of ours; may raise ValueError.
+      row: turns a row of another kind into one of ours; may refuse it.
       on_error: what a broken row does: "stop" the reading, or "skip" the row, with a
         warning that counts them and names the first. A damaged file stops it.
-      gold: turns the value of the answer's field into a text; may raise ValueError.
-      check: raises ValueError for an answer that the task cannot grade by.
+      gold: turns the value of the answer's field into a text; may refuse it.
+      check: refuses an answer that the task cannot grade by.
 
     Raises:
       Refused: there is no such file, its kind is unknown, it holds no rows, the
@@ -116,7 +116,7 @@ def read_problems(
     found: dict[str, Problem] = {}
     places: dict[str, str] = {}
     repeated = 0
-    broken: list[ValueError] = []
+    broken: list[Refused] = []
     on_broken = readers.stop if on_error == "stop" else broken.append
     choose = list if row else mapping.choose
     name = files.name(paths)
@@ -212,7 +212,7 @@ def read_structured(
       fields: that `make` looks at, besides id, problem and source.
       make: turns a row and its place in the file, for messages, into a problem, or None
         to leave it out; id and problem have been checked, source is filled in. Raises
-        ValueError for a broken row.
+        Refused for a broken row.
       on_error: see `read_problems`.
       columns: `problem=text,tests=cases` where fields have other names; else empty.
 
@@ -226,7 +226,7 @@ def read_structured(
     given = schemas.parse(columns, wanted)
     read = {f.split(".")[0] for f in given.values()} | {*given.values(), *wanted}
     found: dict[str, Problem] = {}
-    broken: list[ValueError] = []
+    broken: list[Refused] = []
     on_broken = readers.stop if on_error == "stop" else broken.append
     name = files.name(paths)
 
@@ -295,7 +295,7 @@ def _rows(
         yield from readers.rows(path, choose, on_broken)
 
 
-def _say_broken(broken: Sequence[ValueError]) -> None:
+def _say_broken(broken: Sequence[Refused]) -> None:
     if broken:
         _log.warning("%d broken rows were skipped, first: %s", len(broken), broken[0])
 

@@ -2,7 +2,7 @@
 
 JSON lines, JSON (a list of rows), CSV, Arrow and parquet (`tables.py`); text also
 packed by gzip or zstandard. What a library says about a file that is damaged, or is
-another kind of file than its name says, is turned into a ValueError that names the
+another kind of file than its name says, is turned into a refusal that names the
 file, the row and the field.
 """
 
@@ -51,7 +51,7 @@ _LONGEST_CELL = 2**31 - 1
 _WHOLE_FLOAT = re.compile(r"-?\d{1,15}\.0")
 
 
-def stop(error: ValueError) -> None:
+def stop(error: Refused) -> None:
     """What a broken row does unless told otherwise."""
     raise error
 
@@ -66,7 +66,7 @@ def rows(
     Args:
       path: of one data file.
       choose: of the columns of an Arrow or parquet file, those that are read.
-      on_broken: is called with a ValueError for each row that is broken.
+      on_broken: is called with the refusal of each row that is broken.
 
     Raises:
       Refused: the file cannot be opened, or is damaged or of another kind.

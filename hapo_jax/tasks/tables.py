@@ -12,12 +12,12 @@ from hapo_jax.tasks.row_values import Row
 
 # Columns of a file that are read, chosen by their names.
 Choice = Callable[[Sequence[str]], Sequence[str]]
-Broken = Callable[[ValueError], None]
+Broken = Callable[[Refused], None]
 
 
 @contextlib.contextmanager
 def refusing(path: pathlib.Path, place: Callable[[], str]) -> Iterator[None]:
-    """Around what reads a file: turns what libraries say about it into a ValueError.
+    """Around what reads a file: turns what libraries say about it into a refusal.
 
     Faults of the machine, which have a number, stay as they are.
     """

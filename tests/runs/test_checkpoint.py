@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from hapo_jax.runs import checkpoint
+from hapo_jax.system import errors
 from hapo_jax.runs import fingerprint
 from hapo_jax.runs import host_tree
 
@@ -241,9 +242,9 @@ def test_all_broken_is_an_error_that_names_the_folder(saved):
     for step in states:
         empty(path / str(step))
     with open_folder(path) as checkpoints:
-        with pytest.raises(ValueError, match="All checkpoints in .* are broken"):
+        with pytest.raises(errors.Refused, match="All checkpoints in .* are broken"):
             checkpoints.restore_latest(abstract(states[1]))
-        with pytest.raises(ValueError, match="step=2: the checkpoint .* is broken"):
+        with pytest.raises(errors.Refused, match="step=2: the checkpoint .* is broken"):
             checkpoints.restore(2, abstract(states[1]))
         assert checkpoints.steps() == [1, 2, 3]
 
@@ -253,11 +254,11 @@ def test_a_state_of_another_shape_is_refused_not_called_broken(saved):
     other = states[3] | {"seen": jnp.zeros((2,), jnp.int32)}
     other["more"] = jnp.zeros(())
     with open_folder(path) as checkpoints:
-        with pytest.raises(ValueError, match="another model") as error:
+        with pytest.raises(errors.Refused, match="another model") as error:
             checkpoints.restore_latest(abstract(other))
         assert "seen: saved int32[], expected int32[2]" in str(error.value)
         assert "more: saved nothing, expected float32[]" in str(error.value)
-        with pytest.raises(ValueError, match="step=7"):
+        with pytest.raises(errors.Refused, match="step=7"):
             checkpoints.restore(7, abstract(states[3]))
 
 

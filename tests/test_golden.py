@@ -45,7 +45,6 @@ NOT_BUILT = {
     "kl_cov_original",
     "remax",
     "rollout_rejection_mask",
-    "sapo",
     "sent_v1",
     "sent_v2_int64mask",
     "sent_v2_intended",

@@ -36,7 +36,6 @@ NOT_BUILT = {
     "edge_grpo",
     "entropy_adv",
     "gae",
-    "gmpo",
     "gpg_advantage",
     "gpg_loss",
     "grpo_passk",

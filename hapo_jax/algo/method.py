@@ -124,9 +124,12 @@ class Method:
         `entropy` if the method reads it. Only `logprobs` has a gradient.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
       reads: names of `stages.NAMES` that some stage reads.
-      by_rows: `terms` and `aggregate` need whole completions, and how a mini-batch is
-        cut changes the loss. Otherwise they need no token but their own.
+      by_rows: `terms` and `aggregate` need whole completions. Otherwise they need no
+        token but their own.
+      across_rows: and all of a mini-batch together, so that how it is cut into
+        micro-batches changes the loss.
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
+      silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
     """
 
     temperature: Callable[..., Array] | None
@@ -137,7 +140,9 @@ class Method:
     aggregate: Callable[[Array], tuple[Array, Array]]
     reads: frozenset[str]
     by_rows: bool
+    across_rows: bool
     silent_at_zero: bool
+    silent_at_equal_rewards: bool
 
     @property
     def needs_reference(self) -> bool:
@@ -238,7 +243,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         reads=reads,
         by_rows=(micro and "score" in reads)
         or any(stage.declared.by_rows for stage in late),
+        across_rows=(micro and "score" in reads)
+        or any(stage.declared.across_rows for stage in late),
         silent_at_zero=all(stage.declared.silent_at_zero for stage in late),
+        silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
     )
 
 

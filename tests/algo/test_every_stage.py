@@ -89,7 +89,7 @@ def test_a_stage_reads_what_there_is_and_declares_its_options(section, name):
     reads, options = stages.signature(function)
     assert set(reads) <= stages.NAMES.keys()
     declared = function.declared
-    assert set(declared.options) <= {*options, "singleton", "gamma", "fallback"}
+    assert set(declared.options) <= {*options, "singleton", "fallback"}
     for option, parameter in options.items():
         default = parameter.default
         legal = declared.options.get(option)

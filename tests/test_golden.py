@@ -36,7 +36,6 @@ NOT_BUILT = {
     "edge_grpo",
     "entropy_adv",
     "gae",
-    "grpo_passk",
     "htpo",
     "kl_cov",
     "kl_cov_original",

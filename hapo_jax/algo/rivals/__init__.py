@@ -15,6 +15,7 @@ from hapo_jax.algo.rivals import (
     gpg,
     gspo,
     gtpo,
+    passk,
     sapo,
 )
 
@@ -27,5 +28,6 @@ MODULES = (
     gpg,
     gspo,
     gtpo,
+    passk,
     sapo,
 )

@@ -15,6 +15,7 @@ from hapo_jax.algo.rivals import (
     gpg,
     gspo,
     gtpo,
+    maxrl,
     passk,
     sapo,
 )
@@ -28,6 +29,7 @@ MODULES = (
     gpg,
     gspo,
     gtpo,
+    maxrl,
     passk,
     sapo,
 )

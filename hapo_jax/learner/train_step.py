@@ -101,8 +101,7 @@ class Learner(NamedTuple):
       remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows, old_outputs: see `Method`.
-      skips: completions without advantages need no pass.
+      by_rows, silent_at_zero, old_outputs: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -117,10 +116,15 @@ class Learner(NamedTuple):
     minibatch_rows: int
     recompute_old_logprobs: bool
     by_rows: bool
+    silent_at_zero: bool
     old_outputs: frozenset[str]
-    skips: bool
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
+
+    @property
+    def skips(self) -> bool:
+        """Completions without advantages need no pass."""
+        return self.silent_at_zero and not self.by_rows
 
     def num_programs(self) -> int:
         """Compiled programs so far; it must not grow after the first step."""
@@ -223,8 +227,8 @@ def make_learner(
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
+        silent_at_zero=method.silent_at_zero,
         old_outputs=method.old_outputs,
-        skips=method.silent_at_zero and not method.by_rows,
         row_sharding=rows,
         shardings=minibatch,
     )

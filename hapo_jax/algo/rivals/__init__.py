@@ -12,6 +12,7 @@ from hapo_jax.algo.rivals import (
     ce_gppo,
     entropy_bonus,
     forking,
+    gspo,
     gtpo,
 )
 
@@ -21,5 +22,6 @@ MODULES = (
     ce_gppo,
     entropy_bonus,
     forking,
+    gspo,
     gtpo,
 )

@@ -36,7 +36,6 @@ NOT_BUILT = {
     "cispo_verl",
     "clip_cov",
     "edge_grpo",
-    "entropy_adv",
     "gae",
     "gmpo",
     "gpg_advantage",

@@ -9,6 +9,7 @@ To add one, write its module and name it here; `methods.py` takes up both.
 from hapo_jax.algo.rivals import (
     aspo,
     ce_gppo,
+    entropy_adv,
     forking,
     gspo,
     gtpo,
@@ -17,6 +18,7 @@ from hapo_jax.algo.rivals import (
 MODULES = (
     aspo,
     ce_gppo,
+    entropy_adv,
     forking,
     gspo,
     gtpo,

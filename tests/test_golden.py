@@ -50,7 +50,6 @@ NOT_BUILT = {
     "sent_v1",
     "sent_v2_int64mask",
     "sent_v2_intended",
-    "stapo",
     "stare",
     "value_loss",
 }

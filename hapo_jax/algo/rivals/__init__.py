@@ -13,6 +13,7 @@ from hapo_jax.algo.rivals import (
     forking,
     gspo,
     gtpo,
+    stapo,
 )
 
 MODULES = (
@@ -22,4 +23,5 @@ MODULES = (
     forking,
     gspo,
     gtpo,
+    stapo,
 )

@@ -42,8 +42,6 @@ NOT_BUILT = {
     "gpg_loss",
     "grpo_passk",
     "htpo",
-    "kl_cov",
-    "kl_cov_original",
     "remax",
     "rollout_rejection_mask",
     "sapo",

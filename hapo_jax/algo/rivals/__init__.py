@@ -13,6 +13,7 @@ from hapo_jax.algo.rivals import (
     forking,
     gspo,
     gtpo,
+    kl_cov,
     stapo,
 )
 
@@ -23,5 +24,6 @@ MODULES = (
     forking,
     gspo,
     gtpo,
+    kl_cov,
     stapo,
 )

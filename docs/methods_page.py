@@ -111,7 +111,11 @@ def _at_stages(name: str) -> Iterator[str]:
     kl = [f"KL {s.kl.estimator} × {s.kl.strength:g}"] if s.kl.strength else []
     yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
     scope = f"{s.entropy.source}, {s.entropy.scope}"
-    yield scope if made.reads & {"entropy", "score", "source_logprobs"} else ""
+    of_source = made.reads & {"entropy", "score", "source_logprobs"}
+    entropies = [scope] if of_source else []
+    if made.differentiates_entropy:
+        entropies.append("current, with a gradient")
+    yield "; ".join(entropies)
     yield ", ".join(f"`{n}`" for n in made.init_state() if n != "entropy")
 
 

@@ -7,9 +7,11 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    adaptive_entropy,
     aspo,
     ce_gppo,
     entropy_adv,
+    entropy_bonus,
     forking,
     gspo,
     gtpo,
@@ -18,9 +20,11 @@ from hapo_jax.algo.rivals import (
 )
 
 MODULES = (
+    adaptive_entropy,
     aspo,
     ce_gppo,
     entropy_adv,
+    entropy_bonus,
     forking,
     gspo,
     gtpo,

@@ -10,18 +10,24 @@ from hapo_jax.algo.rivals import (
     adaptive_entropy,
     aspo,
     ce_gppo,
+    entropy_adv,
     entropy_bonus,
     forking,
     gspo,
     gtpo,
+    kl_cov,
+    stapo,
 )
 
 MODULES = (
     adaptive_entropy,
     aspo,
     ce_gppo,
+    entropy_adv,
     entropy_bonus,
     forking,
     gspo,
     gtpo,
+    kl_cov,
+    stapo,
 )

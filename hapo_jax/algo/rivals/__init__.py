@@ -21,6 +21,7 @@ from hapo_jax.algo.rivals import (
     kl_cov,
     maxrl,
     passk,
+    rejection,
     sapo,
     stapo,
 )
@@ -40,6 +41,7 @@ MODULES = (
     kl_cov,
     maxrl,
     passk,
+    rejection,
     sapo,
     stapo,
 )

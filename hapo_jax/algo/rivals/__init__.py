@@ -24,6 +24,7 @@ from hapo_jax.algo.rivals import (
     rejection,
     sapo,
     stapo,
+    v32_mask,
 )
 
 MODULES = (
@@ -44,4 +45,5 @@ MODULES = (
     rejection,
     sapo,
     stapo,
+    v32_mask,
 )

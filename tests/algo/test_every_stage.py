@@ -18,6 +18,8 @@ EVERY = [(section, name) for section, table in TABLES.items() for name in table]
 NEEDS = {
     "seq_mean_token_sum_norm": {"scale_tokens": 7.0},
     "adaptive_entropy": {"initial": 1.0, "target": 20.0},
+    "lp_reg": {"share": 1.0},
+    "lp_reg_micro": {"share": 1.0},
 }
 SOURCES = ("old", "current")
 

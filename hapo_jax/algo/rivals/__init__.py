@@ -14,6 +14,8 @@ from hapo_jax.algo.rivals import (
     forking,
     gspo,
     gtpo,
+    lp_reg,
+    otb,
 )
 
 MODULES = (
@@ -24,4 +26,6 @@ MODULES = (
     forking,
     gspo,
     gtpo,
+    lp_reg,
+    otb,
 )

@@ -102,7 +102,7 @@ class Learner(NamedTuple):
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       by_rows: see `Method`.
-      silent_at_zero: see `Method`.
+      silent_at_zero, phases: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -118,6 +118,7 @@ class Learner(NamedTuple):
     recompute_old_logprobs: bool
     by_rows: bool
     silent_at_zero: bool
+    phases: int
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
 
@@ -222,6 +223,7 @@ def make_learner(
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
         silent_at_zero=method.silent_at_zero,
+        phases=method.phases,
         row_sharding=rows,
         shardings=minibatch,
     )

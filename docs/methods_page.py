@@ -110,7 +110,10 @@ def _at_stages(name: str) -> Iterator[str]:
     yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
     yield _chosen(s.phases)
     scope = f"{s.entropy.source}, {s.entropy.scope}"
-    yield scope if made.reads & {"entropy", "score"} else ""
+    entropies = [scope] if made.reads & {"entropy", "score"} else []
+    if made.differentiates_entropy:
+        entropies.append("current, with a gradient")
+    yield "; ".join(entropies)
     yield ", ".join(f"`{n}`" for n in made.init_state() if n != "entropy")
 
 

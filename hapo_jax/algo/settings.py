@@ -119,6 +119,8 @@ class Settings:
     entropy: Entropy = Entropy()
     temperature: Temperature = Temperature()
     token_group: TokenGroup = TokenGroup()
+    # Of the largest probability; what is below is cut from `old_cut_logprobs`.
+    cut_share: float = _setting(0.02, Range(0, 1, above=True))
     shaping: Mapping[str, Any] = _stage("redistribute")
     redistribution: Redistribution = Redistribution()
     clip: Clip = Clip()

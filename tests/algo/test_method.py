@@ -247,7 +247,7 @@ def test_entropy_source_and_scope():
 def test_a_current_entropy_that_is_missing_is_a_bug():
     tokens, _, stats = _terms(_make("hapo"))
     made = _make("hapo", entropy_source="current")
-    assert made.needs_current_entropy
+    assert made.outputs == {"entropy"}
     with pytest.raises(AssertionError, match="reads the entropy"):
         given.loss(made, tokens._replace(entropy=None), stats)
 
@@ -293,7 +293,7 @@ def test_a_token_wise_loss_takes_tokens_in_any_order(method):
     def numerator(logprobs):
         current = loose._replace(logprobs=logprobs).current()
         return method_lib.token_loss(
-            made, current, constants, weights, {"entropy": stats}
+            made, current, constants, weights, given.state(made, stats)
         )
 
     def expected(logprobs):

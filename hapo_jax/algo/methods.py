@@ -65,6 +65,17 @@ _OWN_METHODS = {
         source="arXiv 2402.14740",
         open="with PPO's clipped ratio, as in verl; the paper's loss is REINFORCE",
     ),
+    "opo": Row(
+        {
+            **GRPO,
+            "algo.advantage": {"name": "opo"},
+            "algo.surrogate": {"name": "reinforce"},
+            "algo.aggregation": {"name": "token_mean"},
+        },
+        source="arXiv 2505.23585",
+        open="strictly on-policy only with one update per batch: set "
+        "learner.minibatch_prompts to rollout.batch_prompts",
+    ),
     "reinforce_pp": Row(
         {
             **GRPO,

@@ -1,7 +1,7 @@
 """A method: its stages, put together once from settings, and run in two places.
 
     before the policy is run   Rows ─► advantage, score, weight, …        ─► constants
-    at every token             ratio ─► clip range ─► shaping ─► surrogate
+    at every token             ratio ─► clip range ─► shaping ─► selection ─► surrogate
                                ─► weight ─► mask ─► regularisers          ─► loss
 
 `make` picks the stages; nothing here asks for the name of a method. HAPO with all
@@ -48,6 +48,7 @@ _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
 # Known only once the policy, or a stage that reads it, is run.
 _CURRENT = frozenset(
     {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
+    | {"selected"}
 )
 _DIFFERENTIABLE = ("logprobs", "current_entropy")
 # Of the old policy, from the learner's scoring alone.
@@ -58,6 +59,7 @@ _GIVES = {
     "weight": ("weight",),
     "clip_range": ("clip_low", "clip_high"),
     "shaping": ("advantages",),
+    "selection": ("selected",),
     "mask": ("kept", "counted"),
 }
 
@@ -189,6 +191,7 @@ class _Stages(NamedTuple):
     ratio: stages.Stage
     clip_range: stages.Stage
     shaping: stages.Stage
+    selection: stages.Stage
     surrogate: stages.Stage
     mask: stages.Stage
     kl: stages.Stage | None
@@ -238,6 +241,13 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
                 f"{', '.join(n for n in stage.reads if n not in known)}; let it read "
                 "advantages, or compute what it needs in another stage."
             )
+    if ("selected" in reads) != (settings.selection["name"] != "none"):
+        raise Refused(
+            f"algo.selection.name={settings.selection['name']!r} must be another than "
+            f"'none' just if a stage reads `selected`, and "
+            f"{'one does' if 'selected' in reads else 'none does'}; change it, or the "
+            f"stage, which is algo.surrogate or algo.regulariser."
+        )
     read_late = frozenset(name for stage in late for name in stage.reads)
     of_entropy = {"entropy", "score"} if source == "current" else set()
     outputs = reads & {"rank"}
@@ -341,6 +351,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
         ),
+        selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
         mask=bind("mask", s.mask),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
@@ -561,6 +572,7 @@ def _terms(
     base_advantages = values["advantages"]
     values["advantages"] = values.get("shaped", base_advantages)
     run("shaping")
+    run("selection")
     surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
     loss = surrogate.loss
     if chosen.weight is not None:

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
+from hapo_jax.algo import phases
 from hapo_jax.algo.method import Method
 from hapo_jax.config import check
 from hapo_jax.config.eval_sets import EvalSet
@@ -158,7 +159,7 @@ def updates_per_step(config: ConfigDict) -> int:
     if "rollout" not in config:
         return 1
     per_pass = config.rollout.batch_prompts // config.learner.minibatch_prompts
-    return per_pass * config.learner.passes
+    return per_pass * config.learner.passes * phases.number(config.algo.phases.name)
 
 
 def make_learner(

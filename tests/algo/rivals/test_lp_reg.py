@@ -66,18 +66,31 @@ def slow(rows, now, advantages, *, share, coefficient, pool):
     return value / mask.sum(), grad / mask.sum(), pulled
 
 
-@pytest.mark.parametrize("name", ["lp_reg", "lp_reg_micro"])
+def made_with(share, source="old", coefficient=1.0):
+    return tiny.method(
+        "lp_reg",
+        selection={"name": "rare_failures", "share": share},
+        regulariser={"name": "lp_reg", "coefficient": coefficient},
+        entropy_source=source,
+    )
+
+
+@pytest.mark.parametrize("source", ["old", "current"])
 @pytest.mark.parametrize("share", [0.3, 0.05, 0.01])
-def test_slow_loop_agrees(name, share):
+def test_slow_loop_agrees(source, share):
     """A share of 1 % is less than two of these tokens, and pulls none."""
-    options = dict(share=share, coefficient=2.0)
-    made = tiny.method("lp_reg", regulariser={"name": name, **options})
+    made = made_with(share, source, coefficient=2.0)
+    assert made.by_rows == (source == "current")
     rows, now = batch()
     (value, advantages), grad = jax.value_and_grad(
         lambda x: loss(made, rows, x), has_aux=True
     )(now)
-    pool = rows.old_logprobs if name == "lp_reg" else now
-    expected, expected_grad, pulled = slow(rows, now, advantages, pool=pool, **options)
+    expected, expected_grad, pulled = slow(
+        *(rows, now, advantages),
+        share=share,
+        coefficient=2.0,
+        pool=rows.old_logprobs if source == "old" else now,
+    )
     assert (pulled > 0) == (share > 0.01)
     np.testing.assert_allclose(value, expected, rtol=1e-4)
     np.testing.assert_allclose(grad, expected_grad, rtol=1e-4, atol=1e-6)
@@ -89,7 +102,7 @@ def test_by_hand():
     On-policy, A = ±1 / (std 0.7071): the policy's loss is 0 in sum. Proxy e^2 times as
     likely: k3 = e^2 - 2 - 1.
     """
-    made = tiny.method("lp_reg", regulariser={"name": "lp_reg", "share": 0.7})
+    made = made_with(0.7)
     old = jnp.array([[-1.0, -1.0, -1.0], [-4.0, -3.0, -1.0]])
     mask = jnp.ones((2, 3), bool)
     zeros = jnp.zeros((2, 3))
@@ -98,8 +111,8 @@ def test_by_hand():
     rows = rows._replace(
         old_cut_logprobs=jnp.array([[0.0, 0.0, 0.0], [-jnp.inf, -1.0, 0.0]])
     )
-    state = made.update_state(rows, made.init_state())
-    assert state["regulariser"] == -3
+    selected = made.constants(rows, made.init_state())["selected"]
+    np.testing.assert_array_equal(selected, [[0, 0, 0], [1, 1, 0]])
     value, grad = jax.value_and_grad(lambda x: loss(made, rows, x)[0])(old)
     np.testing.assert_allclose(value, (np.e**2 - 3) / 6, rtol=1e-5)
     A = 0.5 / (np.sqrt(0.5) + 1e-6)
@@ -109,19 +122,8 @@ def test_by_hand():
 
 def test_without_rare_tokens_it_is_ppo_with_its_clip_range():
     rows, now = batch()
-    off = tiny.method("lp_reg", regulariser={"name": "lp_reg", "share": 0.0})
-    plain = tiny.method("lp_reg", regulariser="none")
-    assert plain.old_outputs == frozenset()
-    assert off.old_outputs == {"cut_logprobs"} and not off.by_rows
+    off = made_with(0.0)
+    assert off.old_outputs == {"cut_logprobs"} and off.silent_at_zero
+    wide = dict(clip_low=1.0, clip_high=9.0, aggregation="token_mean")
+    plain = tiny.method("grpo", kl_strength=0.0, **wide)
     assert loss(off, rows, now)[0] == loss(plain, rows, now)[0]
-
-
-def test_the_threshold_is_of_the_step_and_not_of_what_is_at_hand():
-    made = tiny.method("lp_reg", regulariser={"name": "lp_reg", "share": 0.3})
-    rows, _ = batch()
-    state = made.update_state(rows, made.init_state())
-    worse = np.asarray(rows.mask & (REWARDS == 0)[:, None])
-    lowest = np.sort(np.asarray(rows.old_logprobs)[worse])
-    assert state["regulariser"] == lowest[int(worse.sum() * 0.3) - 1]
-    right = made.update_state(rows._replace(rewards=REWARDS * 0 + 1), state)
-    assert np.isneginf(right["regulariser"])

@@ -273,6 +273,11 @@ def make_sampling(
     )
 
 
+def drawn_per_prompt(config: ConfigDict) -> int:
+    """Completions of a prompt: its group, and what else is drawn of it."""
+    return config.rollout.group_size + config.rollout.greedy_baseline
+
+
 def make_programs(
     config: ConfigDict,
     policy: Policy,

@@ -8,6 +8,7 @@ from hapo_jax.algo import (
     kl,
     losses,
     masks,
+    phases,
     rivals,
     selections,
     shaping,
@@ -24,6 +25,7 @@ _OWN_STAGES = {
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,
+    "algo.phases": phases.PHASES,
 }
 _OWN_METHODS = {
     "hapo": Row({}, source="arXiv 2509.16591, §A to §D"),

@@ -7,6 +7,7 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    acpo,
     adaptive_entropy,
     aspo,
     ce_gppo,
@@ -31,6 +32,7 @@ from hapo_jax.algo.rivals import (
 )
 
 MODULES = (
+    acpo,
     adaptive_entropy,
     aspo,
     ce_gppo,

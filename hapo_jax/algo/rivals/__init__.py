@@ -8,6 +8,7 @@ To add one, write its module and name it here; `methods.py` takes up both.
 
 from hapo_jax.algo.rivals import (
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     entropy_adv,
@@ -21,6 +22,7 @@ from hapo_jax.algo.rivals import (
 
 MODULES = (
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     entropy_adv,

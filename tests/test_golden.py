@@ -34,7 +34,6 @@ NOT_BUILT = {
     "cispo_upper_only",
     "cispo_verl",
     "clip_cov",
-    "edge_grpo",
     "gae",
     "gmpo",
     "gpg_advantage",

@@ -33,7 +33,6 @@ RTOL, ATOL = 1e-4, 1e-5
 NOT_BUILT = {
     "cispo_upper_only",
     "cispo_verl",
-    "clip_cov",
     "gae",
     "gmpo",
     "gpg_advantage",

@@ -44,7 +44,9 @@ def make_optimizer(
         optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
     )
     return Optimizer(
-        chain.init, chain.update, lambda state: learning_rate(_updates_done(state))
+        init=chain.init,
+        update=chain.update,
+        learning_rate=lambda state: learning_rate(_updates_done(state)),
     )
 
 

@@ -7,27 +7,9 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from hapo_jax.algo import (
-    advantages,
-    clipping,
-    kl,
-    losses,
-    masks,
-    settings,
-    shaping,
-    stages,
-)
-from hapo_jax.config import defaults as config
+from hapo_jax.algo import method, methods, row, settings, stages
+from hapo_jax.config import defaults
 
-TABLES = {
-    "algo.advantage": advantages.ADVANTAGES,
-    "algo.clip_range": clipping.CLIP_RANGES,
-    "algo.shaping": shaping.SHAPINGS,
-    "algo.surrogate": losses.SURROGATES,
-    "algo.mask": masks.MASKS,
-    "algo.regulariser": kl.REGULARISERS,
-    "algo.aggregation": losses.AGGREGATIONS,
-}
 # Parameters that have a setting of their own, so that they are no option of a stage.
 _ELSEWHERE = {
     "singleton": "algo.singleton",
@@ -54,21 +36,104 @@ All strengths of HAPO at 0 are DAPO, bit for bit. How to write one:
 
 def page() -> str:
     """The page as Markdown."""
-    return "\n".join([_HEAD, *_methods(), *_settings(), *_stages()]).rstrip() + "\n"
+    return (
+        "\n".join(
+            [_HEAD, *_stages_of_methods(), *_methods(), *_settings(), *_stages()]
+        ).rstrip()
+        + "\n"
+    )
 
 
 def _methods() -> Iterator[str]:
-    yield "## The methods\n\n| method | sets |\n|---|---|"
-    for name, changes in config.METHODS.items():
-        said = [f"`{key}={value}`" for key, value in changes.items()]
-        yield f"| `{name}` | {', '.join(said) or 'nothing: the defaults'} |"
+    yield (
+        "\n## Where they come from, and what they set\n\n*Full*: all of it "
+        "follows from paper or code. *Part*: the last column says what was\nchosen "
+        "here.\n\n"
+        "| method | status | source | sets | open |\n|---|---|---|---|---|"
+    )
+    for name, found in methods.METHODS.items():
+        yield (
+            f"| `{name}` | {found.status} | {found.source} | "
+            f"{_sets(name, found.settings)} | {found.open} |"
+        )
+
+
+def _sets(name: str, settings: Mapping) -> str:
+    """What a row sets, beside what it shares with DAPO or GRPO."""
+    said, rest = [], dict(settings)
+    bases = {"grpo": ("GRPO without KL", row.GRPO), "dapo": ("DAPO", row.DAPO)}
+    for base, shared in (b for own, b in bases.items() if own != name):
+        if shared.items() <= rest.items():
+            said = [base]
+            rest = {k: v for k, v in rest.items() if k not in shared}
+            break
+    said += [f"`{key}={_plain(value)}`" for key, value in rest.items()]
+    return ", ".join(said) or "nothing: the defaults"
+
+
+def _stages_of_methods() -> Iterator[str]:
+    yield (
+        "## What each method does at each stage\n\nClip ranges are `low/high`, and the "
+        "dual clip behind them. Entropies are those of the policy\nthat starts the "
+        "step (old) or of the current one, and statistics are over the whole batch or "
+        "a\nmicro-batch; without an entry no stage reads an entropy."
+    )
+    columns = (
+        *("temperature", "advantage", "shaping", "ratio", "clip range", "surrogate"),
+        *("mask", "aggregation", "regulariser", "entropy", "state"),
+    )
+    yield f"\n| method | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|"
+    for name in methods.METHODS:
+        yield f"| `{name}` | {' | '.join(_at_stages(name))} |"
+
+
+def _at_stages(name: str) -> Iterator[str]:
+    """The cells of a method, by its settings and by what it is put together from."""
+    config, _ = defaults.resolve(defaults.apply_method(defaults.default(), name))
+    s = settings.of(config.algo.to_dict())
+    made = method.make(s)
+    tau, group = s.temperature.strength, s.token_group.strength
+    yield f"adaptive, τ={tau:g}" if tau else "constant"
+    yield f"token group × {group:g}" if group else _chosen(s.advantage)
+    reshapes = s.shaping["name"] != "redistribute" or s.redistribution.strength
+    yield _chosen(s.shaping) if reshapes else ""
+    yield _chosen(s.ratio)
+    adapts = s.clip_range["name"] != "by_score" or s.clip.strength
+    dual = f", dual {s.clip.dual:g}" if s.clip.dual else ""
+    reads_range = made.reads & {"clip_low", "clip_high"}
+    widths = f"{s.clip.low:g}/{s.clip.high:g}{dual}"
+    yield f"{_chosen(s.clip_range) if adapts else ''} {widths}" if reads_range else ""
+    yield _chosen(s.surrogate)
+    yield _chosen(s.mask)
+    yield _chosen(s.aggregation)
+    kl = [f"KL {s.kl.estimator} × {s.kl.strength:g}"] if s.kl.strength else []
+    yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
+    scope = f"{s.entropy.source}, {s.entropy.scope}"
+    yield scope if made.reads & {"entropy", "score"} else ""
+    yield ", ".join(f"`{n}`" for n in made.init_state() if n != "entropy")
+
+
+def _chosen(choice: Mapping) -> str:
+    """A stage with its options; nothing for one that does nothing."""
+    if choice["name"] in ("none", "all"):
+        return ""
+    given = [f"{k}={v!r}" for k, v in choice.items() if k != "name"]
+    return f"`{choice['name']}`" + (f" ({', '.join(given)})" if given else "")
+
+
+def _plain(value) -> str:
+    """A setting as a flag would give it; a stage by its name and options."""
+    if not isinstance(value, dict):
+        return str(value)
+    options = [f"{k}={v}" for k, v in value.items() if k != "name"]
+    return value["name"] + (f"({', '.join(options)})" if options else "")
 
 
 def _settings() -> Iterator[str]:
     yield "\n## Settings of all methods\n\n| setting | default | legal |\n|---|---|---|"
-    defaults = config.default()
+    config = defaults.default()
     for key, legal in settings.LEGAL.items():
-        default = config.get(defaults, key)
+        default = defaults.get(config, key)
         yield f"| `{key}` | `{default!r}` | {_legal(legal)} |"
 
 
@@ -81,7 +146,7 @@ def _stages() -> Iterator[str]:
     )
     for name, words in stages.NAMES.items():
         yield f"| `{name}` | {words} |"
-    for key, table in TABLES.items():
+    for key, table in methods.TABLES.items():
         yield f"\n### `{key}`"
         for name, function in table.items():
             yield from _stage(key, name, function)

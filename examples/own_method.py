@@ -36,6 +36,7 @@ def main() -> tuple[float, float]:
         rewards=jnp.array([1.0, 0.0]),
         scores=jnp.array([1.0, 0.0]),
         group_ids=jnp.zeros(2, jnp.int32),
+        prompt_ids=jnp.zeros(2, jnp.int32),
     )
     found = []
     for pull in (0.0, 2.0):

@@ -1,29 +1,19 @@
-"""Pages are true: links, commands and settings exist, made pages are up to date."""
+"""Pages are true: links and settings exist, made pages are up to date."""
 
 import importlib.util
 import pathlib
 import re
-import shlex
 
 import pytest
 
 from docs import file_map, methods_page
-from hapo_jax.algo import settings
+from hapo_jax.algo import methods, settings
 from hapo_jax.config import defaults as config_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BY_NAME = [str(page.relative_to(ROOT)) for page in PAGES]
 _CONFIGS = (config_lib.default(), config_lib.default_sft())
-_PROGRAMS = {"hapo-train", "hapo-eval", "hapo-sft", "hapo-plan"}
-
-
-def commands():
-    """(page, line) of every command in the pages' `sh` blocks."""
-    for page in PAGES:
-        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
-            for line in filter(None, map(str.strip, block.splitlines())):
-                yield pytest.param(line, id=f"{page.name}: {line[:60]}")
 
 
 def known(key: str) -> bool:
@@ -70,36 +60,12 @@ def test_modules_and_configs_on_the_pages_exist(page):
         assert (ROOT / file).is_file(), file
 
 
-@pytest.mark.parametrize("line", list(commands()))
-def test_a_command_is_understood(line):
-    """Its program exists, and its config takes the arguments and the settings."""
-    program, *flags = shlex.split(line)
-    if program == "python":
-        assert flags[0] == "-m" and importlib.util.find_spec(flags[1])
-        flags = flags[2:]
-    else:
-        assert program in _PROGRAMS
-    given = dict(flag.removeprefix("--").partition("=")[::2] for flag in flags)
-    if "config" not in given or given["config"] == "my_config.py":
-        return
-    file, _, argument = given.pop("config").partition(":")
-    spec = importlib.util.spec_from_file_location("given", ROOT / file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config(argument or None)
-    for key in given:
-        section, _, name = key.removeprefix("config.").rpartition(".")
-        if key.startswith("config."):
-            is_open = section in config_lib.OPEN
-            assert is_open or config_lib.has(config, f"{section}.{name}"), key
-
-
 def test_the_page_of_methods_is_made_from_the_code():
     made = methods_page.page()
     assert made == (ROOT / "docs/methods.md").read_text(), (
         "run python docs/methods_page.py > docs/methods.md"
     )
-    assert {f"algo.{name}" for name in settings.STAGES} == set(methods_page.TABLES)
+    assert {f"algo.{name}" for name in settings.STAGES} == methods.TABLES.keys()
 
 
 def test_the_page_of_files_is_made_from_the_files():

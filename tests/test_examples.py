@@ -1,4 +1,7 @@
-"""The scripts in examples/ run, and show what they say."""
+"""The scripts in examples/ run, and show what they say.
+
+test_commands.py has the runs with an own method and an own verifier.
+"""
 
 import os
 import pathlib
@@ -8,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from examples import hapo_on_an_array, own_method, own_verifier, read_a_run
+from examples import hapo_on_an_array, own_method, own_verifier
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -62,33 +65,3 @@ def test_an_own_verifier_as_a_script():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "'It is level.': score 1, read 'level'" in done.stdout
-
-
-@pytest.mark.slow
-def test_reading_a_run_whose_method_is_ones_own(tmp_path, capsys):
-    flags = {
-        "num_steps": 1,
-        "algo.surrogate.name": "examples.own_method:cubic",
-        "algo.surrogate.pull": 2.0,
-        "rollout.batch_prompts": 4,
-        "rollout.dynamic_sampling": False,
-        "rollout.max_completion_tokens": 16,
-        "learner.minibatch_prompts": 4,
-        "log.record_every_steps": 1,
-        "eval.num_problems": 4,
-        "eval.k": 2,
-        "eval.at_start": False,
-        "checkpoint.export_hf": False,
-    }
-    command = [sys.executable, "-m", "hapo_jax.train", f"--workdir={tmp_path}"]
-    command.append("--config=configs/countdown.py")
-    command += [f"--config.{key}={value}" for key, value in flags.items()]
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
-    done = subprocess.run(
-        command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    means = read_a_run.main(str(tmp_path))
-    assert means["entropy"] > 0 and means["ratio"] == pytest.approx(1, abs=0.2)
-    said = capsys.readouterr().out
-    assert "step    1  reward" in said and "clip range" in said

@@ -1,15 +1,10 @@
 """Outputs of public reference implementations, losses and gradients alike.
 
-The archives lie in $HAPO_GOLDEN_DIR, one per case, with a manifest. An adapter takes a
-case to the outputs that this package gives for it; the table `ADAPTERS` says which
-function of the references it stands for. Log-probs, entropies and masks go in as they
-are; outputs are compared in float32 with the tolerances that the archives recommend.
+An adapter takes a case to the outputs that this package gives for it; the table
+`ADAPTERS` says which function of the references it stands for. Log-probs, entropies and
+masks go in as they are; outputs are compared in float32 with the tolerances that the
+archives recommend.
 """
-
-import json
-import os
-import pathlib
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,45 +19,43 @@ from hapo_jax.algo import (
     kl,
     losses,
     masked,
-    masks,
     rewards,
     shaping,
     temperature,
 )
-from tests import tiny
-from tests.algo import given
-
-_BESIDE = pathlib.Path(__file__).parents[2] / "shared" / "golden" / "public"
-FOLDER = pathlib.Path(os.environ.get("HAPO_GOLDEN_DIR", _BESIDE))
+from tests import golden, tiny
+from tests.algo import given, rivals
 
 # float32 against float32: the same formula in another order of operations.
 RTOL, ATOL = 1e-4, 1e-5
 
-# Functions of the archives without a counterpart here: Archer and other rivals; and
-# what needs a critic or a greedy rollout, or masks whole tokens out.
+# Functions of the archives without a counterpart here.
 NOT_BUILT = {
-    *("archer", "cispo_upper_only", "cispo_verl", "clip_cov"),
-    *("edge_grpo", "entropy_adv"),
-    *("gae", "gmpo", "gpg_advantage", "gpg_loss", "grpo_passk", "gspo"),
-    *("htpo", "kl_cov", "kl_cov_original", "remax"),
-    *("rollout_rejection_mask", "sapo", "sent_v1", "sent_v2_int64mask"),
-    *("sent_v2_intended", "stapo", "stare", "value_loss"),
+    "archer",
+    "cispo_upper_only",
+    "cispo_verl",
+    "clip_cov",
+    "edge_grpo",
+    "entropy_adv",
+    "gae",
+    "gmpo",
+    "gpg_advantage",
+    "gpg_loss",
+    "grpo_passk",
+    "gspo",
+    "htpo",
+    "kl_cov",
+    "kl_cov_original",
+    "remax",
+    "rollout_rejection_mask",
+    "sapo",
+    "sent_v1",
+    "sent_v2_int64mask",
+    "sent_v2_intended",
+    "stapo",
+    "stare",
+    "value_loss",
 }
-
-
-class Case(NamedTuple):
-    """One archive: keyword arguments of the reference, its inputs and its outputs."""
-
-    name: str
-    function: str
-    config: dict[str, Any]
-    inputs: dict[str, jax.Array]
-    expected: dict[str, np.ndarray]
-    compare_mask: str
-
-    @property
-    def mask(self) -> jax.Array:
-        return self.inputs["response_mask"] > 0
 
 
 def test_every_function_is_built_or_named_as_missing():
@@ -73,7 +66,7 @@ def test_every_function_is_built_or_named_as_missing():
 
 def _check(file):
     """Compares every output of an archive with what the adapter gives."""
-    case = _load(file)
+    case = golden.load(file)
     outputs = ADAPTERS[case.function](case)
     assert outputs.keys() == case.expected.keys()
     where = slice(None)
@@ -209,74 +202,10 @@ def _overlong(case):
 # --- losses --------------------------------------------------------------------------
 
 
-def _make(method, **changes):
-    """A method of the configs, with some settings changed."""
-    return tiny.method(method, **changes)
-
-
-def _temperature(made, nats, stats, base_temperature):
-    base = jnp.full(nats.shape, base_temperature, jnp.float32)
-    if made.temperature is None:
-        return base
-    return made.temperature(nats, {"entropy": stats}, base)
-
-
-def _tokens(case, **fields):
-    """The case as Tokens; what it has not, no stage of the tests reads."""
-    inputs = case.inputs
-    zeros = jnp.zeros(case.mask.shape)
-    numbers = {
-        "logprobs": inputs["log_prob"],
-        "entropy": inputs["entropy"],
-        "old_logprobs": inputs["old_log_prob"],
-        "old_entropy": inputs["entropy"],
-        "behavior_logprobs": inputs["old_log_prob"],
-        "reference_logprobs": None,
-        "advantages": inputs.get("advantages", zeros),
-        "mask": case.mask,
-    }
-    return given.Tokens(**{**numbers, **fields})
-
-
-def _value_and_grad(made, tokens, stats):
-    """(loss, its gradient in log-probs, sums) of one micro-batch."""
-
-    def mean(logprobs):
-        tokens_here = tokens._replace(logprobs=logprobs)
-        numerator, denominator, sums = given.loss(made, tokens_here, stats)
-        return numerator / jnp.where(denominator == 0, 1, denominator), sums
-
-    (value, sums), grad = jax.value_and_grad(mean, has_aux=True)(tokens.logprobs)
-    return value, grad, sums
-
-
-def _aggregation(case):
-    """Settings for an aggregation of the references, by their name for it."""
-    name = case.config["loss_agg_mode"].replace("-", "_")
-    if name != "seq_mean_token_sum_norm":
-        return {"aggregation": {"name": name}}
-    return {"aggregation": {"name": name, "scale_tokens": case.mask.shape[1]}}
-
-
-def _clip_metrics(sums, tokens):
-    """The references' metrics; they count all tokens, ours those with signal."""
-    count = tokens.mask.sum()
-    old_kl = kl.estimate(tokens.old_logprobs, tokens.logprobs, estimator="k1")
-    return {
-        "pg_clipfrac": _num_clipped(sums) / count,
-        "ppo_kl": masked.mean(old_kl, tokens.mask),
-        "pg_clipfrac_lower": sums["clip/frac_dual"][0] / count,
-    }
-
-
-def _num_clipped(sums):
-    return sums["clip/frac_low"][0] + sums["clip/frac_high"][0]
-
-
 def _hapo_public(case, **settings):
     """The public code's method with the strengths of a case."""
     config = case.config
-    return _make(
+    return tiny.method(
         "hapo_public",
         entropy_quantile=config["entropy_pivot"],
         clip_low=config["cliprange_low"],
@@ -288,30 +217,37 @@ def _hapo_public(case, **settings):
     )
 
 
+def _temperature(made, nats, stats, base_temperature):
+    base = jnp.full(nats.shape, base_temperature, jnp.float32)
+    if made.temperature is None:
+        return base
+    return made.temperature(nats, {"entropy": stats}, base)
+
+
 def _hapo_policy_loss(case):
-    aggregation = _aggregation(case)
+    aggregation = golden.aggregation(case)
     # This fork divides by the padded length alone, not by the rows as well.
     if "scale_tokens" in aggregation["aggregation"]:
         aggregation["aggregation"]["scale_tokens"] /= case.mask.shape[0]
     made = _hapo_public(case, **aggregation)
-    tokens = _tokens(case)
-    value, grad, sums = _value_and_grad(made, tokens, entropy.initial_stats())
-    metrics = _clip_metrics(sums, tokens)
-    metrics["pg_clipfrac_count"] = _num_clipped(sums)
+    tokens = golden.tokens(case)
+    value, grad, sums = golden.value_and_grad(made, tokens, entropy.initial_stats())
+    metrics = golden.clip_metrics(sums, tokens)
+    metrics["pg_clipfrac_count"] = golden.num_clipped(sums)
     return {"loss": value, "grad_log_prob": grad, **metrics}
 
 
 def _hapo_public_chain(case):
     made = _hapo_public(case)
     adapted = given.advantages(made, *_completions(case))
-    tokens = _tokens(case, advantages=adapted)
-    value, grad, _ = _value_and_grad(made, tokens, entropy.initial_stats())
+    tokens = golden.tokens(case, advantages=adapted)
+    value, grad, _ = golden.value_and_grad(made, tokens, entropy.initial_stats())
     return {"loss": value, "grad_log_prob": grad, "advantages": adapted}
 
 
 def _hapo_public_microbatch(case):
     """Numerators and denominators add up over micro-batches of given sizes."""
-    made, tokens = _hapo_public(case), _tokens(case)
+    made, tokens = _hapo_public(case), golden.tokens(case)
     ends = np.cumsum(np.asarray(case.inputs["micro_sizes"])).tolist()
 
     def mean(logprobs):
@@ -330,7 +266,7 @@ def _hapo_public_microbatch(case):
 
 def _hapo_paper(case):
     config = case.config
-    made = _make(
+    made = tiny.method(
         "hapo",
         entropy_quantile=config["rho"],
         entropy_floor=config["entropy_floor"],
@@ -344,9 +280,9 @@ def _hapo_paper(case):
     nats, mask = case.inputs["entropy"], case.mask
     stats = given.fit(made, nats, mask, entropy.initial_stats())
     adapted = given.advantages(made, *_completions(case))
-    tokens = _tokens(case, advantages=adapted)
+    tokens = golden.tokens(case, advantages=adapted)
     terms = given.terms(made, tokens, stats)
-    value, grad, _ = _value_and_grad(made, tokens, stats)
+    value, grad, _ = golden.value_and_grad(made, tokens, stats)
     return {
         "quantile": stats.quantile,
         "std": stats.std,
@@ -369,87 +305,11 @@ def _ppo_dual_clip(case):
         safe = jnp.where(case.mask, weights, 1)
         fields = {"behavior_logprobs": case.inputs["old_log_prob"] - jnp.log(safe)}
         settings = {"importance_mode": "token", "importance_cap": 1e6}
-    made = _make("dapo", clip_dual=3.0, **settings, **_aggregation(case))
-    tokens = _tokens(case, **fields)
-    value, grad, sums = _value_and_grad(made, tokens, entropy.initial_stats())
-    metrics = _clip_metrics(sums, tokens)
+    made = tiny.method("dapo", clip_dual=3.0, **settings, **golden.aggregation(case))
+    tokens = golden.tokens(case, **fields)
+    value, grad, sums = golden.value_and_grad(made, tokens, entropy.initial_stats())
+    metrics = golden.clip_metrics(sums, tokens)
     return {"loss": value, "grad_log_prob": grad, **metrics}
-
-
-def _ce_gppo(case):
-    config = case.config
-    surrogate = {
-        "name": "ce_gppo",
-        "beta_low": config["gppo_loss_beta1"],
-        "beta_high": config["gppo_loss_beta2"],
-    }
-    made = _make("ce_gppo", surrogate=surrogate, clip_log_ratio=0.0)
-    tokens = _tokens(case)
-    value, grad, sums = _value_and_grad(made, tokens, entropy.initial_stats())
-    fraction = _clip_metrics(sums, tokens)["pg_clipfrac"]
-    return {"loss": value, "grad_log_prob": grad, "pg_clipfrac": fraction}
-
-
-def _forking(case):
-    rule = "quantile" if "rho" in case.config else "top_floor"
-    made = _make("forking", mask={"name": "forking", "rule": rule})
-    tokens, stats = _tokens(case), entropy.initial_stats()
-    value, grad, _ = _value_and_grad(made, tokens, stats)
-    outputs = {"loss": value, "grad_log_prob": grad}
-    if rule == "quantile":
-        selected = given.terms(made, tokens, stats).counted
-        outputs["selected"] = selected
-        # By interpolation, between the highest that is left out and the lowest kept.
-        threshold = case.expected["threshold"]
-        left_out = jnp.where(tokens.mask & ~selected, tokens.old_entropy, -jnp.inf)
-        kept = jnp.where(selected, tokens.old_entropy, jnp.inf)
-        assert left_out.max() < threshold <= kept.min()
-        del case.expected["threshold"]
-    return outputs
-
-
-def _forking_mask(case):
-    share = round(1 - case.config["threshold"], 4)
-    kept, _ = masks.forking(case.inputs["entropy"], case.mask, share=share)
-    return {"high_mask": kept}
-
-
-def _aspo(case):
-    made = _make("aspo", clip_dual=case.config["dc"], kl_strength=0.0)
-    tokens, stats = _tokens(case), entropy.initial_stats()
-    value, grad, _ = _value_and_grad(made, tokens, stats)
-    terms = given.terms(made, tokens, stats)
-    low, _ = clipping.by_row_entropy(tokens.old_entropy, tokens.mask, low=0.2, high=0.2)
-    # The reference counts tokens of advantage 0 among the positive ones, and takes the
-    # weights that are too large as shares of those with that sign.
-    positive = tokens.advantages >= 0
-
-    def fraction(flags, among=True):
-        return masked.mean(flags.astype(jnp.float32), tokens.mask & among)
-
-    return {
-        "loss": value,
-        "grad_log_prob": grad,
-        "low_mask": tokens.mask & (low < 0.3),
-        "frac_upper": fraction(positive & (terms.ratio > 1 + terms.clip_high)),
-        "frac_lower": fraction(terms.clipped_low),
-        "neg_dual": fraction(terms.dual_clipped, ~positive),
-        "pos_dual": fraction(terms.dual_clipped, tokens.advantages > 0),
-    }
-
-
-def _gtpo(case):
-    """The token rewards; those of GRPO-S, in the same archive, have no counterpart."""
-    shaped = advantages.gtpo_rewards(
-        case.inputs["acc"].astype(jnp.float32),
-        case.inputs["entropy"],
-        case.mask,
-        case.inputs["group_index"].astype(jnp.int32),
-        outcome=case.config["alpha1"],
-        entropy_bonus=case.config["alpha2"],
-    )
-    del case.expected["grpos_sequence_reward"]
-    return {"gtpo_token_reward": shaped}
 
 
 def _kl(**options):
@@ -522,11 +382,6 @@ def _weights(case):
 
 
 ADAPTERS = {
-    "aspo": _aspo,
-    "ce_gppo": _ce_gppo,
-    "forking_tokens": _forking,
-    "forking_tokens_mask_trl": _forking_mask,
-    "gtpo_grpo_s_shaped_reward": _gtpo,
     "dapo_overlong": _overlong,
     "grpo_outcome_advantage": _grpo,
     "hapo_ada_advantage": _redistribute,
@@ -552,37 +407,15 @@ ADAPTERS = {
     "rollout_is_weights": _weights,
     "verl_agg_loss": _aggregate,
     "verl_agg_loss_jan2026": lambda case: _aggregate(case, divide_norm_by_rows=False),
+    **rivals.golden_adapters(),
 }
+MANIFEST = golden.manifest()
 
 
-def _load(file: str) -> Case:
-    """Reads one archive; floats as float32, `out_*` only."""
-    with np.load(FOLDER / file) as archive:
-        arrays = dict(archive)
-    meta = json.loads(str(arrays["meta"]))
-    inputs, expected = {}, {}
-    for name, value in arrays.items():
-        kind, _, rest = name.partition("_")
-        if kind == "in":
-            inputs[rest] = jnp.asarray(value)
-        elif kind == "out":
-            expected[rest] = np.asarray(value, np.float32)
-    return Case(
-        file, meta["function"], meta["config"], inputs, expected, meta["compare_mask"]
-    )
-
-
-def _manifest() -> list[dict[str, Any]]:
-    """The archives there are; none without the folder, and then all tests skip."""
-    path = FOLDER / "manifest.json"
-    return json.loads(path.read_text())["files"] if path.exists() else []
-
-
-MANIFEST = _manifest()
 BUILT = [entry["file"] for entry in MANIFEST if entry["function"] in ADAPTERS]
 
 pytestmark = pytest.mark.skipif(
-    not MANIFEST, reason=f"no golden vectors in {FOLDER}; set HAPO_GOLDEN_DIR"
+    not MANIFEST, reason=f"no golden vectors in {golden.FOLDER}; set HAPO_GOLDEN_DIR"
 )
 
 

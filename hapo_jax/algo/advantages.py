@@ -60,15 +60,15 @@ def grpo(
       [B, T] float32.
     """
     _check(rewards, mask, group_ids)
-    centred, size = _centre(rewards, group_ids)
+    centred, size = centre(rewards, group_ids)
     scaled = centred
     if scale_by_std:
-        square = _group_sum(jnp.square(centred), group_ids)
+        square = group_sum(jnp.square(centred), group_ids)
         std = jnp.sqrt(square / jnp.maximum(size - 1, 1))
         scaled = centred / (std + STD_EPSILON)
     single = rewards / (1 + STD_EPSILON) if scale_by_std else rewards
     scaled = jnp.where(size == 1, _singleton(single, singleton), scaled)
-    return _per_token(scaled, mask)
+    return per_token(scaled, mask)
 
 
 @_declare
@@ -91,10 +91,10 @@ def rloo(
     arXiv 2402.14740.
     """
     _check(rewards, mask, group_ids)
-    centred, size = _centre(rewards, group_ids)
+    centred, size = centre(rewards, group_ids)
     left_out = centred * size / jnp.maximum(size - 1, 1)
     left_out = jnp.where(size == 1, _singleton(rewards, singleton), left_out)
-    return _per_token(left_out, mask)
+    return per_token(left_out, mask)
 
 
 @_declare
@@ -107,9 +107,9 @@ def opo(
     """
     _check(rewards, mask, group_ids)
     weights = masked.count(mask, axis=1)
-    centred, size = _centre(rewards, group_ids, weights)
+    centred, size = centre(rewards, group_ids, weights)
     centred = jnp.where(size == 1, _singleton(rewards, singleton), centred)
-    return _per_token(centred, mask)
+    return per_token(centred, mask)
 
 
 @_declare
@@ -185,28 +185,28 @@ def hapo_token_group(
     """
     _check(rewards, mask, group_ids)
     lengths = masked.count(mask, axis=1)
-    centred, size = _centre(rewards, group_ids, lengths)
+    centred, size = centre(rewards, group_ids, lengths)
     divisor = jnp.ones_like(rewards)
     if scale_by_std:
-        tokens = _group_sum(lengths, group_ids)
-        square = _group_sum(lengths * jnp.square(centred), group_ids)
+        tokens = group_sum(lengths, group_ids)
+        square = group_sum(lengths * jnp.square(centred), group_ids)
         divisor = jnp.sqrt(square / jnp.maximum(tokens, 1)) + STD_EPSILON
     token_level = centred / divisor
     if not fallback:
         single = jnp.where(size == 1, _singleton(rewards, singleton), token_level)
-        return _per_token(single, mask)
-    baseline = _group_mean(rewards, group_ids, lengths)
+        return per_token(single, mask)
+    baseline = group_mean(rewards, group_ids, lengths)
     in_padding = jnp.where(lengths < mask.shape[1], jnp.abs(baseline / divisor), 0)
     at_tokens = jnp.where(lengths > 0, jnp.abs(centred / divisor), 0)
-    largest = _group_max(jnp.maximum(in_padding, at_tokens), group_ids)
+    largest = group_max(jnp.maximum(in_padding, at_tokens), group_ids)
     group_level = grpo(
         rewards, mask, group_ids, scale_by_std=scale_by_std, singleton=singleton
     )
     fall_back = largest >= fallback
-    return jnp.where(fall_back[:, None], group_level, _per_token(token_level, mask))
+    return jnp.where(fall_back[:, None], group_level, per_token(token_level, mask))
 
 
-def _centre(
+def centre(
     rewards: Array, group_ids: Array, weights: Array | None = None
 ) -> tuple[Array, Array]:
     """(R - mean of its group, size of its group), [B] each; 0 for equal rewards.
@@ -214,29 +214,29 @@ def _centre(
     With weights [B] >= 0 the mean is weighted; completions of weight 0 have no part in
     it, nor in the question whether the rewards of the group are equal.
     """
-    size = _group_sum(jnp.ones_like(rewards), group_ids)
+    size = group_sum(jnp.ones_like(rewards), group_ids)
     weights = jnp.ones_like(rewards) if weights is None else weights
     counts = weights > 0
-    high = _group_max(jnp.where(counts, rewards, -jnp.inf), group_ids)
-    low = -_group_max(jnp.where(counts, -rewards, -jnp.inf), group_ids)
-    centred = rewards - _group_mean(rewards, group_ids, weights)
+    high = group_max(jnp.where(counts, rewards, -jnp.inf), group_ids)
+    low = -group_max(jnp.where(counts, -rewards, -jnp.inf), group_ids)
+    centred = rewards - group_mean(rewards, group_ids, weights)
     return jnp.where(low < high, centred, 0), size
 
 
-def _group_mean(rewards: Array, group_ids: Array, weights: Array) -> Array:
+def group_mean(rewards: Array, group_ids: Array, weights: Array) -> Array:
     """[B] weighted mean reward of each row's group; 0 where the weights are all 0."""
-    total = _group_sum(weights, group_ids)
-    weighted = _group_sum(weights * rewards, group_ids)
+    total = group_sum(weights, group_ids)
+    weighted = group_sum(weights * rewards, group_ids)
     return weighted / jnp.maximum(total, 1)
 
 
-def _group_sum(x: Array, group_ids: Array) -> Array:
+def group_sum(x: Array, group_ids: Array) -> Array:
     """[B] sum of x over each row's group."""
     size = x.shape[0]
     return jax.ops.segment_sum(x, group_ids, num_segments=size)[group_ids]
 
 
-def _group_max(x: Array, group_ids: Array) -> Array:
+def group_max(x: Array, group_ids: Array) -> Array:
     """[B] maximum of x over each row's group."""
     size = x.shape[0]
     return jax.ops.segment_max(x, group_ids, num_segments=size)[group_ids]
@@ -249,7 +249,7 @@ def _singleton(raw: Array, singleton: str) -> Array:
     return raw if singleton == "verl" else jnp.zeros_like(raw)
 
 
-def _per_token(advantages: Array, mask: Array) -> Array:
+def per_token(advantages: Array, mask: Array) -> Array:
     """[B] to [B, T], zero outside the mask."""
     return jnp.where(mask, advantages[:, None], 0)
 
@@ -261,100 +261,11 @@ def _check(rewards: Array, mask: Array, group_ids: Array) -> None:
     chex.assert_equal_shape_prefix([rewards, mask, group_ids], 1)
 
 
-@stages.declare(
-    by_rows=True,
-    options={
-        "outcome": Range(0, 1_000),
-        "entropy_bonus": Range(0, 1_000),
-        "norm_set": ("group", "polarity"),
-    },
-)
-def gtpo(
-    scores: Array,
-    old_entropy: Array,
-    mask: Array,
-    group_ids: Array,
-    *,
-    outcome: float = 1.0,
-    entropy_bonus: float = 0.1,
-    norm_set: str = "group",
-) -> Array:
-    """GTPO: rewards per token, by the entropies of the group at the same position.
-
-    arXiv 2508.04349, Eq. (3) to (7), see `gtpo_rewards`, and then normalised to mean 0
-    and deviation 1 over tokens. The paper leaves open over which: with "polarity" only
-    those of right, or of wrong, completions, and then the sign of the outcome is lost.
-
-    Args:
-      scores, old_entropy, mask, group_ids: see the module; entropies in nats.
-      outcome, entropy_bonus: alpha_1 and alpha_2 of the paper.
-      norm_set: "group", all tokens of the group, or "polarity".
-
-    Returns:
-      [B, T] float32; 0 for a group that is all right or all wrong.
-    """
-    shaped = gtpo_rewards(
-        scores,
-        old_entropy,
-        mask,
-        group_ids,
-        outcome=outcome,
-        entropy_bonus=entropy_bonus,
-    )
-    right = scores > 0.5
-    ids = group_ids if norm_set == "group" else group_ids * 2 + right
-    size = 2 * len(scores)
-
-    def mean(x):
-        """[B, 1], over the tokens of the set that each row belongs to."""
-        total = jax.ops.segment_sum(masked.sum(x, mask, axis=1), ids, size)
-        count = jax.ops.segment_sum(masked.count(mask, axis=1), ids, size)
-        return (total / jnp.maximum(count, 1))[ids][:, None]
-
-    centred = shaped - mean(shaped)
-    std = jnp.sqrt(mean(jnp.square(centred)))
-    share = _group_mean(right.astype(jnp.float32), group_ids, jnp.ones_like(scores))
-    mixed = (share > 0) & (share < 1)
-    return jnp.where(mask & mixed[:, None], centred / (std + STD_EPSILON), 0)
-
-
-def gtpo_rewards(
-    scores: Array,
-    old_entropy: Array,
-    mask: Array,
-    group_ids: Array,
-    *,
-    outcome: float,
-    entropy_bonus: float,
-) -> Array:
-    """The token rewards of `gtpo` before they are normalised, [B, T] float32.
-
-        right:   outcome + entropy_bonus * n_t * H   / sum of H   over the right
-        wrong:  -outcome - entropy_bonus * n_t * 1/H / sum of 1/H over the wrong
-
-    sums and the number n_t are over the completions of the group, right or wrong as
-    the token's own, that are at least t long.
-    """
-    right = scores > 0.5
-    nats = jnp.where(mask, old_entropy, 0)
-    measure = jnp.where(right[:, None], nats, 1 / (nats + masked.EPSILON))
-    measure = jnp.where(mask, measure, 0)
-    ids = group_ids * 2 + right
-
-    def alike(x):
-        """[B, T], summed over completions of the group with the same outcome."""
-        return jax.ops.segment_sum(x, ids, 2 * len(scores))[ids]
-
-    share = measure / (alike(measure) + masked.EPSILON)
-    value = outcome + entropy_bonus * share * alike(mask.astype(jnp.float32))
-    return jnp.where(mask, jnp.where(right[:, None], value, -value), 0)
-
-
 @_declare
 def ones(rewards: Array, mask: Array, group_ids: Array) -> Array:
     """1 for every token: maximum likelihood, as for supervised fine-tuning."""
     _check(rewards, mask, group_ids)
-    return _per_token(jnp.ones_like(rewards), mask)
+    return per_token(jnp.ones_like(rewards), mask)
 
 
 ADVANTAGES: dict[str, Callable[..., Array]] = {
@@ -364,6 +275,5 @@ ADVANTAGES: dict[str, Callable[..., Array]] = {
     "opo": opo,
     "reinforce_pp": reinforce_pp,
     "reinforce_pp_baseline": reinforce_pp_baseline,
-    "gtpo": gtpo,
     "ones": ones,
 }

@@ -89,76 +89,6 @@ def ppo(
     return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
 
 
-@stages.declare(options={"beta_low": Range(0, 10), "beta_high": Range(0, 10)})
-def ce_gppo(
-    ratio: Array,
-    advantages: Array,
-    clip_low: Array,
-    clip_high: Array,
-    *,
-    dual: float,
-    beta_low: float = 0.5,
-    beta_high: float = 1.0,
-) -> Surrogate:
-    """CE-GPPO: a bounded gradient where PPO has none.
-
-        -A * beta_low  * (1 - low)  * r / sg(r)     for A < 0 and r < 1 - low
-        -A * beta_high * (1 + high) * r / sg(r)     for A > 0 and r > 1 + high
-        -A * r                                      otherwise
-
-    arXiv 2509.20712, Eq. (8), with the dual clip of `ppo` behind it. The paper sets
-    beta_low to 0.5 (1.5B) and 0.75 (7B), beta_high to 1.
-
-    Args:
-      ratio, advantages, clip_low, clip_high, dual: as in `ppo`.
-      beta_low, beta_high: share of the gradient that is kept beyond the bound.
-    """
-    below = (advantages < 0) & (ratio < 1 - clip_low)
-    above = (advantages > 0) & (ratio > 1 + clip_high)
-    gradient_of_ratio = ratio / jax.lax.stop_gradient(ratio)  # of value 1
-    bounded = jnp.where(below, beta_low * (1 - clip_low) * gradient_of_ratio, ratio)
-    bounded = jnp.where(above, beta_high * (1 + clip_high) * gradient_of_ratio, bounded)
-    dual_clipped = (advantages < 0) & (ratio > dual) & (dual > 0)
-    bounded = jnp.where(dual_clipped, dual, bounded)
-    return Surrogate(-advantages * bounded, below, above, dual_clipped)
-
-
-@stages.declare()
-def aspo(
-    logprobs: Array,
-    ratio: Array,
-    advantages: Array,
-    clip_low: Array,
-    clip_high: Array,
-    *,
-    dual: float,
-) -> Surrogate:
-    """ASPO: the importance weight of a positive advantage turned round.
-
-        A <  0:   r' = max(r, 1 - low),    loss -A r'
-        A >= 0:   r' = min(r, 1 + high),   loss -A r' / sg(r')^2,  so gradient -A / r
-
-    arXiv 2510.06062. Where the weight, r' or 1/r', exceeds `dual`, the loss is
-    -A * dual * log π: a bounded weight on a gradient that is kept. The two kinds of
-    losses have values that do not compare; gradients do.
-
-    Args:
-      logprobs: [B, T] float32, nats.
-      ratio, advantages, clip_low, clip_high: as in `ppo`.
-      dual: largest weight, > 1; 0 for none. The paper's is 3.
-    """
-    positive = advantages >= 0
-    below = (advantages < 0) & (ratio < 1 - clip_low)
-    above = (advantages > 0) & (ratio > 1 + clip_high)
-    bounded = jnp.where(below, 1 - clip_low, jnp.where(above, 1 + clip_high, ratio))
-    fixed = jax.lax.stop_gradient(bounded)
-    weighted = jnp.where(positive, bounded / jnp.square(fixed), bounded)
-    weight = jnp.where(positive, 1 / fixed, fixed)
-    too_large = (weight > dual) & (dual > 0) & (advantages != 0)
-    weighted = jnp.where(too_large, dual * logprobs, weighted)
-    return Surrogate(-advantages * weighted, below, above, too_large)
-
-
 @stages.declare(silent_at_zero=False)
 def likelihood(logprobs: Array) -> Surrogate:
     """L = -log π(token), maximum likelihood: no ratio, no clip, no advantage."""
@@ -168,8 +98,6 @@ def likelihood(logprobs: Array) -> Surrogate:
 
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
     "ppo": ppo,
-    "ce_gppo": ce_gppo,
-    "aspo": aspo,
     "likelihood": likelihood,
 }
 
@@ -225,6 +153,7 @@ def _filled_rows(mask: Array) -> Array:
     return masked.count(jnp.any(mask, axis=1))
 
 
+RATIOS: dict[str, Callable[..., Array]] = {"token": importance_ratio}
 AGGREGATIONS: dict[str, Callable[..., tuple[Array, Array]]] = {
     "token_mean": token_mean,
     "token_mean_micro": token_mean_micro,

@@ -26,14 +26,11 @@ import jax.numpy as jnp
 
 from hapo_jax.algo import (
     advantages,
-    clipping,
     entropy,
     importance,
     kl,
-    losses,
     masked,
-    masks,
-    shaping,
+    methods,
     stages,
     temperature,
 )
@@ -68,6 +65,7 @@ class Rows(NamedTuple):
       rewards: [B] float32, score plus penalties.
       scores: [B] float32, what the verifier said; 1 is correct.
       group_ids: [B] int32 in [0, B), equal for the completions of a prompt.
+      prompt_ids: [B] int32, which of the training problems it answers.
     """
 
     mask: Array
@@ -78,6 +76,7 @@ class Rows(NamedTuple):
     rewards: Array
     scores: Array
     group_ids: Array
+    prompt_ids: Array
 
 
 class Terms(NamedTuple):
@@ -174,14 +173,19 @@ class _Score(NamedTuple):
     micro: bool  # statistics of the tokens at hand
 
 
-def make(settings: Settings) -> Method:
+def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     """Puts a method together.
+
+    Args:
+      settings: see there.
+      seed: of the run, for stages that draw random numbers.
+      num_prompts: training problems, for stages that keep a state for each.
 
     Raises:
       Refused: a stage does not exist, has no such option, or reads what it cannot
         have; names key, value, rule and remedy.
     """
-    chosen = _choose(settings)
+    chosen = _choose(settings, num_prompts)
     present = {n: s for n, s in chosen._asdict().items() if s is not None}
     source, micro = settings.entropy.source, settings.entropy.scope == "micro"
     reads = frozenset(name for stage in present.values() for name in stage.reads)
@@ -219,12 +223,13 @@ def make(settings: Settings) -> Method:
         micro,
     )
     stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
+    draws = "random" in reads
     return Method(
         temperature=_temperature(settings),
-        init_state=functools.partial(_init_state, present, stateful),
+        init_state=functools.partial(_init_state, present, stateful, draws),
         update_state=functools.partial(_update_state, present, stateful, score),
         constants=functools.partial(
-            _constants, chosen, early, score, "score" in reads & known, read_late
+            _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
         terms=functools.partial(
             _terms, chosen, early, score, "score" in reads, "current_entropy" in reads
@@ -237,7 +242,7 @@ def make(settings: Settings) -> Method:
     )
 
 
-def _choose(s: Settings) -> _Stages:
+def _choose(s: Settings, num_prompts: int) -> _Stages:
     """The stage that each section of the settings asks for."""
     # A strength of 0 leaves the stage out, and with it all that only it reads.
     reshape, clip_range = dict(s.shaping), dict(s.clip_range)
@@ -245,43 +250,46 @@ def _choose(s: Settings) -> _Stages:
         reshape["name"] = "none"
     if clip_range["name"] == "by_score" and not s.clip.strength:
         clip_range["name"] = "plain"
+
+    def bind(name: str, choice: Mapping[str, Any], **given) -> stages.Stage:
+        key = f"algo.{name}"
+        return stages.bind(key, methods.TABLES[key], choice, **given)
+
     return _Stages(
-        advantage=_advantage(s),
+        advantage=_advantage(s, num_prompts),
         weight=_weight(s),
-        ratio=stages.only(
-            "algo.ratio", losses.importance_ratio, limit=s.clip.log_ratio or math.inf
-        ),
-        clip_range=stages.bind(
-            "algo.clip_range",
-            clipping.CLIP_RANGES,
+        ratio=bind("ratio", s.ratio, limit=s.clip.log_ratio or math.inf),
+        clip_range=bind(
+            "clip_range",
             clip_range,
             low=s.clip.low,
             high=s.clip.high,
             strength=s.clip.strength,
         ),
-        shaping=stages.bind(
-            "algo.shaping",
-            shaping.SHAPINGS,
+        shaping=bind(
+            "shaping",
             reshape,
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
         ),
-        surrogate=stages.bind(
-            "algo.surrogate", losses.SURROGATES, s.surrogate, dual=s.clip.dual
-        ),
-        mask=stages.bind("algo.mask", masks.MASKS, s.mask),
+        surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
+        mask=bind("mask", s.mask),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
         if s.kl.strength
         else None,
-        regulariser=stages.bind("algo.regulariser", kl.REGULARISERS, s.regulariser),
-        aggregation=stages.bind("algo.aggregation", losses.AGGREGATIONS, s.aggregation),
+        regulariser=bind("regulariser", s.regulariser),
+        aggregation=bind("aggregation", s.aggregation),
     )
 
 
-def _advantage(s: Settings) -> stages.Stage:
+def _advantage(s: Settings, num_prompts: int) -> stages.Stage:
     """Base advantage, token-level group average, or a blend of the two."""
     base = stages.bind(
-        "algo.advantage", advantages.ADVANTAGES, s.advantage, singleton=s.singleton
+        "algo.advantage",
+        methods.TABLES["algo.advantage"],
+        s.advantage,
+        singleton=s.singleton,
+        num_prompts=num_prompts,
     )
     token_group = stages.only(
         "algo.token_group",
@@ -342,9 +350,12 @@ def _is_early(stage: stages.Stage, known: frozenset[str]) -> bool:
 # --- before the policy is run ---------------------------------------------------------
 
 
-def _init_state(present, stateful) -> dict[str, Any]:
-    """The statistics of the entropies, and the state of each stage that keeps one."""
+def _init_state(present, stateful, draws: bool) -> dict[str, Any]:
+    """The statistics of the entropies, the state of each stage that keeps one, and how
+    often random numbers were drawn."""
     own = {name: present[name].declared.init() for name in stateful}
+    if draws:
+        own["draws"] = jnp.int32(0)
     return {"entropy": entropy.initial_stats(), **own}
 
 
@@ -361,6 +372,8 @@ def _update_state(present, stateful, score: _Score, rows: Rows, state):
         for name in stateful
         if present[name].declared.update is not None
     }
+    if "draws" in state:
+        own["draws"] = state["draws"] + 1
     return jax.lax.stop_gradient({**state, **own, "entropy": stats})
 
 
@@ -368,15 +381,35 @@ def _before(rows: Rows) -> dict[str, Array]:
     """Rows by name, with padding set to 0."""
     values = {n: x for n, x in rows._asdict().items() if x is not None}
     clean = _clean({n: x for n, x in values.items() if n not in stages.PER_COMPLETION})
-    return {**values, **clean, "entropy": clean["old_entropy"]}
+    right = rows.scores > 0.5
+    ones = jnp.ones(right.shape, jnp.float32)
+    share = advantages.group_mean(right.astype(jnp.float32), rows.group_ids, ones)
+    return {
+        **values,
+        **clean,
+        "entropy": clean["old_entropy"],
+        "correct": rows.mask & right[:, None],
+        "group_accuracy": jnp.where(rows.mask, share[:, None], 0),
+    }
 
 
 def _constants(
-    chosen: _Stages, early, score: _Score, with_score, read_late, rows: Rows, state
+    chosen: _Stages,
+    early,
+    score: _Score,
+    with_score,
+    read_late,
+    seed,
+    rows: Rows,
+    state,
 ) -> dict[str, Array]:
     """What follows from rows alone, as the loss of a token needs it."""
     values = _before(rows)
-    names = {*_ALWAYS, *(read_late & {"reference_logprobs"})}
+    if "draws" in state:
+        key = jax.random.fold_in(jax.random.key(seed), state["draws"])
+        values["random"] = jax.random.uniform(key, rows.mask.shape)
+    # The entropy and the score are of the policy that algo.entropy.source names.
+    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy"})}
     given = {name: values[name] for name in names}
     given["advantages"] = chosen.advantage({**values, "state": state.get("advantage")})
     # Metrics are over these tokens, so that they do not depend on whether completions

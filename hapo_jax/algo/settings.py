@@ -122,6 +122,7 @@ class Settings:
     shaping: Mapping[str, Any] = _stage("redistribute")
     redistribution: Redistribution = Redistribution()
     clip: Clip = Clip()
+    ratio: Mapping[str, Any] = _stage("token")
     clip_range: Mapping[str, Any] = _stage("by_score")
     surrogate: Mapping[str, Any] = _stage("ppo")
     mask: Mapping[str, Any] = _stage("all")

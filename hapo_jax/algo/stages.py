@@ -35,6 +35,10 @@ NAMES = {
     "rewards": "[B]; the verifier's score plus penalties",
     "scores": "[B]; the verifier's score, 1 is correct",
     "group_ids": "[B] int32; equal for the completions of a prompt",
+    "prompt_ids": "[B] int32; which of the run's training problems it answers",
+    "correct": "bool; the verifier found the completion right",
+    "group_accuracy": "share of the group's completions that are right",
+    "random": "uniform in [0, 1), drawn anew at every step from the run's seed",
     "entropy": "of the policy that algo.entropy.source names, old or current",
     "score": "entropy score in [-1, 1], by the statistics of algo.entropy",
     "logprobs": "current policy, base temperature; the one input with a gradient",
@@ -44,7 +48,7 @@ NAMES = {
     "clip_high": "width of the clip range above 1",
     "state": "the stage's own state; any pytree",
 }
-PER_COMPLETION = frozenset({"rewards", "scores", "group_ids"})
+PER_COMPLETION = frozenset({"rewards", "scores", "group_ids", "prompt_ids"})
 
 
 class Declared(NamedTuple):
@@ -57,15 +61,15 @@ class Declared(NamedTuple):
       options: legal values by option: a Range, or a tuple of choices.
       init: () -> the stage's state before the first step; None if it keeps none.
       update: (values, state) -> its state for this step and the next rollout; values
-        are what is known before the policy is run, by name. It is given the options
-        that it has parameters for.
+        are what is known before the policy is run, by name. Both are given the options
+        that they have parameters for.
     """
 
     by_rows: bool = True
     silent_at_zero: bool = False
     options: Mapping[str, Range | tuple] = {}
-    init: Callable[[], Any] | None = None
-    update: Callable[[Mapping[str, Array], Any], Any] | None = None
+    init: Callable[..., Any] | None = None
+    update: Callable[..., Any] | None = None
 
 
 def declare(
@@ -73,8 +77,8 @@ def declare(
     by_rows: bool = False,
     silent_at_zero: bool = True,
     options: Mapping[str, Range | tuple] | None = None,
-    init: Callable[[], Any] | None = None,
-    update: Callable[[Mapping[str, Array], Any], Any] | None = None,
+    init: Callable[..., Any] | None = None,
+    update: Callable[..., Any] | None = None,
 ) -> Callable:
     """Marks a function as a stage; the function itself stays as it is.
 
@@ -160,12 +164,12 @@ def bind(
             )
     passed = {name: given[name] for name in options if name in given}
     bound = functools.partial(function, **passed, **chosen)
-    if declared.update is not None:  # it may read the options, too
-        known = inspect.signature(declared.update).parameters
-        values = {n: p.default for n, p in free.items()} | passed | chosen
-        values = {n: value for n, value in values.items() if n in known}
-        update = functools.partial(declared.update, **values)
-        declared = declared._replace(update=update)
+    values = {n: p.default for n, p in free.items()} | passed | chosen | given
+    for name in ("init", "update"):  # they may read the options, too
+        if (own := getattr(declared, name)) is not None:
+            known = inspect.signature(own).parameters
+            read = {n: value for n, value in values.items() if n in known}
+            declared = declared._replace(**{name: functools.partial(own, **read)})
     return Stage(key, bound, reads, declared)
 
 

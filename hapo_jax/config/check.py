@@ -146,6 +146,7 @@ def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
         ),
         scores=right.astype(np.float32),
         group_ids=number // r.group_size * r.group_size,
+        prompt_ids=number // r.group_size,
     )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):

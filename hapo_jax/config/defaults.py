@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hapo_jax.algo import settings
+from hapo_jax.algo.methods import METHODS
 from hapo_jax.system.errors import Refused
 
 
@@ -207,80 +208,6 @@ def default_sft() -> ConfigDict:
     return c
 
 
-# A method is DAPO, GRPO, … by its settings alone; nothing in the code asks its name. A
-# section that chooses a stage is given whole: its name and its options.
-_HAPO_OFF = {
-    "algo.temperature.strength": 0.0,
-    "algo.token_group.strength": 0.0,
-    "algo.redistribution.strength": 0.0,
-    "algo.clip.strength": 0.0,
-}
-_DAPO_OFF = {
-    **_HAPO_OFF,
-    "algo.clip.high": 0.2,
-    "algo.aggregation": {"name": "seq_mean_token_mean"},
-    "rollout.dynamic_sampling": False,
-    "reward.overlong_buffer_tokens": 0,
-    "reward.overlong_buffer_share": 0.0,
-}
-METHODS = {
-    "hapo": {},
-    # The published code in place of the paper's equations; docs/paper.md.
-    "hapo_public": {
-        "algo.entropy.low_sign": "public",
-        "algo.entropy.spread": "quantile_rms",
-        "algo.entropy.source": "current",
-        "algo.entropy.scope": "micro",
-        "algo.temperature.score": "scaled",
-        "algo.temperature.strength": 0.05,
-        "algo.advantage_fallback": 5.0,
-        "algo.clip.high": 0.2,
-        "algo.clip.dual": 10.0,
-        "algo.clip.log_ratio": 0.0,
-        "algo.aggregation": {"name": "token_mean_micro"},
-        "rollout.dynamic_sampling": False,
-        "reward.wrong": -1.0,
-    },
-    "dapo": _HAPO_OFF,
-    "ce_gppo": {
-        **_HAPO_OFF,
-        "algo.surrogate": {"name": "ce_gppo"},
-        "algo.clip.dual": 10.0,
-    },
-    "forking": {**_HAPO_OFF, "algo.mask": {"name": "forking"}},
-    "aspo": {
-        **_HAPO_OFF,
-        "algo.surrogate": {"name": "aspo"},
-        "algo.clip_range": {"name": "by_row_entropy"},
-        "algo.clip.high": 0.2,
-        "algo.clip.dual": 3.0,
-        "algo.kl.strength": 1e-3,
-    },
-    "gtpo": {**_HAPO_OFF, "algo.advantage": {"name": "gtpo"}},
-    "grpo": {**_DAPO_OFF, "algo.kl.strength": 0.04},
-    "dr_grpo": {
-        **_DAPO_OFF,
-        "algo.advantage": {"name": "dr_grpo"},
-        "algo.aggregation": {"name": "seq_mean_token_sum_norm"},
-    },
-    "rloo": {
-        **_DAPO_OFF,
-        "algo.advantage": {"name": "rloo"},
-        "algo.aggregation": {"name": "token_mean"},
-    },
-    "reinforce_pp": {
-        **_DAPO_OFF,
-        "algo.advantage": {"name": "reinforce_pp"},
-        "algo.aggregation": {"name": "token_mean"},
-    },
-    "reinforce_pp_baseline": {
-        **_DAPO_OFF,
-        "algo.advantage": {"name": "reinforce_pp_baseline"},
-        "algo.aggregation": {"name": "token_mean"},
-    },
-}
-
-
 # Protocols of papers: settings of the section `eval`.
 EVAL_PRESETS = {
     "hapo": dict(temperature=0.5, top_p=0.7, k=8, num_problems=0, greedy=False),
@@ -315,7 +242,7 @@ def apply_method(config: ConfigDict, name: str) -> ConfigDict:
             f"there are {', '.join(METHODS)}."
         )
     config.method = config.settings_of = name
-    for key, value in METHODS[name].items():
+    for key, value in METHODS[name].settings.items():
         _set(config, key, value)
     return config
 

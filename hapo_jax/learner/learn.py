@@ -140,6 +140,7 @@ def prepare(
         rewards=batch.rewards,
         scores=batch.scores,
         group_ids=batch.group_ids,
+        prompt_ids=batch.prompt_ids.astype(np.int32),
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)

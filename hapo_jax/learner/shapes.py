@@ -47,6 +47,7 @@ def rows(
         rewards=_of((num_rows,), jnp.float32),
         scores=_of((num_rows,), jnp.float32),
         group_ids=_of((num_rows,)),
+        prompt_ids=_of((num_rows,)),
     )
     return sharding.laid_out(found, learner.row_sharding)
 

@@ -120,7 +120,7 @@ def _decode(
             prompt_id=slot // r.group_size,
             prompt_tokens=prompts[slot // r.group_size],
             sample_id=slot % r.group_size,
-            max_tokens=r.chunk_tokens,
+            max_tokens=min(r.chunk_tokens, r.max_completion_tokens),
             base_temperature=r.base_temperature,
         )
         for slot in range(programs.num_slots)

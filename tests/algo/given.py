@@ -39,12 +39,18 @@ def rows(tokens, rewards=None, group_ids=None):
         rewards=zeros if rewards is None else rewards,
         scores=zeros if rewards is None else rewards,
         group_ids=jnp.arange(size) if group_ids is None else group_ids,
+        prompt_ids=jnp.arange(size) if group_ids is None else group_ids,
     )
+
+
+def state(method, stats):
+    """The method's first state, with these statistics of the entropies."""
+    return {**method.init_state(), "entropy": stats}
 
 
 def constants(method, tokens, stats):
     """Those of the method, but for the advantages, which are the tokens'."""
-    found = method.constants(rows(tokens), {"entropy": stats})
+    found = method.constants(rows(tokens), state(method, stats))
     advantages = jax.lax.stop_gradient(jnp.where(tokens.mask, tokens.advantages, 0))
     signal = tokens.mask & (advantages != 0).any(axis=1, keepdims=True)
     return found | {"advantages": advantages, "signal": signal}
@@ -53,13 +59,13 @@ def constants(method, tokens, stats):
 def terms(method, tokens, stats):
     """`Method.terms` of whole rows."""
     given = constants(method, tokens, stats)
-    return method.terms(tokens.current(), given, {"entropy": stats})
+    return method.terms(tokens.current(), given, state(method, stats))
 
 
 def loss(method, tokens, stats):
     """`method.rows_loss` of whole rows."""
     given = constants(method, tokens, stats)
-    return method_lib.rows_loss(method, tokens.current(), given, {"entropy": stats})
+    return method_lib.rows_loss(method, tokens.current(), given, state(method, stats))
 
 
 def advantages(method, rewards, mask, group_ids, entropy=None):
@@ -73,4 +79,4 @@ def advantages(method, rewards, mask, group_ids, entropy=None):
 def fit(method, entropy, mask, previous):
     """Statistics of entropies as the method takes them."""
     tokens = Tokens(entropy, None, entropy, entropy, entropy, entropy, entropy, mask)
-    return method.update_state(rows(tokens), {"entropy": previous})["entropy"]
+    return method.update_state(rows(tokens), state(method, previous))["entropy"]

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from hapo_jax.algo import advantages
+from hapo_jax.algo.rivals import gtpo
 
 EPS = advantages.STD_EPSILON
 
@@ -20,7 +21,7 @@ GROUP = jnp.zeros(3, jnp.int32)
 def _gtpo(rewards, mask, group_ids):
     """Right where the reward is positive, with entropies that differ by row."""
     nats = jnp.where(mask, (1 + jnp.abs(rewards))[:, None], jnp.nan)
-    return advantages.gtpo(jnp.float32(rewards > 0), nats, mask, group_ids)
+    return gtpo.gtpo(jnp.float32(rewards > 0), nats, mask, group_ids)
 
 
 NAMED = {

@@ -7,29 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import (
-    advantages,
-    clipping,
-    kl,
-    losses,
-    masks,
-    shaping,
-    stages,
-)
 from hapo_jax.algo import method as method_lib
-from hapo_jax.config import defaults
+from hapo_jax.algo import methods, stages
 from tests import tiny
 from tests.algo import given, test_method
 
-TABLES = {
-    "advantage": advantages.ADVANTAGES,
-    "clip_range": clipping.CLIP_RANGES,
-    "shaping": shaping.SHAPINGS,
-    "surrogate": losses.SURROGATES,
-    "mask": masks.MASKS,
-    "regulariser": kl.REGULARISERS,
-    "aggregation": losses.AGGREGATIONS,
-}
+TABLES = {key.removeprefix("algo."): table for key, table in methods.TABLES.items()}
 EVERY = [(section, name) for section, table in TABLES.items() for name in table]
 NEEDS = {"seq_mean_token_sum_norm": {"scale_tokens": 7.0}}
 SOURCES = ("old", "current")
@@ -115,11 +98,3 @@ def test_a_stage_reads_what_there_is_and_declares_its_options(section, name):
         elif legal is not None and default is not parameter.empty:
             assert legal.holds(default)
     assert function.__doc__
-
-
-@pytest.mark.parametrize("name", sorted({"ce_gppo", "forking", "aspo", "gtpo"}))
-def test_rivals_are_rows_of_settings(name):
-    assert set(defaults.METHODS[name]) > set(defaults.METHODS["dapo"])
-    made = tiny.method(name)
-    assert not made.by_rows
-    assert made.silent_at_zero == (name != "aspo")  # which has a KL term

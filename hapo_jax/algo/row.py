@@ -1,0 +1,42 @@
+"""A method as a row: the settings that it changes, and where they come from."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+STATUSES = ("full", "part")
+
+
+class Row(NamedTuple):
+    """A method by its settings alone; nothing in the code asks for its name.
+
+    Attributes:
+      settings: by key, over the defaults, which are HAPO; a section that chooses a
+        stage is given whole, its name and its options.
+      source: the paper, with its equation; or the code.
+      status: "full", all of it follows from paper or code; "part", a constant or a
+        convention was chosen here, and `open` says which.
+      open: what paper and code leave open or tell apart, and the option that chooses.
+    """
+
+    settings: Mapping[str, Any]
+    source: str
+    status: str = "full"
+    open: str = ""
+
+
+# All four components of HAPO off: DAPO.
+DAPO = {
+    "algo.temperature.strength": 0.0,
+    "algo.token_group.strength": 0.0,
+    "algo.redistribution.strength": 0.0,
+    "algo.clip.strength": 0.0,
+}
+# All of DAPO off as well: GRPO without its KL term.
+GRPO = {
+    **DAPO,
+    "algo.clip.high": 0.2,
+    "algo.aggregation": {"name": "seq_mean_token_mean"},
+    "rollout.dynamic_sampling": False,
+    "reward.overlong_buffer_tokens": 0,
+    "reward.overlong_buffer_share": 0.0,
+}

@@ -109,7 +109,10 @@ def _at_stages(name: str) -> Iterator[str]:
     kl = [f"KL {s.kl.estimator} × {s.kl.strength:g}"] if s.kl.strength else []
     yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
     scope = f"{s.entropy.source}, {s.entropy.scope}"
-    yield scope if made.reads & {"entropy", "score"} else ""
+    entropies = [scope] if made.reads & {"entropy", "score"} else []
+    if made.differentiates_entropy:
+        entropies.append("current, with a gradient")
+    yield "; ".join(entropies)
     yield ", ".join(f"`{n}`" for n in made.init_state() if n != "entropy")
 
 
@@ -141,8 +144,10 @@ def _stages() -> Iterator[str]:
     yield (
         "\n## Stages\n\nA section names its stage by `name`; what else it holds are "
         "the stage's options.\n*Whole completions*: a token's value depends on other "
-        "tokens. *Silent at zero*: a token\nwith advantage 0 has no loss and no "
-        "gradient. What a stage can read:\n\n| name | what |\n|---|---|"
+        "tokens of its completion. *Of several*:\nand on other completions. *Silent at "
+        "zero*: a token with advantage 0 has no loss and no\ngradient; of an "
+        "advantage, that equal rewards in a group give 0. What a stage can read:\n\n"
+        "| name | what |\n|---|---|"
     )
     for name, words in stages.NAMES.items():
         yield f"| `{name}` | {words} |"
@@ -157,8 +162,10 @@ def _stage(key: str, name: str, function: Callable) -> Iterator[str]:
     reads, options = stages.signature(function)
     yield f"\n#### `{name}`\n\n{_first_lines(function)}\n"
     yield f"- reads: {', '.join(f'`{r}`' for r in reads)}"
-    rows, silent = declared.by_rows, declared.silent_at_zero
-    yield f"- whole completions: {_yes(rows)}; silent at zero: {_yes(silent)}"
+    yield (
+        f"- whole completions: {_yes(declared.by_rows)}; of several: "
+        f"{_yes(declared.across_rows)}; silent at zero: {_yes(declared.silent_at_zero)}"
+    )
     for option, parameter in options.items():
         other = _ELSEWHERE.get(option)
         if option == "strength":

@@ -176,7 +176,7 @@ def assemble(config: ConfigDict) -> Run:
       Refused: the method, the model's folder or the problems cannot be used.
     """
     method = make_method(config)
-    check.check_advantages(config, method)
+    check.check_method(config, method)
     policy = describe(config)
     prompts = make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
@@ -345,6 +345,7 @@ def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
         eps=options.eps,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
+        name=options.optimizer,
     )
 
 

@@ -131,6 +131,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             num_programs = num_programs or metrics["perf/programs"]
             assert metrics["perf/programs"] == num_programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
+            stream, totals = stream.pay(metrics)
+            metrics |= totals
             metrics |= parts.pool.state
             session.files.log(step, metrics | session.raised(step, metrics))
             _show(steps, metrics)

@@ -8,10 +8,10 @@
 strengths at zero is DAPO; DAPO with a symmetric clip and a mean per completion is GRPO.
 
 What the learner may leave out follows from what the stages declare (`stages.py`). A
-stage that needs whole completions runs before the policy if it reads only what is known
-by then. If one is left that reads the current policy, the whole method is `by_rows`:
-the learner brings its tokens back into rows. Any other method gives the same loss from
-any tokens in any order.
+stage that needs whole completions runs before the policy, over the whole batch, if it
+reads only what is known by then. If one is left that reads the current policy, the
+whole method is `by_rows`: the learner brings its tokens back into rows. Any other
+method gives the same loss from any tokens in any order.
 """
 
 import dataclasses
@@ -44,13 +44,20 @@ Values = Mapping[str, Array]
 
 # What the loss of every method may look at, for its metrics if for nothing else.
 _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
-# Known only once the policy is run.
-_CURRENT = frozenset({"logprobs", "ratio", "advantages", "clip_low", "clip_high"})
-# What a stage gives, by the attribute of `_Stages` that it is.
+# Known only once the policy, or a stage that reads it, is run.
+_CURRENT = frozenset(
+    {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
+)
+_DIFFERENTIABLE = ("logprobs", "current_entropy")
+# Of the old policy, from the learner's scoring alone.
+_NOT_RECORDED = frozenset({"old_square_sum", "old_cut_logprobs"})
+# What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
+# the order in which they run.
 _GIVES = {
     "weight": ("weight",),
-    "mask": ("kept", "counted"),
     "clip_range": ("clip_low", "clip_high"),
+    "shaping": ("advantages",),
+    "mask": ("kept", "counted"),
 }
 
 
@@ -66,6 +73,8 @@ class Rows(NamedTuple):
       scores: [B] float32, what the verifier said; 1 is correct.
       group_ids: [B] int32 in [0, B), equal for the completions of a prompt.
       prompt_ids: [B] int32, which of the training problems it answers.
+      old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
+        the method reads it.
     """
 
     mask: Array
@@ -77,6 +86,8 @@ class Rows(NamedTuple):
     scores: Array
     group_ids: Array
     prompt_ids: Array
+    old_square_sum: Array | None = None
+    old_cut_logprobs: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -119,14 +130,24 @@ class Method:
       update_state: (Rows, state) -> its state for this step's updates and the next
         rollout; as it was if the mask is empty.
       constants: (Rows, state) -> Values [B, T], all that `terms` reads beside the
-        current policy. No gradient flows into them.
+        current policy. No gradient flows into them. A third argument takes the place of
+        the advantages.
       terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
-        `entropy` if the method reads it. Only `logprobs` has a gradient.
+        those of `outputs`. Only `logprobs` has a gradient, and `entropy` if the method
+        `differentiates_entropy`.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
       reads: names of `stages.NAMES` that some stage reads.
-      by_rows: `terms` and `aggregate` need whole completions, and how a mini-batch is
-        cut changes the loss. Otherwise they need no token but their own.
+      outputs: what `terms` reads of the current policy beside log-probs; names of
+        `head.Scores`.
+      old_outputs: what is read of the old policy that the sampler does not record;
+        names of `head.Scores`, and `old_` before them is the field of Rows.
+      cut_share: of `old_cut_logprobs`.
+      by_rows: `terms` and `aggregate` need whole completions. Otherwise they need no
+        token but their own.
+      across_rows: and all of a mini-batch together, so that how it is cut into
+        micro-batches changes the loss.
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
+      silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
     """
 
     temperature: Callable[..., Array] | None
@@ -136,8 +157,13 @@ class Method:
     terms: Callable[[Values, Values, Any], Terms]
     aggregate: Callable[[Array], tuple[Array, Array]]
     reads: frozenset[str]
+    outputs: frozenset[str]
+    old_outputs: frozenset[str]
+    cut_share: float
     by_rows: bool
+    across_rows: bool
     silent_at_zero: bool
+    silent_at_equal_rewards: bool
 
     @property
     def needs_reference(self) -> bool:
@@ -145,8 +171,8 @@ class Method:
         return "reference_logprobs" in self.reads
 
     @property
-    def needs_current_entropy(self) -> bool:
-        """Whether `terms` reads the entropy of the current policy."""
+    def differentiates_entropy(self) -> bool:
+        """Whether the loss has a gradient through the entropy of the current policy."""
         return "current_entropy" in self.reads
 
 
@@ -192,10 +218,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     # The entropy and the score of this step's first policy are known beforehand.
     known = frozenset(stages.NAMES) - _CURRENT
     if source == "current":
-        known -= {"entropy", "score"}
+        known -= {"entropy", "source_logprobs", "score"}
     if micro:
         known -= {"score"}
-    early = tuple(n for n in _GIVES if n in present and _is_early(present[n], known))
+    early = _early(present, known)
     late = [s for n, s in present.items() if n not in (*early, "advantage")]
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
@@ -206,8 +232,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
                 "advantages, or compute what it needs in another stage."
             )
     read_late = frozenset(name for stage in late for name in stage.reads)
-    if source == "current" and reads & {"entropy", "score"}:
-        reads |= {"current_entropy"}
+    of_entropy = {"entropy", "score"} if source == "current" else set()
+    outputs = reads & {"rank"}
+    if reads & {"current_entropy", *of_entropy}:
+        outputs |= {"entropy"}
     score = _Score(
         functools.partial(
             entropy.fit,
@@ -232,13 +260,23 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
         terms=functools.partial(
-            _terms, chosen, early, score, "score" in reads, "current_entropy" in reads
+            _terms, chosen, early, score, source, "score" in reads, outputs
         ),
         aggregate=lambda counted: chosen.aggregation({"mask": counted}),
         reads=reads,
+        outputs=outputs,
+        old_outputs=frozenset(
+            name.removeprefix("old_") for name in reads & _NOT_RECORDED
+        ),
+        cut_share=settings.cut_share,
         by_rows=(micro and "score" in reads)
         or any(stage.declared.by_rows for stage in late),
-        silent_at_zero=all(stage.declared.silent_at_zero for stage in late),
+        across_rows=(micro and "score" in reads)
+        or any(stage.declared.across_rows for stage in late),
+        silent_at_zero=all(
+            s.declared.silent_at_zero for n, s in present.items() if n != "advantage"
+        ),
+        silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
     )
 
 
@@ -341,10 +379,24 @@ def _temperature(s: Settings) -> Callable[..., Array] | None:
     )
 
 
-def _is_early(stage: stages.Stage, known: frozenset[str]) -> bool:
-    """Whether a stage runs before the policy: it can, and it has to."""
-    has_to = stage.declared.by_rows or stages.PER_COMPLETION & frozenset(stage.reads)
-    return bool(has_to) and frozenset(stage.reads) <= known
+def _early(present: dict[str, stages.Stage], known: frozenset[str]) -> tuple[str, ...]:
+    """The stages that run before the policy, in their order: those that can and have
+    to, or that give what such a stage behind them reads."""
+    possible = []
+    for name, gives in _GIVES.items():
+        if name in present and frozenset(present[name].reads) <= known:
+            possible.append(name)
+            known |= set(gives)
+        else:
+            known -= set(gives)
+    early, needed = [], set()
+    for name in reversed(possible):
+        stage, reads = present[name], set(present[name].reads)
+        has_to = stage.declared.by_rows or stages.PER_COMPLETION & reads
+        if has_to or needed.intersection(_GIVES[name]):
+            early.insert(0, name)
+            needed |= reads
+    return tuple(early)
 
 
 # --- before the policy is run ---------------------------------------------------------
@@ -388,6 +440,7 @@ def _before(rows: Rows) -> dict[str, Array]:
         **values,
         **clean,
         "entropy": clean["old_entropy"],
+        "source_logprobs": clean["old_logprobs"],
         "correct": rows.mask & right[:, None],
         "group_accuracy": jnp.where(rows.mask, share[:, None], 0),
     }
@@ -402,16 +455,19 @@ def _constants(
     seed,
     rows: Rows,
     state,
+    advantages: Array | None = None,
 ) -> dict[str, Array]:
     """What follows from rows alone, as the loss of a token needs it."""
     values = _before(rows)
     if "draws" in state:
         key = jax.random.fold_in(jax.random.key(seed), state["draws"])
         values["random"] = jax.random.uniform(key, rows.mask.shape)
-    # The entropy and the score are of the policy that algo.entropy.source names.
-    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy"})}
+    # These are of the policy that algo.entropy.source names, perhaps the current one.
+    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
     given = {name: values[name] for name in names}
-    given["advantages"] = chosen.advantage({**values, "state": state.get("advantage")})
+    if advantages is None:
+        advantages = chosen.advantage({**values, "state": state.get("advantage")})
+    values["advantages"] = given["advantages"] = advantages
     # Metrics are over these tokens, so that they do not depend on whether completions
     # without an advantage are passed through the policy.
     given["signal"] = rows.mask & (given["advantages"] != 0).any(axis=1, keepdims=True)
@@ -419,7 +475,10 @@ def _constants(
         scored = score.score(rows.old_entropy, state["entropy"])
         values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
     for name in early:
-        given |= _run(name, getattr(chosen, name), values, state)
+        found = _run(name, getattr(chosen, name), values, state)
+        values |= found
+        # The loss needs both those before and those after shaping.
+        given |= {"shaped": found["advantages"]} if name == "shaping" else found
     return jax.lax.stop_gradient(given)
 
 
@@ -430,18 +489,25 @@ def _terms(
     chosen: _Stages,
     early,
     score: _Score,
+    source: str,
     with_score: bool,
-    with_entropy: bool,
+    outputs: frozenset[str],
     current: Values,
     constants: Values,
     state,
 ) -> Terms:
     """The loss of each token, from the stages in their order."""
-    values = _clean({**constants, **current})
+    assert outputs <= current.keys(), f"this method reads the {', '.join(outputs)}"
+    own = {name: current[name] for name in ("logprobs", *(outputs - {"entropy"}))}
+    if "entropy" in outputs:
+        own["current_entropy"] = current["entropy"]
+    values = _clean({**constants, **own})
     mask = values["mask"]
-    assert not with_entropy or "entropy" in current, "this method reads the entropy"
-    if not with_entropy:
-        values["entropy"] = values["old_entropy"]
+    values["entropy"] = values["old_entropy"]
+    if source == "current" and "entropy" in outputs:
+        values["entropy"] = jax.lax.stop_gradient(values["current_entropy"])
+    of_source = values["logprobs" if source == "current" else "old_logprobs"]
+    values["source_logprobs"] = jax.lax.stop_gradient(of_source)
     if with_score and "score" not in values:
         stats = state["entropy"]
         if score.micro:
@@ -458,7 +524,8 @@ def _terms(
     run("ratio")
     run("clip_range")
     base_advantages = values["advantages"]
-    values["advantages"] = _run("shaping", chosen.shaping, values, state)["shaping"]
+    values["advantages"] = values.get("shaped", base_advantages)
+    run("shaping")
     surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
     loss = surrogate.loss
     if chosen.weight is not None:
@@ -495,7 +562,8 @@ def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any
 
 
 def _clean(values: Values) -> dict[str, Array]:
-    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of logprobs.
+    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of what is
+    differentiable.
 
     Zero everywhere means ratio 1 and advantage 0 in padding, so that no stage after
     this one can produce a non-finite number there.
@@ -505,7 +573,7 @@ def _clean(values: Values) -> dict[str, Array]:
     chex.assert_type(mask, bool)
     chex.assert_equal_shape([mask, *values.values()])
     clean = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in values.items()}
-    fixed = {n: x for n, x in clean.items() if n != "logprobs"}
+    fixed = {n: x for n, x in clean.items() if n not in _DIFFERENTIABLE}
     return {**clean, **jax.lax.stop_gradient(fixed)}
 
 

@@ -14,7 +14,11 @@ from tests.algo import given, test_method
 
 TABLES = {key.removeprefix("algo."): table for key, table in methods.TABLES.items()}
 EVERY = [(section, name) for section, table in TABLES.items() for name in table]
-NEEDS = {"seq_mean_token_sum_norm": {"scale_tokens": 7.0}}
+# What a stage must be given to work, or to have an effect on the first step.
+NEEDS = {
+    "seq_mean_token_sum_norm": {"scale_tokens": 7.0},
+    "adaptive_entropy": {"initial": 1.0, "target": 20.0},
+}
 SOURCES = ("old", "current")
 
 
@@ -28,9 +32,14 @@ def make(section, name, source):
     return tiny.method("hapo", **changes)
 
 
-def loss(made, logprobs, tokens, constants, state):
+def free(tokens):
+    """What a loss may have gradients in."""
+    return {"logprobs": tokens.logprobs, "entropy": tokens.entropy}
+
+
+def loss(made, free, tokens, constants, state):
     """(numerator, denominator) of whole rows."""
-    current = tokens._replace(logprobs=logprobs).current()
+    current = tokens._replace(**free).current()
     return method_lib.rows_loss(made, current, constants, state)[:2]
 
 
@@ -39,10 +48,10 @@ def setting(made, advantages_of_row_0):
     tokens, rewards, mask, group_ids = test_method._batch()
     rows = given.rows(tokens, rewards, group_ids)
     state = made.update_state(rows, made.init_state())
-    constants = made.constants(rows, state)
+    own = made.constants(rows, state)["advantages"]
     of_row = jnp.arange(len(mask))[:, None] == 0
-    adapted = jnp.where(mask & of_row, advantages_of_row_0, constants["advantages"])
-    return tokens, constants | {"advantages": adapted}, state
+    adapted = jnp.where(mask & of_row, advantages_of_row_0, own)
+    return tokens, made.constants(rows, state, adapted), state
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -50,10 +59,8 @@ def setting(made, advantages_of_row_0):
 def test_zero_advantage_is_silent_just_if_the_method_says_so(section, name, source):
     made = make(section, name, source)
     tokens, constants, state = setting(made, 0.0)
-    grad = jax.grad(lambda x: loss(made, x, tokens, constants, state)[0])(
-        tokens.logprobs
-    )
-    assert np.any(np.asarray(grad)[0]) != made.silent_at_zero
+    grads = jax.grad(lambda x: loss(made, x, tokens, constants, state)[0])(free(tokens))
+    assert any(np.any(grad[0]) for grad in grads.values()) != made.silent_at_zero
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -70,17 +77,18 @@ def test_shuffled_tokens_give_the_same_loss_unless_it_is_by_rows(section, name, 
         lambda x: x.reshape(-1, 1)[order], (tokens, constants, weights)
     )
 
-    def in_any_order(logprobs):
-        current = loose._replace(logprobs=logprobs).current()
+    def in_any_order(free):
+        current = loose._replace(**free).current()
         return method_lib.token_loss(made, current, shuffled, weights, state)[0]
 
     same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    value, grad = jax.value_and_grad(in_any_order)(loose.logprobs)
-    expected, expected_grad = jax.value_and_grad(
+    value, grads = jax.value_and_grad(in_any_order)(free(loose))
+    expected, expected_grads = jax.value_and_grad(
         lambda x: loss(made, x, tokens, constants, state)[0]
-    )(tokens.logprobs)
+    )(free(tokens))
     same(value, expected)
-    same(grad, expected_grad.reshape(-1, 1)[order])
+    for name, grad in expected_grads.items():
+        same(grads[name], grad.reshape(-1, 1)[order])
 
 
 @pytest.mark.parametrize(("section", "name"), EVERY)
@@ -89,7 +97,7 @@ def test_a_stage_reads_what_there_is_and_declares_its_options(section, name):
     reads, options = stages.signature(function)
     assert set(reads) <= stages.NAMES.keys()
     declared = function.declared
-    assert set(declared.options) <= {*options, "singleton", "gamma", "fallback"}
+    assert set(declared.options) <= {*options, "singleton", "fallback"}
     for option, parameter in options.items():
         default = parameter.default
         legal = declared.options.get(option)

@@ -5,6 +5,7 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -224,6 +225,38 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
     )
 
 
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_gradient_through_the_entropy_is_that_of_the_plain_formula(devices, by_rows):
+    """Mean of -A r - c H over the tokens of a mini-batch, in one micro-batch."""
+    mesh, c = one_device(devices), 3.0
+    changes = {"regulariser": {"name": "entropy_bonus", "coefficient": c}}
+    if by_rows:  # with one micro-batch the same mean
+        changes["aggregation"] = "token_mean_micro"
+    method = tiny.method("dapo", **changes)
+    assert method.by_rows == by_rows
+    options = dict(optimizer=sgd(), cut="packed", micro_rows=MINIBATCH_ROWS)
+    batch = batch_lib.rows(rollout(), slice(-MINIBATCH_ROWS, None))
+    batch = batch_lib.number_groups(batch, GROUP)
+    (state, learnt), _ = step(mesh, method, batch, **options)
+    mask, advantages = batch.completion_mask, learnt.prepared.constants["advantages"]
+
+    def mean(params):
+        rows = batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens
+        logprobs, entropy = plain.score_tokens(
+            tiny.plain_setup(), params, *rows, plain.Settings()
+        )
+        ratio = jnp.exp(logprobs - learnt.rows.old_logprobs)
+        return jnp.where(mask, -advantages * ratio - c * entropy, 0).sum() / mask.sum()
+
+    _, params = tiny.model()
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(old - new, g, atol=5e-6),
+        state.params,
+        jax.device_get(params),
+        jax.device_get(jax.grad(mean)(params)),
+    )
+
+
 def test_one_program_for_every_batch(devices):
     """Lengths, skipped completions and statistics change; nothing compiles again."""
     mesh = one_device(devices)
@@ -263,10 +296,13 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
     assert method.silent_at_zero
     whole = dataclasses.replace(method, silent_at_zero=False)
     options = dict(optimizer=sgd(), cut="packed")
-    (state, _), metrics = step(mesh, method, **options)
+    (state, learnt), metrics = step(mesh, method, **options)
     (expected, _), all_metrics = step(mesh, whole, **options)
     assert metrics["batch/skipped_sequences"] >= GROUP
     assert all_metrics["batch/skipped_sequences"] == 0
+    signal = learnt.prepared.constants["signal"]
+    assert metrics["ledger/trained_tokens"] == signal.sum()
+    assert all_metrics["ledger/trained_tokens"] == rollout().completion_mask.sum()
     np.testing.assert_allclose(
         metrics["loss/policy"], all_metrics["loss/policy"], rtol=1e-5
     )
@@ -292,6 +328,8 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method):
         cut="packed",
         micro_rows=MINIBATCH_ROWS,
     )
+    trained = learnt.prepared.constants["signal" if method.silent_at_zero else "mask"]
+    assert metrics["ledger/trained_tokens"] == trained.sum()
     logprobs, entropy = tiny.teacher_forced(tiny.model(), batch)
     current = {"logprobs": logprobs, "entropy": entropy}
     numerator, denominator, sums = method_lib.rows_loss(
@@ -388,6 +426,9 @@ def test_reference_kl_pulls_towards_the_reference(devices):
     (_, learnt), metrics = step(mesh, grpo, passes=3, reference_params=reference)
     assert np.isfinite(metrics["kl/reference_k3"]) and metrics["kl/reference_k3"] > 0
     assert metrics["batch/skipped_sequences"] == 0  # the KL term needs every token
+    tokens = rollout().completion_mask.sum()
+    assert metrics["ledger/trained_tokens"] == 3 * tokens  # of three passes
+    assert metrics["ledger/updates"] == metrics["learner/updates"] == 6
     # The batch was scored under the same parameters, seed 1.
     np.testing.assert_allclose(
         learnt.rows.reference_logprobs,

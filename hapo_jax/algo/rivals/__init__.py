@@ -7,15 +7,21 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    adaptive_entropy,
     aspo,
     ce_gppo,
+    entropy_bonus,
     forking,
+    gspo,
     gtpo,
 )
 
 MODULES = (
+    adaptive_entropy,
     aspo,
     ce_gppo,
+    entropy_bonus,
     forking,
+    gspo,
     gtpo,
 )

@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import tasks
 from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import settings
+from hapo_jax.algo import phases, settings
 from hapo_jax.algo.method import Method
 from hapo_jax.config import check
 from hapo_jax.config.eval_sets import EvalSet
@@ -59,6 +59,7 @@ class Work(NamedTuple):
       batch_rows: completions of a step.
       minibatch_rows: of an update.
       passes: over the batch.
+      phases: that each of them has, see `algo/phases.py`.
       recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
     """
 
@@ -67,6 +68,7 @@ class Work(NamedTuple):
     batch_rows: int
     minibatch_rows: int
     passes: int
+    phases: int
     recompute_old_logprobs: bool
     base_temperature: float
 
@@ -78,7 +80,7 @@ class Work(NamedTuple):
     @property
     def updates(self) -> int:
         """Of the optimizer, per step."""
-        return self.batch_rows // self.minibatch_rows * self.passes
+        return self.batch_rows // self.minibatch_rows * self.passes * self.phases
 
 
 class Draws(NamedTuple):
@@ -86,7 +88,7 @@ class Draws(NamedTuple):
 
     Attributes:
       sampling: what ends one, and which tokens are drawn.
-      group_size: of a prompt.
+      group_size: of a prompt, all that is drawn of it.
       most_rows: that are asked for at a time, of all processes.
     """
 
@@ -125,6 +127,7 @@ class Run:
     def draws(self) -> Draws:
         """How the completions are drawn that are trained on."""
         r, tokenizer = self.config.rollout, self.policy.tokenizer
+        group_size = r.group_size + r.greedy_baseline
         return Draws(
             sampling=Sampling(
                 stop_ids=tokenizer.stop_ids,
@@ -132,8 +135,8 @@ class Run:
                 truncation=Truncation(top_k=r.top_k, top_p=r.top_p, min_p=r.min_p),
                 temperature_fn=self.method.temperature,
             ),
-            group_size=r.group_size,
-            most_rows=r.round_prompts * r.group_size,
+            group_size=group_size,
+            most_rows=r.round_prompts * group_size,
         )
 
     @functools.cached_property
@@ -206,6 +209,7 @@ def work_of(config: ConfigDict) -> Work:
             batch_rows=options.batch_rows,
             minibatch_rows=options.batch_rows,
             passes=1,
+            phases=1,
             recompute_old_logprobs=False,
             base_temperature=1.0,
         )
@@ -216,6 +220,7 @@ def work_of(config: ConfigDict) -> Work:
         batch_rows=r.batch_prompts * r.group_size,
         minibatch_rows=options.minibatch_prompts * r.group_size,
         passes=options.passes,
+        phases=phases.number(config.algo.phases.name),
         recompute_old_logprobs=options.recompute_old_logprobs,
         base_temperature=r.base_temperature,
     )

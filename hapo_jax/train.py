@@ -254,6 +254,7 @@ def _collect(
         state.method_state,
         base_temperatures=[r.base_temperature] * r.group_size,
         step=step,
+        greedy_baseline=r.greedy_baseline,
     )
     with _finite_policy(session, state, step - 1):
         return collect_lib.collect(

@@ -1,7 +1,7 @@
 """A method: its stages, put together once from settings, and run in two places.
 
     before the policy is run   Rows ─► advantage, score, weight, …        ─► constants
-    at every token             ratio ─► clip range ─► shaping ─► surrogate
+    at every token             ratio ─► clip range ─► shaping ─► selection ─► surrogate
                                ─► weight ─► mask ─► regularisers          ─► loss
 
 `make` picks the stages; nothing here asks for the name of a method. HAPO with all
@@ -31,6 +31,7 @@ from hapo_jax.algo import (
     kl,
     masked,
     methods,
+    phases,
     stages,
     temperature,
 )
@@ -47,6 +48,7 @@ _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
 # Known only once the policy, or a stage that reads it, is run.
 _CURRENT = frozenset(
     {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
+    | {"selected"}
 )
 _DIFFERENTIABLE = ("logprobs", "current_entropy")
 # Of the old policy, from the learner's scoring alone.
@@ -57,6 +59,7 @@ _GIVES = {
     "weight": ("weight",),
     "clip_range": ("clip_low", "clip_high"),
     "shaping": ("advantages",),
+    "selection": ("selected",),
     "mask": ("kept", "counted"),
 }
 
@@ -148,6 +151,9 @@ class Method:
         micro-batches changes the loss.
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
       silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
+      phases: passes of updates that each pass over a batch is made of. With two,
+        `constants` holds `waits`, bool: the tokens of the second; each takes the loss
+        of its tokens alone.
     """
 
     temperature: Callable[..., Array] | None
@@ -164,6 +170,7 @@ class Method:
     across_rows: bool
     silent_at_zero: bool
     silent_at_equal_rewards: bool
+    phases: int
 
     @property
     def needs_reference(self) -> bool:
@@ -184,11 +191,13 @@ class _Stages(NamedTuple):
     ratio: stages.Stage
     clip_range: stages.Stage
     shaping: stages.Stage
+    selection: stages.Stage
     surrogate: stages.Stage
     mask: stages.Stage
     kl: stages.Stage | None
     regulariser: stages.Stage
     aggregation: stages.Stage
+    phases: stages.Stage | None
 
 
 class _Score(NamedTuple):
@@ -222,7 +231,8 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     if micro:
         known -= {"score"}
     early = _early(present, known)
-    late = [s for n, s in present.items() if n not in (*early, "advantage")]
+    beforehand = (*early, "advantage", "phases")
+    late = [s for n, s in present.items() if n not in beforehand]
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
             raise Refused(
@@ -231,6 +241,13 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
                 f"{', '.join(n for n in stage.reads if n not in known)}; let it read "
                 "advantages, or compute what it needs in another stage."
             )
+    if ("selected" in reads) != (settings.selection["name"] != "none"):
+        raise Refused(
+            f"algo.selection.name={settings.selection['name']!r} must be another than "
+            f"'none' just if a stage reads `selected`, and "
+            f"{'one does' if 'selected' in reads else 'none does'}; change it, or the "
+            f"stage, which is algo.surrogate or algo.regulariser."
+        )
     read_late = frozenset(name for stage in late for name in stage.reads)
     of_entropy = {"entropy", "score"} if source == "current" else set()
     outputs = reads & {"rank"}
@@ -250,6 +267,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         ),
         micro,
     )
+    by_rows = micro and "score" in reads
+    by_rows = by_rows or any(stage.declared.by_rows for stage in late)
+    if chosen.phases is not None:
+        _check_phases(settings, chosen.phases, known, by_rows)
     stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
     draws = "random" in reads
     return Method(
@@ -269,15 +290,35 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             name.removeprefix("old_") for name in reads & _NOT_RECORDED
         ),
         cut_share=settings.cut_share,
-        by_rows=(micro and "score" in reads)
-        or any(stage.declared.by_rows for stage in late),
+        by_rows=by_rows,
         across_rows=(micro and "score" in reads)
         or any(stage.declared.across_rows for stage in late),
         silent_at_zero=all(
             s.declared.silent_at_zero for n, s in present.items() if n != "advantage"
         ),
         silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
+        phases=phases.number(settings.phases["name"]),
     )
+
+
+def _check_phases(
+    settings: Settings, stage: stages.Stage, known: frozenset[str], by_rows: bool
+) -> None:
+    """Raises Refused unless it can be known beforehand which tokens a pass is of."""
+    said = f"algo.phases.name={settings.phases['name']!r}"
+    wrong = [name for name in stage.reads if name not in known]
+    if wrong:
+        raise Refused(
+            f"{said} reads {wrong[0]}, and a token's pass is "
+            "chosen before the policy is run; let it read what is known by then."
+        )
+    if by_rows:
+        raise Refused(
+            f"{said} takes the tokens of a completion apart, "
+            "and another stage of this method reads the current policy at whole "
+            "completions; set it to 'one', or algo.entropy.source to 'old' and "
+            "algo.entropy.scope to 'batch'."
+        )
 
 
 def _choose(s: Settings, num_prompts: int) -> _Stages:
@@ -310,6 +351,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
         ),
+        selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
         mask=bind("mask", s.mask),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
@@ -317,6 +359,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         else None,
         regulariser=bind("regulariser", s.regulariser),
         aggregation=bind("aggregation", s.aggregation),
+        phases=bind("phases", s.phases) if s.phases["name"] != "one" else None,
     )
 
 
@@ -474,6 +517,9 @@ def _constants(
     if with_score:
         scored = score.score(rows.old_entropy, state["entropy"])
         values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
+    if chosen.phases is not None:
+        state_of = {"state": state.get("phases")}
+        given["waits"] = rows.mask & chosen.phases({**values, **state_of})
     for name in early:
         found = _run(name, getattr(chosen, name), values, state)
         values |= found
@@ -526,6 +572,7 @@ def _terms(
     base_advantages = values["advantages"]
     values["advantages"] = values.get("shaped", base_advantages)
     run("shaping")
+    run("selection")
     surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
     loss = surrogate.loss
     if chosen.weight is not None:

@@ -126,10 +126,12 @@ class Settings:
     clip: Clip = Clip()
     ratio: Mapping[str, Any] = _stage("token")
     clip_range: Mapping[str, Any] = _stage("by_score")
+    selection: Mapping[str, Any] = _stage("none")  # for stages that read `selected`
     surrogate: Mapping[str, Any] = _stage("ppo")
     mask: Mapping[str, Any] = _stage("all")
     regulariser: Mapping[str, Any] = _stage("none")  # beside the KL term
     aggregation: Mapping[str, Any] = _stage("token_mean")
+    phases: Mapping[str, Any] = _stage("one")  # passes of updates for one over a batch
     kl: Kl = Kl()
     importance: Importance = Importance()
 

@@ -52,6 +52,7 @@ NAMES = {
     "advantages": "as the stage before it left them",
     "clip_low": "width of the clip range below 1",
     "clip_high": "width of the clip range above 1",
+    "selected": "what algo.selection gives",
     "state": "the stage's own state; any pytree",
 }
 PER_COMPLETION = frozenset({"rewards", "scores", "group_ids", "prompt_ids"})

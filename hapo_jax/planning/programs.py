@@ -117,8 +117,9 @@ def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
 def _sampling(run: assembly.Run, hosts: int, completion_tokens: int) -> list[Program]:
     """Prefill and decode of one host."""
     r, policy, model = run.config.rollout, run.policy, run.policy.config
-    rows = -(-r.round_prompts // hosts) * r.group_size
-    sampler = assembly.make_programs(run, run.draws, processes=hosts)
+    draws = run.draws
+    rows = -(-r.round_prompts // hosts) * draws.group_size
+    sampler = assembly.make_programs(run, draws, processes=hosts)
     params = run_programs.sampler_params(policy)
     # While it samples a host holds the training state and the reference, and the
     # parameters from which the decoding weights were copied. Those are an argument of
@@ -140,7 +141,7 @@ def _sampling(run: assembly.Run, hosts: int, completion_tokens: int) -> list[Pro
             lowered=prefill,
             mesh=policy.sample_mesh,
             trips=(),
-            calls=-(-rows // r.group_size // prompts),
+            calls=-(-rows // draws.group_size // prompts),
             flops=flops.forward(model, tokens=prompts * P, pairs=pairs, scored=0),
             resident_bytes=waiting + beside,
         ),
@@ -236,7 +237,7 @@ def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
             lowered=update,
             mesh=policy.mesh,
             trips=_trips(learner, some),
-            calls=work.passes * B / b,
+            calls=work.passes * work.phases * B / b,
             flops=flops.TRAINING * forward[1],
             filled_flops=flops.TRAINING * _filled(model, learner, some),
             resident_bytes=reference,

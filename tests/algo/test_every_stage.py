@@ -18,6 +18,7 @@ EVERY = [(section, name) for section, table in TABLES.items() for name in table]
 NEEDS = {
     "seq_mean_token_sum_norm": {"scale_tokens": 7.0},
     "adaptive_entropy": {"initial": 1.0, "target": 20.0},
+    "top_covariance": {"share": 1.0},
 }
 SOURCES = ("old", "current")
 
@@ -27,6 +28,10 @@ def make(section, name, source):
     """HAPO with one stage in place of its own."""
     stage = {"name": name, **NEEDS.get(name, {})}
     changes = {section: stage, "entropy_source": source}
+    if section == "selection" and name != "none":
+        changes["surrogate"] = "kl_cov"
+    if "selected" in stages.signature(TABLES[section][name])[0]:
+        changes["selection"] = {"name": "top_covariance", "share": 1.0}
     if section == "advantage":
         changes["token_group_strength"] = 0.5
     return tiny.method("hapo", **changes)

@@ -484,6 +484,8 @@ def test_a_stage_may_keep_a_state():
         ({"surrogate": f"{OWN}:absent"}, "has no function 'absent'"),
         ({"surrogate": f"{OWN}:reads_nonsense"}, "reads 'entropies', and a stage can"),
         ({"surrogate": f"{OWN}:reads_rewards"}, "algo.surrogate reads rewards, one"),
+        ({"selection": "top_covariance"}, "must be another than .* and none does"),
+        ({"surrogate": "kl_cov"}, "must be another than 'none' .* and one does"),
         (
             {"surrogate": {"name": "ppo", "dual": 3.0}},
             "algo.surrogate.dual is no option of algo.surrogate.name='ppo'",

@@ -23,8 +23,10 @@ from hapo_jax.algo.rivals import (
     maxrl,
     otb,
     passk,
+    rejection,
     sapo,
     stapo,
+    v32_mask,
 )
 
 MODULES = (
@@ -44,6 +46,8 @@ MODULES = (
     maxrl,
     otb,
     passk,
+    rejection,
     sapo,
     stapo,
+    v32_mask,
 )

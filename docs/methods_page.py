@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from hapo_jax.algo import method, methods, row, settings, stages
+from hapo_jax.algo import method, methods, row, settings, stages, supervised
 from hapo_jax.config import defaults
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
@@ -38,7 +38,14 @@ def page() -> str:
     """The page as Markdown."""
     return (
         "\n".join(
-            [_HEAD, *_stages_of_methods(), *_methods(), *_settings(), *_stages()]
+            [
+                _HEAD,
+                *_stages_of_methods(),
+                *_methods(),
+                *_supervised(),
+                *_settings(),
+                *_stages(),
+            ]
         ).rstrip()
         + "\n"
     )
@@ -52,6 +59,20 @@ def _methods() -> Iterator[str]:
         "| method | status | source | sets | open |\n|---|---|---|---|---|"
     )
     for name, found in methods.METHODS.items():
+        yield (
+            f"| `{name}` | {found.status} | {found.source} | "
+            f"{_sets(name, found.settings)} | {found.open} |"
+        )
+
+
+def _supervised() -> Iterator[str]:
+    yield (
+        "\n## Supervised: what a token of a demonstration weighs\n\nThese are no "
+        "reinforcement learning. `hapo-sft` takes one by `loss.name`; options follow\n"
+        "at `algo.surrogate` below.\n\n| loss | status | source | sets | open |\n"
+        "|---|---|---|---|---|"
+    )
+    for name, found in supervised.METHODS.items():
         yield (
             f"| `{name}` | {found.status} | {found.source} | "
             f"{_sets(name, found.settings)} | {found.open} |"

@@ -2,7 +2,7 @@
 
     hapo-sft --config=configs/countdown_sft.py --workdir=runs/warm
 
-Trains with the learner of RL and maximum likelihood as its method, and leaves a
+Trains with the learner of RL and imitation as its method, and leaves a
 Hugging Face folder in <workdir>/hf for `model.path` of an RL config. Without
 `model.path` it makes a new, small model with one token per word of the task.
 """
@@ -12,7 +12,8 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +83,7 @@ def sft(config: ConfigDict, workdir: str) -> None:
     inputs = run_inputs.of_sft(config, policy, shown, tokens)
     run_inputs.check(folder, inputs)
     optimizer = assembly.make_optimizer(config)
-    method = likelihood()
+    method = likelihood(config.loss.to_dict())
     abstract = state_lib.abstract(policy, optimizer, method)
     learner = assembly.make_learner(
         options,
@@ -206,10 +207,13 @@ def _is_evaluated(config: ConfigDict, step: int) -> bool:
     return step == config.num_steps or bool(every and step % every == 0)
 
 
-def likelihood() -> method_lib.Method:
-    """Maximum likelihood as a method, so that SFT and RL share one update.
+def likelihood(loss: Mapping[str, Any]) -> method_lib.Method:
+    """Imitation as a method, so that SFT and RL share one update.
 
-    L = -mean over tokens of log π(token): no ratio, no clip, no reward is read.
+    The mean over tokens of a loss of `algo/supervised.py`; no reward is read.
+
+    Args:
+      loss: its name and its options.
     """
     return method_lib.make(
         dataclasses.replace(
@@ -218,7 +222,8 @@ def likelihood() -> method_lib.Method:
             token_group=settings.TokenGroup(strength=0.0),
             redistribution=settings.Redistribution(strength=0.0),
             clip=settings.Clip(strength=0.0),
-            surrogate={"name": "likelihood"},
+            entropy=settings.Entropy(source="current"),
+            surrogate=loss,
         )
     )
 

@@ -94,7 +94,7 @@ def programs(name: str) -> list[Program]:
     )
     of_kinds = [
         make(method=method, recompute_old_logprobs=True),
-        make(method=sft.likelihood(), recompute_old_logprobs=False),
+        make(method=sft.likelihood({"name": "uniform"}), recompute_old_logprobs=False),
     ]
     for learner in of_kinds:
         found += run_programs.learning(

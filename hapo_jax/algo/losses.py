@@ -89,17 +89,7 @@ def ppo(
     return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
 
 
-@stages.declare(silent_at_zero=False)
-def likelihood(logprobs: Array) -> Surrogate:
-    """L = -log π(token), maximum likelihood: no ratio, no clip, no advantage."""
-    never = jnp.zeros(logprobs.shape, bool)
-    return Surrogate(-logprobs, never, never, never)
-
-
-SURROGATES: dict[str, Callable[..., Surrogate]] = {
-    "ppo": ppo,
-    "likelihood": likelihood,
-}
+SURROGATES: dict[str, Callable[..., Surrogate]] = {"ppo": ppo}
 
 
 @stages.declare()

@@ -10,6 +10,7 @@ from hapo_jax.algo import (
     masks,
     rivals,
     shaping,
+    supervised,
 )
 from hapo_jax.algo.row import DAPO, GRPO, Row
 
@@ -18,7 +19,7 @@ _OWN_STAGES = {
     "algo.ratio": losses.RATIOS,
     "algo.clip_range": clipping.CLIP_RANGES,
     "algo.shaping": shaping.SHAPINGS,
-    "algo.surrogate": losses.SURROGATES,
+    "algo.surrogate": losses.SURROGATES | supervised.LOSSES,
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,

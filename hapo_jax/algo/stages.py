@@ -132,9 +132,11 @@ def bind(
         is one, and is not an option then.
 
     Raises:
-      Refused: no such function, or an option that it does not have or that is out
-        of its range; names key, value, rule and remedy.
+      Refused: no name, no such function, or an option that it does not have or that
+        is out of its range; names key, value, rule and remedy.
     """
+    if "name" not in choice:
+        raise Refused(f"{key}.name is missing; choose one of {', '.join(table)}.")
     function = find(f"{key}.name", table, choice["name"])
     reads, options = signature(function)
     for name in reads:

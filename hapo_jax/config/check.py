@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
-from hapo_jax.algo import importance
+from hapo_jax.algo import importance, stages, supervised
 from hapo_jax.algo import method as method_lib
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.config import ranges
@@ -194,6 +194,7 @@ _SEQUENCE_SPREAD = 0.05
 def check_sft(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     """`check` for the config of a supervised run."""
     check_alone(config, config_lib.default_sft())
+    stages.bind("loss", supervised.LOSSES, config.loss.to_dict())
     shards = _check_mesh(config, num_devices)
     resolved = config_lib.resolve(config)
     c = resolved.config

@@ -149,6 +149,9 @@ def test_all_conflicts_come_at_once(tmp_path):
         ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
         ({"log.every_steps": 0}, ["log.every_steps=0", "[1, "]),
         ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
+        ({"loss.name": "dff"}, ["loss.name='dff'", "did you mean 'dft'"]),
+        ({"loss": {"name": "dft", "cap": 1}}, ["loss.cap is no option of", "none"]),
+        ({"loss": {}}, ["loss.name is missing", "uniform"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )

@@ -121,7 +121,9 @@ def learning(
         with_reference=with_reference,
     )
     found = [
-        Program("score", learner.score, (state.params, packed), policy.mesh),
+        Program(
+            "score", learner.score, (state.params, state.critic, packed), policy.mesh
+        ),
         Program("prepare", learner.prepare, (rows, state.method_state), policy.mesh),
         Program("update", learner.update, (state, minibatch), policy.mesh),
     ]

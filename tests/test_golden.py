@@ -37,7 +37,6 @@ NOT_BUILT = {
     "clip_cov",
     "edge_grpo",
     "entropy_adv",
-    "gae",
     "gmpo",
     "gpg_advantage",
     "gpg_loss",
@@ -54,7 +53,6 @@ NOT_BUILT = {
     "sent_v2_intended",
     "stapo",
     "stare",
-    "value_loss",
 }
 
 

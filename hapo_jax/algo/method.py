@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from hapo_jax.algo import (
     advantages,
+    critics,
     entropy,
     importance,
     kl,
@@ -45,7 +46,12 @@ Values = Mapping[str, Array]
 # What the loss of every method may look at, for its metrics if for nothing else.
 _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
 # Known only once the policy is run.
-_CURRENT = frozenset({"logprobs", "ratio", "advantages", "clip_low", "clip_high"})
+_CURRENT = frozenset(
+    {"logprobs", "ratio", "advantages", "clip_low", "clip_high", "values"}
+)
+# There with a critic alone, and what it may read.
+_OF_CRITIC = frozenset({"old_values", "returns", "values"})
+_CRITIC_READS = _OF_CRITIC | {"mask", "correct", "group_accuracy"}
 # What a stage gives, by the attribute of `_Stages` that it is.
 _GIVES = {
     "weight": ("weight",),
@@ -66,6 +72,7 @@ class Rows(NamedTuple):
       scores: [B] float32, what the verifier said; 1 is correct.
       group_ids: [B] int32 in [0, B), equal for the completions of a prompt.
       prompt_ids: [B] int32, which of the training problems it answers.
+      old_values: [B, T] float32, of the critic before the updates; None without one.
     """
 
     mask: Array
@@ -77,6 +84,7 @@ class Rows(NamedTuple):
     scores: Array
     group_ids: Array
     prompt_ids: Array
+    old_values: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -122,6 +130,8 @@ class Method:
         current policy. No gradient flows into them.
       terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
         `entropy` if the method reads it. Only `logprobs` has a gradient.
+      value_loss: (values, constants) -> `critics.ValueLoss`, of the current critic,
+        in any arrangement of tokens; None without a critic.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
       reads: names of `stages.NAMES` that some stage reads.
       by_rows: `terms` and `aggregate` need whole completions, and how a mini-batch is
@@ -134,6 +144,7 @@ class Method:
     update_state: Callable[[Rows, Any], Any]
     constants: Callable[[Rows, Any], dict[str, Array]]
     terms: Callable[[Values, Values, Any], Terms]
+    value_loss: Callable[[Array, Values], critics.ValueLoss] | None
     aggregate: Callable[[Array], tuple[Array, Array]]
     reads: frozenset[str]
     by_rows: bool
@@ -149,6 +160,11 @@ class Method:
         """Whether `terms` reads the entropy of the current policy."""
         return "current_entropy" in self.reads
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether a value head is learnt beside the policy."""
+        return self.value_loss is not None
+
 
 class _Stages(NamedTuple):
     """The stages of a method, in the order in which they run."""
@@ -163,6 +179,8 @@ class _Stages(NamedTuple):
     kl: stages.Stage | None
     regulariser: stages.Stage
     aggregation: stages.Stage
+    critic: stages.Stage | None
+    returns: stages.Stage | None
 
 
 class _Score(NamedTuple):
@@ -196,7 +214,8 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     if micro:
         known -= {"score"}
     early = tuple(n for n in _GIVES if n in present and _is_early(present[n], known))
-    late = [s for n, s in present.items() if n not in (*early, "advantage")]
+    late = [s for n, s in present.items() if n not in (*early, "advantage", "returns")]
+    _check_critic(chosen, present)
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
             raise Refused(
@@ -231,6 +250,7 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         constants=functools.partial(
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
+        value_loss=chosen.critic and functools.partial(_value_loss, chosen.critic),
         terms=functools.partial(
             _terms, chosen, early, score, "score" in reads, "current_entropy" in reads
         ),
@@ -255,6 +275,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         key = f"algo.{name}"
         return stages.bind(key, methods.TABLES[key], choice, **given)
 
+    critic = bind("critic", s.critic)
     return _Stages(
         advantage=_advantage(s, num_prompts),
         weight=_weight(s),
@@ -279,6 +300,8 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         else None,
         regulariser=bind("regulariser", s.regulariser),
         aggregation=bind("aggregation", s.aggregation),
+        critic=critic if (has_critic := s.critic["name"] != "none") else None,
+        returns=_returns(s) if has_critic else None,
     )
 
 
@@ -308,6 +331,35 @@ def _advantage(s: Settings, num_prompts: int) -> stages.Stage:
         return (1 - strength) * base(values) + strength * token_group(values)
 
     return stages.Stage("algo.advantage", blend, reads, base.declared)
+
+
+def _returns(s: Settings) -> stages.Stage:
+    """Of the discounts that the advantage has, if it has any."""
+    discounts = {name: s.advantage.get(name, 1.0) for name in ("gamma", "lam")}
+    return stages.only("algo.critic", critics.returns, **discounts)
+
+
+def _check_critic(chosen: _Stages, present: Mapping[str, stages.Stage]) -> None:
+    """Refuses stages that read what a critic alone gives, and a critic that reads more
+    than it has."""
+    for name, stage in present.items():
+        read = [n for n in stage.reads if n in _OF_CRITIC]
+        if read and chosen.critic is None:
+            raise Refused(
+                f"{stage.key} reads {read[0]}, which only a critic gives, and "
+                "algo.critic.name='none'; set algo.critic.name='value_head'."
+            )
+        if name == "critic":
+            if wrong := [n for n in stage.reads if n not in _CRITIC_READS]:
+                raise Refused(
+                    f"{stage.key} reads {wrong[0]}, and a critic can read "
+                    f"{', '.join(sorted(_CRITIC_READS))}; let it do without."
+                )
+        elif "values" in read:
+            raise Refused(
+                f"{stage.key} reads values, and they are for algo.critic alone; let it "
+                "read old_values."
+            )
 
 
 def _weight(s: Settings) -> stages.Stage | None:
@@ -411,6 +463,8 @@ def _constants(
     # The entropy and the score are of the policy that algo.entropy.source names.
     names = {*_ALWAYS, *(read_late & values.keys() - {"entropy"})}
     given = {name: values[name] for name in names}
+    if chosen.returns is not None:
+        values["returns"] = given["returns"] = chosen.returns(values)
     given["advantages"] = chosen.advantage({**values, "state": state.get("advantage")})
     # Metrics are over these tokens, so that they do not depend on whether completions
     # without an advantage are passed through the policy.
@@ -494,6 +548,20 @@ def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any
     return dict(zip(names, given if len(names) > 1 else (given,), strict=True))
 
 
+def _value_loss(
+    critic: stages.Stage, values: Array, constants: Values
+) -> critics.ValueLoss:
+    """The critic's loss of each token; 0 outside the mask, whatever lies there."""
+    mask = constants["mask"]
+    given = {n: constants[n] for n in critic.reads if n in constants}
+    given = jax.lax.stop_gradient(given) | {"values": values}
+    given = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in given.items()}
+    found = critic(given)
+    return critics.ValueLoss(
+        jnp.where(mask, found.loss, 0), jnp.where(mask, found.clipped, False)
+    )
+
+
 def _clean(values: Values) -> dict[str, Array]:
     """Sets padding, which may hold NaN, to 0, and cuts all gradients but of logprobs.
 
@@ -553,6 +621,37 @@ def rows_loss(
     weights, denominator = jax.lax.stop_gradient(method.aggregate(terms.counted))
     numerator = masked.sum(terms.loss * weights, constants["mask"])
     return numerator, denominator, _sums(method, current, constants, terms)
+
+
+def critic_loss(
+    method: Method, values: Array, constants: Values, weights: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of a method's critic, beside `token_loss` or `rows_loss`.
+
+    Args:
+      method: with a critic.
+      values: float32, of the current critic; differentiable.
+      constants: see `token_loss`.
+      weights: of the policy's loss, 0 where a token does not count.
+
+    Returns:
+      numerator and sums as of `token_loss`, over all tokens of the mask.
+    """
+    found, mask = method.value_loss(values, constants), constants["mask"]
+    per_token = {
+        "critic/loss": found.loss,
+        "critic/frac_clipped": found.clipped,
+        "critic/value": values,
+        "critic/return": constants["returns"],
+    }
+    sums = {name: _sum(x, mask) for name, x in per_token.items()}
+    return masked.sum(found.loss * weights, mask), jax.lax.stop_gradient(sums)
+
+
+def row_weights(method: Method, current: Values, constants: Values, state) -> Array:
+    """The weights that `rows_loss` takes, [B, T] float32."""
+    terms = method.terms(current, constants, state)
+    return jax.lax.stop_gradient(method.aggregate(terms.counted)[0])
 
 
 def _sums(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from hapo_jax.algo import (
     advantages,
     clipping,
+    critics,
     kl,
     losses,
     masks,
@@ -23,6 +24,7 @@ _OWN_STAGES = {
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,
+    "algo.critic": critics.CRITICS,
 }
 _OWN_METHODS = {
     "hapo": Row({}, source="arXiv 2509.16591, §A to §D"),

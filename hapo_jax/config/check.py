@@ -103,6 +103,13 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
         "whole, correct by algo.importance.mode='token', or set "
         "rollout.off_policy='accept'.",
     )
+    need(
+        config_lib.get(c, "algo.critic.name") == "none"
+        or learner.recompute_old_logprobs,
+        "learner.recompute_old_logprobs=False takes what the sampler recorded, and it "
+        f"has no values; algo.critic.name={config_lib.get(c, 'algo.critic.name')!r} "
+        "needs True.",
+    )
     for section in ("task.train", "task.test"):
         total_s = config_lib.get(c, f"{section}.total_s")
         need(
@@ -147,6 +154,7 @@ def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
         scores=right.astype(np.float32),
         group_ids=number // r.group_size * r.group_size,
         prompt_ids=number // r.group_size,
+        old_values=np.zeros(shape, np.float32) if method.has_critic else None,
     )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):

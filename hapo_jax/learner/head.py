@@ -34,10 +34,12 @@ class Scores(NamedTuple):
     """Attributes:
     logprobs: [..., N] float32, nats, of the given tokens at the base temperature.
     entropy: float32, nats, of the untempered distribution; or None.
+    values: float32, of a critic; or None. Not of this head: it has no vocabulary.
     """
 
     logprobs: Array
     entropy: Array | None
+    values: Array | None = None
 
 
 def chunk_tokens(

@@ -223,7 +223,7 @@ def _learning(config, policy, method, state, completion_tokens: int):
     every, some = (_uniform_plan(layout, n, *lengths, r.group_size) for n in (B, b))
     with jax.set_mesh(policy.mesh):
         packed = shapes.packed(learner, layout.num_micros(B, longest))
-        score = learner.score.lower(state.params, packed)
+        score = learner.score.lower(state.params, state.critic, packed)
         minibatch = shapes.minibatch(
             learner,
             state.method_state,

@@ -43,3 +43,13 @@ def reads_nonsense(entropies):
 @stages.declare()
 def reads_rewards(ratio, rewards):
     return ratio * rewards
+
+
+@stages.declare()
+def reads_values(advantages, values):
+    return advantages - values
+
+
+@stages.declare()
+def reads_logprobs(values, logprobs):
+    return values * logprobs

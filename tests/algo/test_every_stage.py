@@ -25,6 +25,9 @@ def make(section, name, source):
     changes = {section: stage, "entropy_source": source}
     if section == "advantage":
         changes["token_group_strength"] = 0.5
+    reads, _ = stages.signature(TABLES[section][name])
+    if {"old_values", "returns"} & {*reads} and section != "critic":
+        changes["critic"] = {"name": "value_head"}
     return tiny.method("hapo", **changes)
 
 
@@ -50,10 +53,17 @@ def setting(made, advantages_of_row_0):
 def test_zero_advantage_is_silent_just_if_the_method_says_so(section, name, source):
     made = make(section, name, source)
     tokens, constants, state = setting(made, 0.0)
-    grad = jax.grad(lambda x: loss(made, x, tokens, constants, state)[0])(
-        tokens.logprobs
-    )
-    assert np.any(np.asarray(grad)[0]) != made.silent_at_zero
+
+    def total(logprobs, values):
+        numerator, _ = loss(made, logprobs, tokens, constants, state)
+        if made.has_critic:
+            ones = jnp.ones(values.shape)
+            numerator += method_lib.critic_loss(made, values, constants, ones)[0]
+        return numerator
+
+    zeros = jnp.zeros(tokens.mask.shape)
+    grads = jax.grad(total, argnums=(0, 1))(tokens.logprobs, zeros)
+    assert any(np.any(np.asarray(g)[0]) for g in grads) != made.silent_at_zero
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -11,6 +11,7 @@ from hapo_jax.algo.rivals import (
     ce_gppo,
     forking,
     gtpo,
+    ppo,
 )
 
 MODULES = (
@@ -18,4 +19,5 @@ MODULES = (
     ce_gppo,
     forking,
     gtpo,
+    ppo,
 )

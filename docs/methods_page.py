@@ -115,7 +115,8 @@ def _at_stages(name: str) -> Iterator[str]:
     made = method.make(s)
     tau, group = s.temperature.strength, s.token_group.strength
     yield f"adaptive, τ={tau:g}" if tau else "constant"
-    yield f"token group × {group:g}" if group else _chosen(s.advantage)
+    advantage = f"token group × {group:g}" if group else _chosen(s.advantage)
+    yield advantage + (f", critic {_chosen(s.critic)}" if made.has_critic else "")
     reshapes = s.shaping["name"] != "redistribute" or s.redistribution.strength
     yield _chosen(s.shaping) if reshapes else ""
     yield _chosen(s.ratio)
@@ -162,8 +163,10 @@ def _stages() -> Iterator[str]:
     yield (
         "\n## Stages\n\nA section names its stage by `name`; what else it holds are "
         "the stage's options.\n*Whole completions*: a token's value depends on other "
-        "tokens. *Silent at zero*: a token\nwith advantage 0 has no loss and no "
-        "gradient. What a stage can read:\n\n| name | what |\n|---|---|"
+        "tokens of its completion. *Of several*:\nand on other completions. *Silent at "
+        "zero*: a token with advantage 0 has no loss and no\ngradient; of an "
+        "advantage, that equal rewards in a group give 0. What a stage can read:\n\n"
+        "| name | what |\n|---|---|"
     )
     for name, words in stages.NAMES.items():
         yield f"| `{name}` | {words} |"
@@ -178,12 +181,14 @@ def _stage(key: str, name: str, function: Callable) -> Iterator[str]:
     reads, options = stages.signature(function)
     yield f"\n#### `{name}`\n\n{_first_lines(function)}\n"
     yield f"- reads: {', '.join(f'`{r}`' for r in reads)}"
-    rows, silent = declared.by_rows, declared.silent_at_zero
-    yield f"- whole completions: {_yes(rows)}; silent at zero: {_yes(silent)}"
+    yield (
+        f"- whole completions: {_yes(declared.by_rows)}; of several: "
+        f"{_yes(declared.across_rows)}; silent at zero: {_yes(declared.silent_at_zero)}"
+    )
     for option, parameter in options.items():
         other = _ELSEWHERE.get(option)
         if option == "strength":
-            other = _STRENGTHS[key]
+            other = _STRENGTHS.get(key)
         if other:
             yield f"- `{option}` is `{other}`"
         else:

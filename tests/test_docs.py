@@ -42,6 +42,22 @@ def test_the_readme_fits_on_two_screens():
     assert "\nmake test " in text and "docs/demo_curves.png" in text
 
 
+def test_code_that_a_page_shows_of_a_file_is_there():
+    """A block behind words that end with the file's name and a colon."""
+    shown = [
+        (ROOT / file, code)
+        for page in PAGES
+        for file, code in re.findall(
+            r"`((?:hapo_jax|tests)/[\w/]+\.py)`:\n\n```python\n(.*?)```",
+            page.read_text(),
+            re.S,
+        )
+    ]
+    assert len(shown) >= 2
+    for file, code in shown:
+        assert code in file.read_text(), file
+
+
 @pytest.mark.parametrize("page", PAGES, ids=BY_NAME)
 def test_settings_on_the_pages_exist(page):
     text = page.read_text()

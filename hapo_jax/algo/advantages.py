@@ -29,11 +29,7 @@ STD_EPSILON = 1e-6
 # Of every function here. It is computed once per step, before the policy is run.
 _declare = stages.declare(
     by_rows=True,
-    options={
-        "singleton": SINGLETONS,
-        "gamma": Range(0, 1, above=True),
-        "fallback": Range(0, 1e6),
-    },
+    options={"singleton": SINGLETONS, "fallback": Range(0, 1e6)},
 )
 
 
@@ -112,7 +108,9 @@ def opo(
     return per_token(centred, mask)
 
 
-@_declare
+@stages.declare(
+    by_rows=True, silent_at_zero=False, options={"gamma": Range(0, 1, above=True)}
+)
 def reinforce_pp(
     rewards: Array, mask: Array, group_ids: Array, *, gamma: float = 1.0
 ) -> Array:
@@ -261,7 +259,7 @@ def _check(rewards: Array, mask: Array, group_ids: Array) -> None:
     chex.assert_equal_shape_prefix([rewards, mask, group_ids], 1)
 
 
-@_declare
+@stages.declare(by_rows=True, silent_at_zero=False)
 def ones(rewards: Array, mask: Array, group_ids: Array) -> Array:
     """1 for every token: maximum likelihood, as for supervised fine-tuning."""
     _check(rewards, mask, group_ids)

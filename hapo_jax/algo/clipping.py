@@ -51,6 +51,7 @@ def by_score(
 
 @stages.declare(
     by_rows=True,
+    across_rows=False,
     options={
         "quantile": Range(0, 1),
         "wide_low": Range(0, 1, above=True),

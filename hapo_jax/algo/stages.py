@@ -43,6 +43,7 @@ NAMES = {
     "group_accuracy": "share of the group's completions that are right",
     "random": "uniform in [0, 1), drawn anew at every step from the run's seed",
     "entropy": "of the policy that algo.entropy.source names, old or current",
+    "source_logprobs": "of that policy too, without a gradient",
     "score": "entropy score in [-1, 1], by the statistics of algo.entropy",
     "logprobs": "current policy, base temperature; the one input with a gradient",
     "ratio": "current over old policy; differentiable",
@@ -60,7 +61,10 @@ class Declared(NamedTuple):
     Attributes:
       by_rows: a token's value depends on other tokens, so that the stage needs whole
         completions.
+      across_rows: and on those of other completions, so that the loss depends on which
+        of them are at hand together.
       silent_at_zero: a token whose advantage is 0 has loss 0 and gradient 0 behind it.
+        Of an advantage: equal rewards of a group's completions give 0.
       options: legal values by option: a Range, or a tuple of choices.
       init: () -> the stage's state before the first step; None if it keeps none.
       update: (values, state) -> its state for this step and the next rollout; values
@@ -69,6 +73,7 @@ class Declared(NamedTuple):
     """
 
     by_rows: bool = True
+    across_rows: bool = True
     silent_at_zero: bool = False
     options: Mapping[str, Range | tuple] = {}
     init: Callable[..., Any] | None = None
@@ -78,6 +83,7 @@ class Declared(NamedTuple):
 def declare(
     *,
     by_rows: bool = False,
+    across_rows: bool | None = None,
     silent_at_zero: bool = True,
     options: Mapping[str, Range | tuple] | None = None,
     init: Callable[..., Any] | None = None,
@@ -85,13 +91,20 @@ def declare(
 ) -> Callable:
     """Marks a function as a stage; the function itself stays as it is.
 
+    One that is by rows is taken to be across rows unless it says that it is not.
+
     A function without this mark works as well. It is taken to need whole completions
     and not to be silent at zero, which is always right and costs speed.
     """
 
     def mark(function: Callable) -> Callable:
         function.declared = Declared(
-            by_rows, silent_at_zero, options or {}, init, update
+            by_rows,
+            by_rows if across_rows is None else across_rows,
+            silent_at_zero,
+            options or {},
+            init,
+            update,
         )
         return function
 

@@ -102,7 +102,7 @@ class Learner(NamedTuple):
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       by_rows, has_critic: see `Method`.
-      skips: completions without advantages need no pass.
+      silent_at_zero: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -118,9 +118,14 @@ class Learner(NamedTuple):
     recompute_old_logprobs: bool
     by_rows: bool
     has_critic: bool
-    skips: bool
+    silent_at_zero: bool
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
+
+    @property
+    def skips(self) -> bool:
+        """Completions without advantages need no pass."""
+        return self.silent_at_zero and not self.by_rows
 
     def num_programs(self) -> int:
         """Compiled programs so far; it must not grow after the first step."""
@@ -218,7 +223,7 @@ def make_learner(
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
         has_critic=method.has_critic,
-        skips=method.silent_at_zero and not method.by_rows,
+        silent_at_zero=method.silent_at_zero,
         row_sharding=rows,
         shardings=minibatch,
     )

@@ -1,23 +1,42 @@
 """The shape of a policy, read from a Hugging Face `config.json`.
 
-`ModelConfig.from_hf` is the only place that knows Hugging Face's field names and
-the differences between model families (`rope.py` those of rotary positions);
-`transformer.py` sees sizes and switches.
+`ModelConfig.from_hf` is the only place that knows Hugging Face's field names (`rope.py`
+those of rotary positions), and `FAMILIES` the only one that knows how model families
+differ; `transformer.py` sees sizes and switches. docs/models.md adds a family.
 """
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from hapo_jax.model import folder, rope
 from hapo_jax.system.errors import Refused
 from hapo_jax.system.user_files import Fields, short
 
-ARCHITECTURES = {
-    "llama": "LlamaForCausalLM",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
+
+class Family(NamedTuple):
+    """What a `model_type` implies and `config.json` does not say.
+
+    Attributes:
+      architecture: the class of `transformers` that reads our exports.
+      qkv_bias: whether queries, keys and values have a bias, whatever the file says.
+      qk_norm: whether queries and keys are normalised, head by head.
+      window: the number of tokens that one sees if the file does not say, or None where
+        all see all before them. Windows are refused: attention here has none.
+    """
+
+    architecture: str
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    window: int | None = None
+
+
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family("LlamaForCausalLM"),
+    "mistral": Family("MistralForCausalLM", window=4096),
+    "qwen2": Family("Qwen2ForCausalLM", qkv_bias=True),
+    "qwen3": Family("Qwen3ForCausalLM", qk_norm=True),
 }
-SUPPORTED = tuple(ARCHITECTURES)
 # Beyond any model; so that a digit too many is refused, and does not take for ever.
 _MOST_SIZE = 2**24
 _MOST_LAYERS = 10_000
@@ -79,11 +98,11 @@ class ModelConfig:
         fields.require(*_REQUIRED, remedy="copy the file from the original model")
         _refuse_unsupported(fields)
         theta, scaling = rope.read(fields)
-        model_type = fields["model_type"]
+        family = FAMILIES[fields["model_type"]]
         heads = fields.whole("num_attention_heads", most=_MOST_SIZE)
         width = fields.whole("hidden_size", most=_MOST_SIZE)
         return cls(
-            model_type=model_type,
+            model_type=fields["model_type"],
             vocab_size=fields.whole("vocab_size", most=_MOST_SIZE),
             d_model=width,
             d_ff=fields.whole("intermediate_size", most=_MOST_SIZE),
@@ -97,9 +116,8 @@ class ModelConfig:
             rms_eps=fields.number("rms_norm_eps", above=0, below=1),
             rope_theta=theta,
             rope_scaling=scaling,
-            # Qwen2 always has the bias, and its config.json does not say so.
-            qkv_bias=model_type == "qwen2" or fields.flag("attention_bias", False),
-            qk_norm=model_type == "qwen3",
+            qkv_bias=family.qkv_bias,
+            qk_norm=family.qk_norm,
             tie_embeddings=fields.flag("tie_word_embeddings", False),
             init_std=fields.number("initializer_range", 0.02, least=0),
         )
@@ -111,8 +129,9 @@ class ModelConfig:
         `rope_scaling`). `from_hf` of the result is this config, unless it mixes
         features of several families.
         """
+        family = FAMILIES[self.model_type]
         return {
-            "architectures": [ARCHITECTURES[self.model_type]],
+            "architectures": [family.architecture],
             "model_type": self.model_type,
             "vocab_size": self.vocab_size,
             "hidden_size": self.d_model,
@@ -129,6 +148,7 @@ class ModelConfig:
             "hidden_act": "silu",
             "attention_dropout": 0.0,
             "use_cache": True,
+            **({"sliding_window": None} if family.window else {}),
         }
 
 
@@ -160,16 +180,17 @@ def _refuse_other_models(fields: Fields) -> None:
             raise Refused(
                 f"{fields.where}: {key}={short(fields[key])} is of {what}, which this "
                 f"package does not have (model_type={model_type!r}); it reads "
-                f"{', '.join(SUPPORTED)}, dense decoders of text."
+                f"{', '.join(FAMILIES)}, dense decoders of text."
             )
-    if model_type not in SUPPORTED:
+    if model_type not in FAMILIES:
         raise Refused(
             f"{fields.where}: model_type={model_type!r} is not supported; this package "
-            f"reads {', '.join(SUPPORTED)} (dense decoders)."
+            f"reads {', '.join(FAMILIES)} (dense decoders)."
         )
+    known = FAMILIES[model_type].architecture
     names = fields.get("architectures", [])
     if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        fields.refuse("architectures", f"must be [{ARCHITECTURES[model_type]!r}]")
+        fields.refuse("architectures", f"must be [{known!r}]")
     for name in names:
         purpose = name.partition("For")[2]
         if purpose and not purpose.startswith("CausalLM"):
@@ -177,7 +198,7 @@ def _refuse_other_models(fields: Fields) -> None:
                 f"{fields.where}: architectures={short(names)} is made for "
                 f"{purpose!r} (a classifier or reward model, perhaps) and not for "
                 "writing text; give a folder of a model with a language head, "
-                f"{ARCHITECTURES[model_type]}."
+                f"{known}."
             )
 
 
@@ -201,6 +222,13 @@ def _refuse_unsupported(fields: Fields) -> None:
     """Raises on settings that would silently compute something else."""
     if fields.text("hidden_act", "silu") != "silu":
         fields.refuse("hidden_act", "is not supported; only 'silu' is")
+    family = FAMILIES[fields["model_type"]]
+    if family.window and "sliding_window" not in fields.nulls:
+        raise Refused(
+            f"{fields.where}: sliding_window="
+            f"{short(fields.get('sliding_window', family.window))} is not supported; "
+            "set it to null if your sequences are no longer than that."
+        )
     if fields.flag("use_sliding_window", False):
         fields.refuse(
             "use_sliding_window",
@@ -212,7 +240,7 @@ def _refuse_unsupported(fields: Fields) -> None:
         fields.refuse("layer_types", "is not supported; all must be 'full_attention'")
     if fields.flag("mlp_bias", False):
         fields.refuse("mlp_bias", "is not supported")
-    if fields.flag("attention_bias", False) and fields["model_type"] != "qwen2":
+    if fields.flag("attention_bias", False) and not family.qkv_bias:
         fields.refuse(
             "attention_bias",
             f"is not supported for model_type={fields['model_type']!r} (it would add "

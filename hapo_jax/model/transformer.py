@@ -1,4 +1,4 @@
-"""The policy: a dense decoder (Llama 3.x, Qwen2/2.5, Qwen3) in Flax NNX.
+"""The policy: a dense decoder (Llama 3.x, Mistral, Qwen2/2.5, Qwen3) in Flax NNX.
 
 Layers are stacked along a leading axis and scanned, so one layer is compiled
 whatever the depth. Training, scoring and prefill read whole sequences here;

@@ -42,10 +42,10 @@ def setting(made, advantages_of_row_0):
     tokens, rewards, mask, group_ids = test_method._batch()
     rows = given.rows(tokens, rewards, group_ids)
     state = made.update_state(rows, made.init_state())
-    constants = made.constants(rows, state)
+    own = made.constants(rows, state)["advantages"]
     of_row = jnp.arange(len(mask))[:, None] == 0
-    adapted = jnp.where(mask & of_row, advantages_of_row_0, constants["advantages"])
-    return tokens, constants | {"advantages": adapted}, state
+    adapted = jnp.where(mask & of_row, advantages_of_row_0, own)
+    return tokens, made.constants(rows, state, adapted), state
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -99,7 +99,7 @@ def test_a_stage_reads_what_there_is_and_declares_its_options(section, name):
     reads, options = stages.signature(function)
     assert set(reads) <= stages.NAMES.keys()
     declared = function.declared
-    assert set(declared.options) <= {*options, "singleton", "gamma", "fallback"}
+    assert set(declared.options) <= {*options, "singleton", "fallback"}
     for option, parameter in options.items():
         default = parameter.default
         legal = declared.options.get(option)

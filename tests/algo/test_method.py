@@ -276,40 +276,12 @@ def test_gradient_flows_through_logprobs_only():
 # --- what the learner relies on -------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [1, 2, 3])
 @pytest.mark.parametrize("method", config_lib.METHODS)
-def test_loss_does_not_depend_on_the_micro_batches(method, rows):
-    """Except in the public code, which is made to."""
-    made = _make(method)
-    tokens, _, stats = _terms(made)
-    whole = given.loss(made, tokens, stats)
-    constants = given.constants(made, tokens, stats)
-    parts = [
-        method_lib.rows_loss(
-            made,
-            *jax.tree.map(lambda x: x[i : i + rows], (tokens.current(), constants)),
-            {"entropy": stats},
-        )
-        for i in range(0, B, rows)
-    ]
-    total = functools.reduce(functools.partial(jax.tree.map, jnp.add), parts)
-    if method == "hapo_public":
-        assert not np.allclose(total[0] / total[1], whole[0] / whole[1], rtol=1e-3)
-    else:
-        # The same terms in another order of addition.
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
-            total,
-            whole,
-        )
-
-
-@pytest.mark.parametrize(
-    "method", [m for m in config_lib.METHODS if m != "hapo_public"]
-)
 def test_a_token_wise_loss_takes_tokens_in_any_order(method):
     """Each token as a row of its own, shuffled: same loss, gradient and sums."""
     made = _make(method, importance_mode="sequence")
+    if made.by_rows:
+        pytest.skip("needs whole rows, and the learner gives it those")
     tokens, _, stats = _terms(made)
     order = np.random.default_rng(1).permutation(B * T)
     constants = given.constants(made, tokens, stats)
@@ -441,6 +413,37 @@ def test_a_token_mask_is_one_function():
     _assert_equal(terms.loss, np.where(selected, plain.loss, 0))
     # It reads nothing of the current policy, so that it runs once, before it.
     assert not made.by_rows
+
+
+def test_a_mask_that_reads_advantages_runs_once_for_the_whole_batch():
+    """Shaping runs before it then; with current log-probs both run with the policy."""
+    made = _make("dapo", mask=f"{OWN}:scarce", shaping=f"{OWN}:over_groups")
+    assert not made.by_rows
+    tokens, terms, _ = _terms(made)
+    mask, base = np.asarray(tokens.mask), np.asarray(tokens.advantages)
+    # Every row is a group here, so that the shaping multiplies by 1.
+    _assert_equal(terms.advantages, np.where(mask, base, 0))
+    eligible = np.asarray(tokens.old_logprobs)[mask & (base != 0)]
+    threshold = np.sort(eligible)[round(0.5 * (len(eligible) - 1))]
+    expected = mask & (base != 0) & (np.asarray(tokens.old_logprobs) <= threshold)
+    _assert_equal(terms.counted, expected)
+    current = _make("dapo", mask=f"{OWN}:scarce", entropy_source="current")
+    assert current.across_rows
+    counted = _terms(current)[1].counted
+    assert counted.sum() == expected.sum() and not np.array_equal(counted, expected)
+
+
+def test_shaping_may_look_at_groups():
+    """It runs before the policy then, and what it was given stays known."""
+    made = _make("dapo", shaping=f"{OWN}:over_groups")
+    tokens, rewards, mask, group_ids = _batch()
+    state = made.init_state()
+    constants = made.constants(given.rows(tokens, rewards, group_ids), state)
+    terms = made.terms(tokens.current(), constants, state)
+    factor = np.where(np.asarray(tokens.old_entropy) > 1, 3, 1)
+    base = given.advantages(_make("dapo"), rewards, mask, group_ids)
+    _assert_equal(terms.base_advantages, base)
+    _assert_equal(terms.advantages, base * factor)
 
 
 def test_a_surrogate_is_one_function():

@@ -20,6 +20,7 @@ import transformers
 from flax import nnx
 
 from hapo_jax.algo import entropy
+from hapo_jax.model import config as model_config
 from hapo_jax.model import huggingface, layouts, sharding, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from tests import real_data
@@ -59,6 +60,15 @@ FAMILIES = {
         "rope_scaling": LLAMA3_ROPE,
         "tie_word_embeddings": False,
     },
+    "mistral": COMMON
+    | {
+        "model_type": "mistral",
+        "architectures": ["MistralForCausalLM"],
+        "rope_theta": 10000.0,
+        "head_dim": 16,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+    },
     "qwen2": COMMON
     | {
         "model_type": "qwen2",
@@ -76,6 +86,7 @@ FAMILIES = {
     },
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
+assert FAMILIES.keys() == model_config.FAMILIES.keys(), "each has its parity here"
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +304,7 @@ GOLDEN_MODELS = FAMILIES | {"yarn": FAMILIES["qwen3"] | {"rope_scaling": YARN}}
 # `ragged_batch` does; then take them from a run of `test_golden_is_transformers`.
 GOLDEN = {
     "llama": [-0.661243, -1.668564, -0.928969, -0.054703, -0.530387, -0.4107],
+    "mistral": [0.132405, 0.053611, 0.30058, 1.91157, -0.505723, 0.256],
     "qwen2": [0.10891, 0.885135, 0.244134, 3.068348, -0.844135, -0.139958],
     "qwen3": [0.276645, 1.358758, -0.448609, -0.253452, 1.252716, -1.534305],
     "yarn": [-0.565106, 1.007474, -0.341285, -0.725384, 1.068966, -1.370496],
@@ -608,7 +620,7 @@ def test_missing_and_broken_shards(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gemma3"}, "model_type='gemma3'.*llama, qwen2, qwen3"),
+        ({"model_type": "gemma3"}, "model_type='gemma3'.*llama, mistral, qwen2, qwen3"),
         ({"hidden_size": None}, "lacks hidden_size"),
         ({"use_sliding_window": True}, "use_sliding_window=true"),
         ({"rope_scaling": {"rope_type": "longrope"}}, "rope_type='longrope'.*'yarn'"),
@@ -658,6 +670,38 @@ def test_unsupported_configs_are_named(tmp_path, change, message):
     with pytest.raises(ValueError, match=message) as error:
         huggingface.load_config(tmp_path)
     assert str(tmp_path) in str(error.value)
+
+
+def test_a_row_of_the_table_is_a_family(tmp_path, monkeypatch):
+    """All that a family needs whose weights are named and used as another's."""
+    row = model_config.Family("MineForCausalLM", qkv_bias=True)
+    monkeypatch.setattr(
+        model_config, "FAMILIES", {**model_config.FAMILIES, "mine": row}
+    )
+    hf = FAMILIES["qwen2"]
+    like = load(write_folder(tmp_path / "like", hf))
+    mine = {"model_type": "mine", "architectures": ["MineForCausalLM"]}
+    tensors = formula_tensors(hf)
+    params, config = load(write_folder(tmp_path / "mine", hf | mine, tensors))
+    np.testing.assert_array_equal(our_logits(params, config), our_logits(*like))
+    huggingface.save_params(tmp_path / "out", params, config, dtype=jnp.float32)
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert written.items() >= mine.items()
+    again, config_again = load(tmp_path / "out")
+    assert config_again == config
+    assert_same_params(again, params)
+
+
+def test_a_window_is_refused_also_where_the_file_does_not_name_it(tmp_path):
+    """transformers takes a Mistral without the field to see 4096 tokens."""
+    hf = FAMILIES["mistral"]
+    without = {key: value for key, value in hf.items() if key != "sliding_window"}
+    for config in (without, hf | {"sliding_window": 4096}):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="sliding_window=4096 .* set it to null"):
+            huggingface.load_config(tmp_path)
+    window = transformers.AutoConfig.for_model("mistral").sliding_window
+    assert window == model_config.FAMILIES["mistral"].window
 
 
 def test_no_config(tmp_path):

@@ -10,6 +10,7 @@ from hapo_jax.algo.rivals import (
     aspo,
     ce_gppo,
     forking,
+    gspo,
     gtpo,
     ppo,
 )
@@ -18,6 +19,7 @@ MODULES = (
     aspo,
     ce_gppo,
     forking,
+    gspo,
     gtpo,
     ppo,
 )

@@ -8,7 +8,11 @@ from hapo_jax.algo.ranges import Range
 Array = jax.Array
 
 
-@stages.declare(by_rows=True, options={"gamma": Range(0, 1), "lam": Range(0, 1)})
+@stages.declare(
+    by_rows=True,
+    silent_at_zero=False,
+    options={"gamma": Range(0, 1), "lam": Range(0, 1)},
+)
 def gae(
     rewards: Array,
     old_values: Array,

@@ -56,6 +56,10 @@ def refuse(program, config, workdir, changes):
     ("changes", "words"),
     [
         ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "multiple of", "= 8"]),
+        (
+            {"algo.critic.name": "value_head", "learner.recompute_old_logprobs": False},
+            ["learner.recompute_old_logprobs=False", "algo.critic.name='value_head'"],
+        ),
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
         (

@@ -89,7 +89,17 @@ def ppo(
     return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
 
 
-SURROGATES: dict[str, Callable[..., Surrogate]] = {"ppo": ppo}
+@stages.declare()
+def reinforce(logprobs: Array, advantages: Array) -> Surrogate:
+    """L = -A log π(token), the plain policy gradient: no ratio, no clip."""
+    never = jnp.zeros(logprobs.shape, bool)
+    return Surrogate(-advantages * logprobs, never, never, never)
+
+
+SURROGATES: dict[str, Callable[..., Surrogate]] = {
+    "ppo": ppo,
+    "reinforce": reinforce,
+}
 
 
 @stages.declare()

@@ -10,6 +10,7 @@ from hapo_jax.algo import (
     losses,
     masks,
     rivals,
+    selections,
     shaping,
     supervised,
 )
@@ -20,6 +21,7 @@ _OWN_STAGES = {
     "algo.ratio": losses.RATIOS,
     "algo.clip_range": clipping.CLIP_RANGES,
     "algo.shaping": shaping.SHAPINGS,
+    "algo.selection": selections.SELECTIONS,
     "algo.surrogate": losses.SURROGATES | supervised.LOSSES,
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,
@@ -65,6 +67,17 @@ _OWN_METHODS = {
         },
         source="arXiv 2402.14740",
         open="with PPO's clipped ratio, as in verl; the paper's loss is REINFORCE",
+    ),
+    "opo": Row(
+        {
+            **GRPO,
+            "algo.advantage": {"name": "opo"},
+            "algo.surrogate": {"name": "reinforce"},
+            "algo.aggregation": {"name": "token_mean"},
+        },
+        source="arXiv 2505.23585",
+        open="strictly on-policy only with one update per batch: set "
+        "learner.minibatch_prompts to rollout.batch_prompts",
     ),
     "reinforce_pp": Row(
         {

@@ -103,13 +103,6 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
         "whole, correct by algo.importance.mode='token', or set "
         "rollout.off_policy='accept'.",
     )
-    need(
-        config_lib.get(c, "algo.critic.name") == "none"
-        or learner.recompute_old_logprobs,
-        "learner.recompute_old_logprobs=False takes what the sampler recorded, and it "
-        f"has no values; algo.critic.name={config_lib.get(c, 'algo.critic.name')!r} "
-        "needs True.",
-    )
     for section in ("task.train", "task.test"):
         total_s = config_lib.get(c, f"{section}.total_s")
         need(
@@ -123,19 +116,28 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     return resolved
 
 
-def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
-    """Refuses settings under which no completion can ever have an advantage.
+def check_method(config: ConfigDict, method: method_lib.Method) -> None:
+    """Refuses a method that cannot work under these settings.
 
-    Asks the method itself, with a batch of which every other completion is right.
+    Asks the method itself for advantages, with a batch of which every other completion
+    is right.
 
     Args:
       config: resolved.
       method: of that config.
 
     Raises:
-      Refused: every advantage is 0; names the settings that lead to it.
+      Refused: every advantage is 0, or the method reads what the sampler does not
+        record; names the settings that lead to it.
     """
     r = config.rollout
+    scored = {*method.old_outputs, *(["values"] if method.has_critic else [])}
+    if scored and not config.learner.recompute_old_logprobs:
+        names = ", ".join(f"old_{name}" for name in sorted(scored))
+        raise Refused(
+            f"learner.recompute_old_logprobs=False must be True for a method that "
+            f"reads {names}, which the sampler does not record."
+        )
     number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
     right = number % 2 == 0
     shape = (len(number), 2)
@@ -154,6 +156,7 @@ def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
         scores=right.astype(np.float32),
         group_ids=number // r.group_size * r.group_size,
         prompt_ids=number // r.group_size,
+        **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
         old_values=np.zeros(shape, np.float32) if method.has_critic else None,
     )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())

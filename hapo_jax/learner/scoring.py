@@ -50,9 +50,9 @@ def score(
     packed: Packed,
     *,
     branches: bool,
-    base_temperature: float,
-    width: int,
+    outputs: frozenset[str] = head.ENTROPY,
     critic: nnx.State | None = None,
+    **options,
 ) -> head.Scores:
     """Scores of all targets, [M, S, N], without gradients.
 
@@ -60,7 +60,7 @@ def score(
       model, branches: as in `states`.
       packed: M micro-batches, of which the first `num_micros` are computed.
       critic: a value head, whose values are then among the scores.
-      base_temperature, width: as in `head.scores`.
+      outputs, **options: as in `head.scores`.
     """
     weight = model.unembedding().astype(model.dtype)
 
@@ -72,9 +72,9 @@ def score(
             weight,
             micro.targets,
             micro.counts,
-            base_temperature=base_temperature,
-            width=width,
+            outputs=outputs,
             unused_ids=model.config.unused_ids,
+            **options,
         )
         if critic is not None:
             part = part._replace(values=value_head.values(critic, hidden))
@@ -83,7 +83,9 @@ def score(
         )
 
     empty = jnp.zeros(packed.targets.shape, jnp.float32)
-    start = head.Scores(empty, empty, None if critic is None else empty)
+    start = head.Scores.each(empty, outputs)
+    if critic is not None:
+        start = start._replace(values=empty)
     return jax.lax.fori_loop(0, packed.num_micros, one, start)
 
 

@@ -7,19 +7,41 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    adaptive_entropy,
     aspo,
     ce_gppo,
+    cispo,
+    entropy_adv,
+    entropy_bonus,
     forking,
+    gmpo,
+    gpg,
     gspo,
     gtpo,
+    kl_cov,
+    maxrl,
+    passk,
     ppo,
+    sapo,
+    stapo,
 )
 
 MODULES = (
+    adaptive_entropy,
     aspo,
     ce_gppo,
+    cispo,
+    entropy_adv,
+    entropy_bonus,
     forking,
+    gmpo,
+    gpg,
     gspo,
     gtpo,
+    kl_cov,
+    maxrl,
+    passk,
     ppo,
+    sapo,
+    stapo,
 )

@@ -9,6 +9,7 @@ from hapo_jax.algo import (
     kl,
     losses,
     masks,
+    phases,
     rivals,
     selections,
     shaping,
@@ -27,6 +28,7 @@ _OWN_STAGES = {
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,
     "algo.critic": critics.CRITICS,
+    "algo.phases": phases.PHASES,
 }
 _OWN_METHODS = {
     "hapo": Row({}, source="arXiv 2509.16591, §A to §D"),

@@ -159,6 +159,12 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
         **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
         old_values=np.zeros(shape, np.float32) if method.has_critic else None,
     )
+    if "baselines" in method.reads and not r.greedy_baseline:
+        raise Refused(
+            f"algo.advantage.name={config.algo.advantage.name!r} reads baselines, the "
+            "rewards of greedy completions, and rollout.greedy_baseline=False draws "
+            "none; set it to True."
+        )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):
         raise Refused(

@@ -101,7 +101,7 @@ class Learner(NamedTuple):
       remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows, has_critic, silent_at_zero, old_outputs: see `Method`.
+      by_rows, has_critic, silent_at_zero, phases, old_outputs: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -118,6 +118,7 @@ class Learner(NamedTuple):
     by_rows: bool
     has_critic: bool
     silent_at_zero: bool
+    phases: int
     old_outputs: frozenset[str]
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
@@ -230,6 +231,7 @@ def make_learner(
         by_rows=method.by_rows,
         has_critic=method.has_critic,
         silent_at_zero=method.silent_at_zero,
+        phases=method.phases,
         old_outputs=method.old_outputs,
         row_sharding=rows,
         shardings=minibatch,

@@ -70,3 +70,8 @@ def reads_values(advantages, values):
 @stages.declare()
 def reads_logprobs(values, logprobs):
     return values * logprobs
+
+
+def by_ratio(ratio):
+    """A token's pass by what only the current policy knows."""
+    return ratio > 1

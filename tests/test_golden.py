@@ -36,7 +36,6 @@ NOT_BUILT = {
     "edge_grpo",
     "htpo",
     "remax",
-    "rollout_rejection_mask",
     "sent_v1",
     "sent_v2_int64mask",
     "sent_v2_intended",

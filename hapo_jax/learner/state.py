@@ -66,12 +66,12 @@ def init_state(
         critic = value_head.init(d_model)
     trainable = value_head.join(params, critic)
     return TrainState(
-        trainable,
-        frozen,
-        optimizer.init(trainable),
-        method.init_state(),
-        jnp.int32(0),
-        jnp.int32(0),
+        trainable=trainable,
+        frozen=frozen,
+        opt_state=optimizer.init(trainable),
+        method_state=method.init_state(),
+        skipped=jnp.int32(0),
+        skipped_total=jnp.int32(0),
     )
 
 

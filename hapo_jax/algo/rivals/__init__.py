@@ -24,8 +24,10 @@ from hapo_jax.algo.rivals import (
     otb,
     passk,
     ppo,
+    rejection,
     sapo,
     stapo,
+    v32_mask,
 )
 
 MODULES = (
@@ -46,6 +48,8 @@ MODULES = (
     otb,
     passk,
     ppo,
+    rejection,
     sapo,
     stapo,
+    v32_mask,
 )

@@ -149,6 +149,7 @@ def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
         eps=options.eps,
         weight_decay=options.weight_decay,
         max_grad_norm=options.max_grad_norm,
+        name=options.optimizer,
     )
 
 

@@ -8,10 +8,10 @@
 strengths at zero is DAPO; DAPO with a symmetric clip and a mean per completion is GRPO.
 
 What the learner may leave out follows from what the stages declare (`stages.py`). A
-stage that needs whole completions runs before the policy if it reads only what is known
-by then. If one is left that reads the current policy, the whole method is `by_rows`:
-the learner brings its tokens back into rows. Any other method gives the same loss from
-any tokens in any order.
+stage that needs whole completions runs before the policy, over the whole batch, if it
+reads only what is known by then. If one is left that reads the current policy, the
+whole method is `by_rows`: the learner brings its tokens back into rows. Any other
+method gives the same loss from any tokens in any order.
 """
 
 import dataclasses
@@ -44,13 +44,15 @@ Values = Mapping[str, Array]
 
 # What the loss of every method may look at, for its metrics if for nothing else.
 _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
-# Known only once the policy is run.
-_CURRENT = frozenset({"logprobs", "ratio", "advantages", "clip_low", "clip_high"})
-# What a stage gives, by the attribute of `_Stages` that it is.
+# Known only once the policy, or a stage that reads it, is run.
+_CURRENT = frozenset({"logprobs", "ratio", "clip_low", "clip_high"})
+# What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
+# the order in which they run.
 _GIVES = {
     "weight": ("weight",),
-    "mask": ("kept", "counted"),
     "clip_range": ("clip_low", "clip_high"),
+    "shaping": ("advantages",),
+    "mask": ("kept", "counted"),
 }
 
 
@@ -119,7 +121,8 @@ class Method:
       update_state: (Rows, state) -> its state for this step's updates and the next
         rollout; as it was if the mask is empty.
       constants: (Rows, state) -> Values [B, T], all that `terms` reads beside the
-        current policy. No gradient flows into them.
+        current policy. No gradient flows into them. A third argument takes the place of
+        the advantages.
       terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
         `entropy` if the method reads it. Only `logprobs` has a gradient.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
@@ -197,10 +200,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     # The entropy and the score of this step's first policy are known beforehand.
     known = frozenset(stages.NAMES) - _CURRENT
     if source == "current":
-        known -= {"entropy", "score"}
+        known -= {"entropy", "source_logprobs", "score"}
     if micro:
         known -= {"score"}
-    early = tuple(n for n in _GIVES if n in present and _is_early(present[n], known))
+    early = _early(present, known)
     late = [s for n, s in present.items() if n not in (*early, "advantage")]
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
@@ -237,7 +240,13 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
         terms=functools.partial(
-            _terms, chosen, early, score, "score" in reads, "current_entropy" in reads
+            _terms,
+            chosen,
+            early,
+            score,
+            source,
+            "score" in reads,
+            "current_entropy" in reads,
         ),
         aggregate=lambda counted: chosen.aggregation({"mask": counted}),
         reads=reads,
@@ -245,7 +254,9 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         or any(stage.declared.by_rows for stage in late),
         across_rows=(micro and "score" in reads)
         or any(stage.declared.across_rows for stage in late),
-        silent_at_zero=all(stage.declared.silent_at_zero for stage in late),
+        silent_at_zero=all(
+            s.declared.silent_at_zero for n, s in present.items() if n != "advantage"
+        ),
         silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
     )
 
@@ -349,10 +360,24 @@ def _temperature(s: Settings) -> Callable[..., Array] | None:
     )
 
 
-def _is_early(stage: stages.Stage, known: frozenset[str]) -> bool:
-    """Whether a stage runs before the policy: it can, and it has to."""
-    has_to = stage.declared.by_rows or stages.PER_COMPLETION & frozenset(stage.reads)
-    return bool(has_to) and frozenset(stage.reads) <= known
+def _early(present: dict[str, stages.Stage], known: frozenset[str]) -> tuple[str, ...]:
+    """The stages that run before the policy, in their order: those that can and have
+    to, or that give what such a stage behind them reads."""
+    possible = []
+    for name, gives in _GIVES.items():
+        if name in present and frozenset(present[name].reads) <= known:
+            possible.append(name)
+            known |= set(gives)
+        else:
+            known -= set(gives)
+    early, needed = [], set()
+    for name in reversed(possible):
+        stage, reads = present[name], set(present[name].reads)
+        has_to = stage.declared.by_rows or stages.PER_COMPLETION & reads
+        if has_to or needed.intersection(_GIVES[name]):
+            early.insert(0, name)
+            needed |= reads
+    return tuple(early)
 
 
 # --- before the policy is run ---------------------------------------------------------
@@ -396,6 +421,7 @@ def _before(rows: Rows) -> dict[str, Array]:
         **values,
         **clean,
         "entropy": clean["old_entropy"],
+        "source_logprobs": clean["old_logprobs"],
         "correct": rows.mask & right[:, None],
         "group_accuracy": jnp.where(rows.mask, share[:, None], 0),
     }
@@ -410,16 +436,19 @@ def _constants(
     seed,
     rows: Rows,
     state,
+    advantages: Array | None = None,
 ) -> dict[str, Array]:
     """What follows from rows alone, as the loss of a token needs it."""
     values = _before(rows)
     if "draws" in state:
         key = jax.random.fold_in(jax.random.key(seed), state["draws"])
         values["random"] = jax.random.uniform(key, rows.mask.shape)
-    # The entropy and the score are of the policy that algo.entropy.source names.
-    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy"})}
+    # These are of the policy that algo.entropy.source names, perhaps the current one.
+    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
     given = {name: values[name] for name in names}
-    given["advantages"] = chosen.advantage({**values, "state": state.get("advantage")})
+    if advantages is None:
+        advantages = chosen.advantage({**values, "state": state.get("advantage")})
+    values["advantages"] = given["advantages"] = advantages
     # Metrics are over these tokens, so that they do not depend on whether completions
     # without an advantage are passed through the policy.
     given["signal"] = rows.mask & (given["advantages"] != 0).any(axis=1, keepdims=True)
@@ -427,7 +456,10 @@ def _constants(
         scored = score.score(rows.old_entropy, state["entropy"])
         values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
     for name in early:
-        given |= _run(name, getattr(chosen, name), values, state)
+        found = _run(name, getattr(chosen, name), values, state)
+        values |= found
+        # The loss needs both those before and those after shaping.
+        given |= {"shaped": found["advantages"]} if name == "shaping" else found
     return jax.lax.stop_gradient(given)
 
 
@@ -438,6 +470,7 @@ def _terms(
     chosen: _Stages,
     early,
     score: _Score,
+    source: str,
     with_score: bool,
     with_entropy: bool,
     current: Values,
@@ -450,6 +483,8 @@ def _terms(
     assert not with_entropy or "entropy" in current, "this method reads the entropy"
     if not with_entropy:
         values["entropy"] = values["old_entropy"]
+    of_source = values["logprobs" if source == "current" else "old_logprobs"]
+    values["source_logprobs"] = jax.lax.stop_gradient(of_source)
     if with_score and "score" not in values:
         stats = state["entropy"]
         if score.micro:
@@ -466,7 +501,8 @@ def _terms(
     run("ratio")
     run("clip_range")
     base_advantages = values["advantages"]
-    values["advantages"] = _run("shaping", chosen.shaping, values, state)["shaping"]
+    values["advantages"] = values.get("shaped", base_advantages)
+    run("shaping")
     surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
     loss = surrogate.loss
     if chosen.weight is not None:

@@ -37,8 +37,8 @@ class Entropy:
     quantile: float = _setting(0.8, Range(0, 1))  # pivot rho
     # Nats, before the logarithm; log(vocabulary) is about 12.
     floor: float = _setting(1e-8, Range(0, 1, above=True))
-    # For C and D, and of stages that read `entropy`: of the policy at the start of the
-    # step, or the current one.
+    # For C and D, and of stages that read `entropy` or `source_logprobs`: of the policy
+    # at the start of the step, or the current one.
     source: str = _setting("old", ENTROPY_SOURCES)
     scope: str = _setting("batch", ENTROPY_SCOPES)  # of the statistics for C and D
     spread: str = _setting("std", entropy.SPREADS)  # quantile_rms: public code

@@ -40,6 +40,7 @@ NAMES = {
     "group_accuracy": "share of the group's completions that are right",
     "random": "uniform in [0, 1), drawn anew at every step from the run's seed",
     "entropy": "of the policy that algo.entropy.source names, old or current",
+    "source_logprobs": "of that policy too, without a gradient",
     "score": "entropy score in [-1, 1], by the statistics of algo.entropy",
     "logprobs": "current policy, base temperature; the one input with a gradient",
     "ratio": "current over old policy; differentiable",

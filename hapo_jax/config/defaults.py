@@ -133,7 +133,10 @@ def default() -> ConfigDict:
     c.learner.schedule = "constant"
     c.learner.decay_steps = 0  # 0: until the end of the run
     c.learner.final_share = 0.0
-    c.learner.b1 = 0.9
+    # adam | optimistic_adam | optimistic_adagrad; see learner/optimizer.py. Adam and
+    # optimistic AdaGrad keep two numbers per parameter, optimistic Adam three.
+    c.learner.optimizer = "adam"
+    c.learner.b1 = 0.9  # of Adam, as b2
     c.learner.b2 = 0.999
     c.learner.eps = 1e-8
     c.learner.weight_decay = 0.1

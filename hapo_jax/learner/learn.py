@@ -57,14 +57,16 @@ def learn(
     learnt, method_state = prepare(learner, batch, state.method_state, *scores)
     state = state._replace(method_state=method_state)
 
-    tallies, placements = [], []
+    tallies, placements, tokens = [], [], []
     for _ in range(passes):
         for first in range(0, len(batch.rewards), learner.minibatch_rows):
             minibatch, placement = make_minibatch(learner, learnt, first)
             state, tally = learner.update(state, minibatch)
             tallies.append(tally)
             placements.append(placement)
-    found = metrics.of_updates(jax.device_get(tallies))
+            tokens.append(trained_tokens(learner, learnt, placement, first))
+    tallies = jax.device_get(tallies)
+    found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
     found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
         found |= metrics.of_mismatch(batch, learnt.rows)
@@ -183,6 +185,19 @@ def make_minibatch(
         num_tokens=np.int32(batch.completion_mask.sum()),
     )
     return distributed.put(minibatch, learner.shardings), placement
+
+
+def trained_tokens(
+    learner: train_step.Learner,
+    learnt: Learnt,
+    placement: packing.Placement,
+    first: int,
+) -> int:
+    """Tokens with a gradient in the mini-batch that begins at completion `first`."""
+    if not learner.silent_at_zero:
+        return int(placement.lengths[placement.row >= 0].sum())
+    signal = learnt.prepared.constants["signal"]
+    return int(signal[first : first + learner.minibatch_rows].sum())
 
 
 def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):

@@ -50,10 +50,8 @@ def state(method, stats):
 
 def constants(method, tokens, stats):
     """Those of the method, but for the advantages, which are the tokens'."""
-    found = method.constants(rows(tokens), state(method, stats))
-    advantages = jax.lax.stop_gradient(jnp.where(tokens.mask, tokens.advantages, 0))
-    signal = tokens.mask & (advantages != 0).any(axis=1, keepdims=True)
-    return found | {"advantages": advantages, "signal": signal}
+    given = jnp.where(tokens.mask, tokens.advantages, 0)
+    return method.constants(rows(tokens), state(method, stats), given)
 
 
 def terms(method, tokens, stats):

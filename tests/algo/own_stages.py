@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from hapo_jax.algo import advantages as adv
 from hapo_jax.algo import losses, masked, stages
 
 
@@ -12,6 +13,22 @@ def uncertain(entropy, mask, *, quantile=0.8):
     threshold = masked.quantile(entropy, mask, quantile)
     selected = mask & (entropy >= threshold)
     return selected, selected
+
+
+@stages.declare(by_rows=True)
+def scarce(source_logprobs, advantages, mask):
+    """The half of the tokens with an advantage that were least probable."""
+    eligible = mask & (advantages != 0)
+    threshold = masked.quantile(source_logprobs, eligible, 0.5)
+    selected = eligible & (source_logprobs <= threshold)
+    return selected, selected
+
+
+@stages.declare(by_rows=True)
+def over_groups(advantages, group_ids, old_entropy, mask):
+    """Advantages times the size of the group, where the entropy is high."""
+    size = adv.group_sum(jnp.ones(group_ids.shape), group_ids)
+    return jnp.where(mask & (old_entropy > 1), advantages * size[:, None], advantages)
 
 
 @stages.declare()

@@ -39,10 +39,10 @@ def setting(made, advantages_of_row_0):
     tokens, rewards, mask, group_ids = test_method._batch()
     rows = given.rows(tokens, rewards, group_ids)
     state = made.update_state(rows, made.init_state())
-    constants = made.constants(rows, state)
+    own = made.constants(rows, state)["advantages"]
     of_row = jnp.arange(len(mask))[:, None] == 0
-    adapted = jnp.where(mask & of_row, advantages_of_row_0, constants["advantages"])
-    return tokens, constants | {"advantages": adapted}, state
+    adapted = jnp.where(mask & of_row, advantages_of_row_0, own)
+    return tokens, made.constants(rows, state, adapted), state
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -415,6 +415,37 @@ def test_a_token_mask_is_one_function():
     assert not made.by_rows
 
 
+def test_a_mask_that_reads_advantages_runs_once_for_the_whole_batch():
+    """Shaping runs before it then; with current log-probs both run with the policy."""
+    made = _make("dapo", mask=f"{OWN}:scarce", shaping=f"{OWN}:over_groups")
+    assert not made.by_rows
+    tokens, terms, _ = _terms(made)
+    mask, base = np.asarray(tokens.mask), np.asarray(tokens.advantages)
+    # Every row is a group here, so that the shaping multiplies by 1.
+    _assert_equal(terms.advantages, np.where(mask, base, 0))
+    eligible = np.asarray(tokens.old_logprobs)[mask & (base != 0)]
+    threshold = np.sort(eligible)[round(0.5 * (len(eligible) - 1))]
+    expected = mask & (base != 0) & (np.asarray(tokens.old_logprobs) <= threshold)
+    _assert_equal(terms.counted, expected)
+    current = _make("dapo", mask=f"{OWN}:scarce", entropy_source="current")
+    assert current.across_rows
+    counted = _terms(current)[1].counted
+    assert counted.sum() == expected.sum() and not np.array_equal(counted, expected)
+
+
+def test_shaping_may_look_at_groups():
+    """It runs before the policy then, and what it was given stays known."""
+    made = _make("dapo", shaping=f"{OWN}:over_groups")
+    tokens, rewards, mask, group_ids = _batch()
+    state = made.init_state()
+    constants = made.constants(given.rows(tokens, rewards, group_ids), state)
+    terms = made.terms(tokens.current(), constants, state)
+    factor = np.where(np.asarray(tokens.old_entropy) > 1, 3, 1)
+    base = given.advantages(_make("dapo"), rewards, mask, group_ids)
+    _assert_equal(terms.base_advantages, base)
+    _assert_equal(terms.advantages, base * factor)
+
+
 def test_a_surrogate_is_one_function():
     """A detached, bounded weight on the log-prob: all tokens keep a gradient."""
     made = _make("dapo", surrogate=f"{OWN}:weighted")

@@ -74,13 +74,14 @@ def _sets(name: str, settings: Mapping) -> str:
 def _stages_of_methods() -> Iterator[str]:
     yield (
         "## What each method does at each stage\n\nClip ranges are `low/high`, and the "
-        "dual clip behind them. Entropies are those of the policy\nthat starts the "
-        "step (old) or of the current one, and statistics are over the whole batch or "
-        "a\nmicro-batch; without an entry no stage reads an entropy."
+        "dual clip behind them. Entropies, and\nlog-probs that choose tokens, are of "
+        "the policy that starts the step (old) or of the current\none, and statistics "
+        "of the entropy score over the whole batch or a micro-batch; without an\nentry "
+        "no stage reads one."
     )
     columns = (
-        *("temperature", "advantage", "shaping", "ratio", "clip range", "surrogate"),
-        *("mask", "aggregation", "regulariser", "entropy", "state"),
+        *("temperature", "advantage", "shaping", "ratio", "clip range", "selection"),
+        *("surrogate", "mask", "aggregation", "regulariser", "entropy", "state"),
     )
     yield f"\n| method | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|"
     for name in methods.METHODS:
@@ -103,13 +104,18 @@ def _at_stages(name: str) -> Iterator[str]:
     reads_range = made.reads & {"clip_low", "clip_high"}
     widths = f"{s.clip.low:g}/{s.clip.high:g}{dual}"
     yield f"{_chosen(s.clip_range) if adapts else ''} {widths}" if reads_range else ""
+    yield _chosen(s.selection)
     yield _chosen(s.surrogate)
     yield _chosen(s.mask)
     yield _chosen(s.aggregation)
     kl = [f"KL {s.kl.estimator} × {s.kl.strength:g}"] if s.kl.strength else []
     yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
     scope = f"{s.entropy.source}, {s.entropy.scope}"
-    yield scope if made.reads & {"entropy", "score"} else ""
+    of_source = made.reads & {"entropy", "score", "source_logprobs"}
+    entropies = [scope] if of_source else []
+    if made.differentiates_entropy:
+        entropies.append("current, with a gradient")
+    yield "; ".join(entropies)
     yield ", ".join(f"`{n}`" for n in made.init_state() if n != "entropy")
 
 
@@ -166,7 +172,7 @@ def _stage(key: str, name: str, function: Callable) -> Iterator[str]:
     for option, parameter in options.items():
         other = _ELSEWHERE.get(option)
         if option == "strength":
-            other = _STRENGTHS[key]
+            other = _STRENGTHS.get(key)
         if other:
             yield f"- `{option}` is `{other}`"
         else:

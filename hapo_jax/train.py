@@ -89,7 +89,7 @@ def train(config: ConfigDict, workdir: str) -> None:
     cli.warn(resolved.config)
     given, config = config, resolved.config
     method = method_lib.make(settings.of(config.algo.to_dict()))
-    check.check_advantages(config, method)
+    check.check_method(config, method)
     policy = assembly.describe(config, policy_lib.make_mesh(config))
     opening.warn_of_prompts(config, policy)
     prompts = assembly.make_prompts(

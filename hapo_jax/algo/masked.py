@@ -121,6 +121,30 @@ def order_statistic(x: Array, mask: Array, index: Array) -> Array:
     return jnp.where(jnp.any(mask), from_ordered_bits(bits), jnp.float32(0))
 
 
+def top(x: Array, mask: Array, count: Array) -> Array:
+    """Which masked elements are the `count` largest; of equal ones the first.
+
+    Args:
+      x: float32 of any shape, finite where masked.
+      mask: bool, the shape of x.
+      count: int32 scalar >= 0; all of them if there are fewer.
+
+    Returns:
+      bool of the shape of x.
+    """
+    total = size(mask)
+    threshold = order_statistic(x, mask, jnp.maximum(total - count, 0))
+    above, equal = mask & (x > threshold), mask & (x == threshold)
+    place = jnp.cumsum(equal.reshape(-1), dtype=jnp.int32).reshape(x.shape)
+    return above | equal & (place <= count - size(above))
+
+
+def share(mask: Array, q: float, *, least: int = 1) -> Array:
+    """floor(q * N), at least `least`, int32; for q see `quantile`."""
+    whole, _, _ = share_of(size(mask), q)
+    return jnp.maximum(whole, least)
+
+
 def size(mask: Array) -> Array:
     """Number of True elements, int32 scalar."""
     return jnp.sum(mask, dtype=jnp.int32)

@@ -1,7 +1,7 @@
 """A method: its stages, put together once from settings, and run in two places.
 
     before the policy is run   Rows ─► advantage, score, weight, …        ─► constants
-    at every token             ratio ─► clip range ─► shaping ─► surrogate
+    at every token             ratio ─► clip range ─► shaping ─► selection ─► surrogate
                                ─► weight ─► mask ─► regularisers          ─► loss
 
 `make` picks the stages; nothing here asks for the name of a method. HAPO with all
@@ -45,13 +45,20 @@ Values = Mapping[str, Array]
 # What the loss of every method may look at, for its metrics if for nothing else.
 _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
 # Known only once the policy, or a stage that reads it, is run.
-_CURRENT = frozenset({"logprobs", "ratio", "clip_low", "clip_high"})
+_CURRENT = frozenset(
+    {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
+    | {"selected"}
+)
+_DIFFERENTIABLE = ("logprobs", "current_entropy")
+# Of the old policy, from the learner's scoring alone.
+_NOT_RECORDED = frozenset({"old_square_sum", "old_cut_logprobs"})
 # What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
 # the order in which they run.
 _GIVES = {
     "weight": ("weight",),
     "clip_range": ("clip_low", "clip_high"),
     "shaping": ("advantages",),
+    "selection": ("selected",),
     "mask": ("kept", "counted"),
 }
 
@@ -68,6 +75,8 @@ class Rows(NamedTuple):
       scores: [B] float32, what the verifier said; 1 is correct.
       group_ids: [B] int32 in [0, B), equal for the completions of a prompt.
       prompt_ids: [B] int32, which of the training problems it answers.
+      old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
+        the method reads it.
     """
 
     mask: Array
@@ -79,6 +88,8 @@ class Rows(NamedTuple):
     scores: Array
     group_ids: Array
     prompt_ids: Array
+    old_square_sum: Array | None = None
+    old_cut_logprobs: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -124,9 +135,15 @@ class Method:
         current policy. No gradient flows into them. A third argument takes the place of
         the advantages.
       terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
-        `entropy` if the method reads it. Only `logprobs` has a gradient.
+        those of `outputs`. Only `logprobs` has a gradient, and `entropy` if the method
+        `differentiates_entropy`.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
       reads: names of `stages.NAMES` that some stage reads.
+      outputs: what `terms` reads of the current policy beside log-probs; names of
+        `head.Scores`.
+      old_outputs: what is read of the old policy that the sampler does not record;
+        names of `head.Scores`, and `old_` before them is the field of Rows.
+      cut_share: of `old_cut_logprobs`.
       by_rows: `terms` and `aggregate` need whole completions. Otherwise they need no
         token but their own.
       across_rows: and all of a mini-batch together, so that how it is cut into
@@ -142,6 +159,9 @@ class Method:
     terms: Callable[[Values, Values, Any], Terms]
     aggregate: Callable[[Array], tuple[Array, Array]]
     reads: frozenset[str]
+    outputs: frozenset[str]
+    old_outputs: frozenset[str]
+    cut_share: float
     by_rows: bool
     across_rows: bool
     silent_at_zero: bool
@@ -153,8 +173,8 @@ class Method:
         return "reference_logprobs" in self.reads
 
     @property
-    def needs_current_entropy(self) -> bool:
-        """Whether `terms` reads the entropy of the current policy."""
+    def differentiates_entropy(self) -> bool:
+        """Whether the loss has a gradient through the entropy of the current policy."""
         return "current_entropy" in self.reads
 
 
@@ -166,6 +186,7 @@ class _Stages(NamedTuple):
     ratio: stages.Stage
     clip_range: stages.Stage
     shaping: stages.Stage
+    selection: stages.Stage
     surrogate: stages.Stage
     mask: stages.Stage
     kl: stages.Stage | None
@@ -213,9 +234,18 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
                 f"{', '.join(n for n in stage.reads if n not in known)}; let it read "
                 "advantages, or compute what it needs in another stage."
             )
+    if ("selected" in reads) != (settings.selection["name"] != "none"):
+        raise Refused(
+            f"algo.selection.name={settings.selection['name']!r} must be another than "
+            f"'none' just if a stage reads `selected`, and "
+            f"{'one does' if 'selected' in reads else 'none does'}; change it, or the "
+            f"stage, which is algo.surrogate or algo.regulariser."
+        )
     read_late = frozenset(name for stage in late for name in stage.reads)
-    if source == "current" and reads & {"entropy", "score"}:
-        reads |= {"current_entropy"}
+    of_entropy = {"entropy", "score"} if source == "current" else set()
+    outputs = reads & {"rank"}
+    if reads & {"current_entropy", *of_entropy}:
+        outputs |= {"entropy"}
     score = _Score(
         functools.partial(
             entropy.fit,
@@ -240,16 +270,15 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
         terms=functools.partial(
-            _terms,
-            chosen,
-            early,
-            score,
-            source,
-            "score" in reads,
-            "current_entropy" in reads,
+            _terms, chosen, early, score, source, "score" in reads, outputs
         ),
         aggregate=lambda counted: chosen.aggregation({"mask": counted}),
         reads=reads,
+        outputs=outputs,
+        old_outputs=frozenset(
+            name.removeprefix("old_") for name in reads & _NOT_RECORDED
+        ),
+        cut_share=settings.cut_share,
         by_rows=(micro and "score" in reads)
         or any(stage.declared.by_rows for stage in late),
         across_rows=(micro and "score" in reads)
@@ -291,6 +320,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
         ),
+        selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
         mask=bind("mask", s.mask),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
@@ -472,17 +502,21 @@ def _terms(
     score: _Score,
     source: str,
     with_score: bool,
-    with_entropy: bool,
+    outputs: frozenset[str],
     current: Values,
     constants: Values,
     state,
 ) -> Terms:
     """The loss of each token, from the stages in their order."""
-    values = _clean({**constants, **current})
+    assert outputs <= current.keys(), f"this method reads the {', '.join(outputs)}"
+    own = {name: current[name] for name in ("logprobs", *(outputs - {"entropy"}))}
+    if "entropy" in outputs:
+        own["current_entropy"] = current["entropy"]
+    values = _clean({**constants, **own})
     mask = values["mask"]
-    assert not with_entropy or "entropy" in current, "this method reads the entropy"
-    if not with_entropy:
-        values["entropy"] = values["old_entropy"]
+    values["entropy"] = values["old_entropy"]
+    if source == "current" and "entropy" in outputs:
+        values["entropy"] = jax.lax.stop_gradient(values["current_entropy"])
     of_source = values["logprobs" if source == "current" else "old_logprobs"]
     values["source_logprobs"] = jax.lax.stop_gradient(of_source)
     if with_score and "score" not in values:
@@ -503,6 +537,7 @@ def _terms(
     base_advantages = values["advantages"]
     values["advantages"] = values.get("shaped", base_advantages)
     run("shaping")
+    run("selection")
     surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
     loss = surrogate.loss
     if chosen.weight is not None:
@@ -539,7 +574,8 @@ def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any
 
 
 def _clean(values: Values) -> dict[str, Array]:
-    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of logprobs.
+    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of what is
+    differentiable.
 
     Zero everywhere means ratio 1 and advantage 0 in padding, so that no stage after
     this one can produce a non-finite number there.
@@ -549,7 +585,7 @@ def _clean(values: Values) -> dict[str, Array]:
     chex.assert_type(mask, bool)
     chex.assert_equal_shape([mask, *values.values()])
     clean = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in values.items()}
-    fixed = {n: x for n, x in clean.items() if n != "logprobs"}
+    fixed = {n: x for n, x in clean.items() if n not in _DIFFERENTIABLE}
     return {**clean, **jax.lax.stop_gradient(fixed)}
 
 

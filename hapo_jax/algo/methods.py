@@ -9,6 +9,7 @@ from hapo_jax.algo import (
     losses,
     masks,
     rivals,
+    selections,
     shaping,
 )
 from hapo_jax.algo.row import DAPO, GRPO, Row
@@ -18,6 +19,7 @@ _OWN_STAGES = {
     "algo.ratio": losses.RATIOS,
     "algo.clip_range": clipping.CLIP_RANGES,
     "algo.shaping": shaping.SHAPINGS,
+    "algo.selection": selections.SELECTIONS,
     "algo.surrogate": losses.SURROGATES,
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,

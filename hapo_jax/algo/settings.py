@@ -119,11 +119,14 @@ class Settings:
     entropy: Entropy = Entropy()
     temperature: Temperature = Temperature()
     token_group: TokenGroup = TokenGroup()
+    # Of the largest probability; what is below is cut from `old_cut_logprobs`.
+    cut_share: float = _setting(0.02, Range(0, 1, above=True))
     shaping: Mapping[str, Any] = _stage("redistribute")
     redistribution: Redistribution = Redistribution()
     clip: Clip = Clip()
     ratio: Mapping[str, Any] = _stage("token")
     clip_range: Mapping[str, Any] = _stage("by_score")
+    selection: Mapping[str, Any] = _stage("none")  # for stages that read `selected`
     surrogate: Mapping[str, Any] = _stage("ppo")
     mask: Mapping[str, Any] = _stage("all")
     regulariser: Mapping[str, Any] = _stage("none")  # beside the KL term

@@ -30,6 +30,9 @@ NAMES = {
     "mask": "bool; True on the tokens of the completion",
     "old_logprobs": "policy before the step's updates, base temperature",
     "old_entropy": "policy before the step's updates",
+    "old_square_sum": "policy before the step's updates: sum of p² over all tokens",
+    "old_cut_logprobs": "policy before the step's updates without tokens less probable "
+    "than `algo.cut_share` times the most probable one; -inf for such a token",
     "behavior_logprobs": "under the distribution that the token was drawn from",
     "reference_logprobs": "frozen reference policy",
     "rewards": "[B]; the verifier's score plus penalties",
@@ -42,11 +45,14 @@ NAMES = {
     "entropy": "of the policy that algo.entropy.source names, old or current",
     "source_logprobs": "of that policy too, without a gradient",
     "score": "entropy score in [-1, 1], by the statistics of algo.entropy",
-    "logprobs": "current policy, base temperature; the one input with a gradient",
+    "logprobs": "current policy, base temperature; differentiable",
+    "current_entropy": "of the current policy; differentiable",
+    "rank": "of the token under the current policy, 1 is the most probable",
     "ratio": "current over old policy; differentiable",
     "advantages": "as the stage before it left them",
     "clip_low": "width of the clip range below 1",
     "clip_high": "width of the clip range above 1",
+    "selected": "what algo.selection gives",
     "state": "the stage's own state; any pytree",
 }
 PER_COMPLETION = frozenset({"rewards", "scores", "group_ids", "prompt_ids"})

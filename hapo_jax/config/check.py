@@ -116,19 +116,27 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     return resolved
 
 
-def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
-    """Refuses settings under which no completion can ever have an advantage.
+def check_method(config: ConfigDict, method: method_lib.Method) -> None:
+    """Refuses a method that cannot work under these settings.
 
-    Asks the method itself, with a batch of which every other completion is right.
+    Asks the method itself for advantages, with a batch of which every other completion
+    is right.
 
     Args:
       config: resolved.
       method: of that config.
 
     Raises:
-      Refused: every advantage is 0; names the settings that lead to it.
+      Refused: every advantage is 0, or the method reads what the sampler does not
+        record; names the settings that lead to it.
     """
     r = config.rollout
+    if method.old_outputs and not config.learner.recompute_old_logprobs:
+        names = ", ".join(f"old_{name}" for name in sorted(method.old_outputs))
+        raise Refused(
+            f"learner.recompute_old_logprobs=False must be True for a method that "
+            f"reads {names}, which the sampler does not record."
+        )
     number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
     right = number % 2 == 0
     shape = (len(number), 2)
@@ -147,6 +155,7 @@ def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
         scores=right.astype(np.float32),
         group_ids=number // r.group_size * r.group_size,
         prompt_ids=number // r.group_size,
+        **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
     )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):

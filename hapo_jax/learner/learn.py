@@ -143,6 +143,8 @@ def prepare(
         scores=batch.scores,
         group_ids=batch.group_ids,
         prompt_ids=batch.prompt_ids.astype(np.int32),
+        old_square_sum=old.square_sum,
+        old_cut_logprobs=old.cut_logprobs,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)

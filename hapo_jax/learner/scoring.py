@@ -50,15 +50,15 @@ def score(
     packed: Packed,
     *,
     branches: bool,
-    base_temperature: float,
-    width: int,
+    outputs: frozenset[str] = head.ENTROPY,
+    **options,
 ) -> head.Scores:
     """Scores of all targets, [M, S, N], without gradients.
 
     Args:
       model, branches: as in `states`.
       packed: M micro-batches, of which the first `num_micros` are computed.
-      base_temperature, width: as in `head.scores`.
+      outputs, **options: as in `head.scores`.
     """
     weight = model.unembedding().astype(model.dtype)
 
@@ -69,16 +69,17 @@ def score(
             weight,
             micro.targets,
             micro.counts,
-            base_temperature=base_temperature,
-            width=width,
+            outputs=outputs,
             unused_ids=model.config.unused_ids,
+            **options,
         )
         return jax.tree.map(
             lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, k, 0), out, part
         )
 
     empty = jnp.zeros(packed.targets.shape, jnp.float32)
-    return jax.lax.fori_loop(0, packed.num_micros, one, head.Scores(empty, empty))
+    start = head.Scores.each(empty, outputs)
+    return jax.lax.fori_loop(0, packed.num_micros, one, start)
 
 
 @jax.custom_vjp

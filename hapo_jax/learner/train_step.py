@@ -101,8 +101,7 @@ class Learner(NamedTuple):
       remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows: see `Method`.
-      silent_at_zero: see `Method`.
+      by_rows, silent_at_zero, old_outputs: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -118,6 +117,7 @@ class Learner(NamedTuple):
     recompute_old_logprobs: bool
     by_rows: bool
     silent_at_zero: bool
+    old_outputs: frozenset[str]
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
 
@@ -189,7 +189,13 @@ def make_learner(
 
     return Learner(
         score=jit(
-            functools.partial(_score, graphdef, **options),
+            functools.partial(
+                _score,
+                graphdef,
+                outputs=head.ENTROPY | method.old_outputs,
+                cut_share=method.cut_share,
+                **options,
+            ),
             in_shardings=(state_shardings.params, packed),
             out_shardings=whole,
             compiler_options=target.training_options(),
@@ -222,13 +228,14 @@ def make_learner(
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
         silent_at_zero=method.silent_at_zero,
+        old_outputs=method.old_outputs,
         row_sharding=rows,
         shardings=minibatch,
     )
 
 
 def _score(graphdef, params, packed: packing.Packed, **options) -> head.Scores:
-    """Scores all targets, entropy included."""
+    """Scores all targets: all that methods want to know of the old policy."""
     model = nnx.merge(graphdef, params)
     model = nnx.merge(graphdef, transformer.compute_params(params, model.dtype))
     return scoring.score(model, packed, **options)
@@ -331,16 +338,16 @@ def _by_token(
     def slopes(scores: head.Scores, given):
         constants, weights = given
 
-        def value(logprobs):
-            current = _current(logprobs, scores.entropy)
+        free, fixed = _of_policy(method, scores)
+
+        def value(free):
+            current = {**fixed, **free}
             return method_lib.token_loss(
                 method, current, constants, weights, method_state
             )
 
-        (numerator, sums), slope = jax.value_and_grad(value, has_aux=True)(
-            scores.logprobs
-        )
-        return (numerator, jnp.float32(0), sums), slope
+        (numerator, sums), slope = jax.value_and_grad(value, has_aux=True)(free)
+        return (numerator, jnp.float32(0), sums), head.Scores(**slope)
 
     return head.gradients(
         slopes,
@@ -349,7 +356,7 @@ def _by_token(
         micro.targets,
         micro.counts,
         given,
-        with_entropy=method.needs_current_entropy,
+        outputs=method.outputs,
         **options,
     )
 
@@ -371,7 +378,7 @@ def _by_rows(
         weight,
         micro.targets,
         micro.counts,
-        with_entropy=method.needs_current_entropy,
+        outputs=method.outputs,
         **options,
     )
     index = _of_micro(batch.index, k)
@@ -383,24 +390,23 @@ def _by_rows(
 
     at_hand = rows(jnp.ones(micro.targets.shape, bool))
     constants = {**batch.constants, "mask": at_hand}
-    entropy = None if scores.entropy is None else rows(scores.entropy)
+    free, fixed = _of_policy(method, scores)
 
-    def value(logprobs):
-        current = _current(rows(logprobs), entropy)
+    def value(free):
+        current = jax.tree.map(rows, {**fixed, **free})
         numerator, denominator, sums = method_lib.rows_loss(
             method, current, constants, method_state
         )
         return numerator, (denominator, sums)
 
-    (numerator, aux), slope = jax.value_and_grad(value, has_aux=True)(scores.logprobs)
+    (numerator, aux), slope = jax.value_and_grad(value, has_aux=True)(free)
     _, d_hidden, d_weight = head.gradients(
-        lambda _, slope: ((), slope),
+        lambda _, slope: ((), head.Scores(**slope)),
         hidden,
         weight,
         micro.targets,
         micro.counts,
         slope,
-        with_entropy=False,
         **options,
     )
     return (numerator, *aux), d_hidden, d_weight
@@ -413,10 +419,13 @@ def _of_micro(tree, k):
     )
 
 
-def _current(logprobs, entropy) -> dict[str, Array]:
-    """What `Method.terms` reads of the current policy."""
-    current = {"logprobs": logprobs}
-    return current if entropy is None else {**current, "entropy": entropy}
+def _of_policy(method: method_lib.Method, scores: head.Scores) -> tuple[dict, dict]:
+    """Scores of the current policy by name: those that the loss has a derivative in,
+    and the others."""
+    there = {name: x for name, x in scores._asdict().items() if x is not None}
+    names = {"logprobs", "entropy"} if method.differentiates_entropy else {"logprobs"}
+    free = {name: there.pop(name) for name in names}
+    return free, there
 
 
 def _constrain(total, param_shardings, model: transformer.Transformer):

@@ -42,7 +42,7 @@ def dry_run(config: ConfigDict) -> None:
     cli.warn(resolved.config)
     given, config = config, resolved.config
     method = method_lib.make(settings.of(config.algo.to_dict()))
-    check.check_advantages(config, method)
+    check.check_method(config, method)
     policy = assembly.describe(config, policy_lib.make_mesh(config))
     opening.warn_of_prompts(config, policy)
     prompts = assembly.make_prompts(config, policy, config.task.train)

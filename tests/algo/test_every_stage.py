@@ -14,7 +14,12 @@ from tests.algo import given, test_method
 
 TABLES = {key.removeprefix("algo."): table for key, table in methods.TABLES.items()}
 EVERY = [(section, name) for section, table in TABLES.items() for name in table]
-NEEDS = {"seq_mean_token_sum_norm": {"scale_tokens": 7.0}}
+# What a stage must be given to work, or to have an effect on the first step.
+NEEDS = {
+    "seq_mean_token_sum_norm": {"scale_tokens": 7.0},
+    "adaptive_entropy": {"initial": 1.0, "target": 20.0},
+    "top_covariance": {"share": 1.0},
+}
 SOURCES = ("old", "current")
 
 
@@ -23,14 +28,23 @@ def make(section, name, source):
     """HAPO with one stage in place of its own."""
     stage = {"name": name, **NEEDS.get(name, {})}
     changes = {section: stage, "entropy_source": source}
+    if section == "selection" and name != "none":
+        changes["surrogate"] = "kl_cov"
+    if "selected" in stages.signature(TABLES[section][name])[0]:
+        changes["selection"] = {"name": "top_covariance", "share": 1.0}
     if section == "advantage":
         changes["token_group_strength"] = 0.5
     return tiny.method("hapo", **changes)
 
 
-def loss(made, logprobs, tokens, constants, state):
+def free(tokens):
+    """What a loss may have gradients in."""
+    return {"logprobs": tokens.logprobs, "entropy": tokens.entropy}
+
+
+def loss(made, free, tokens, constants, state):
     """(numerator, denominator) of whole rows."""
-    current = tokens._replace(logprobs=logprobs).current()
+    current = tokens._replace(**free).current()
     return method_lib.rows_loss(made, current, constants, state)[:2]
 
 
@@ -50,10 +64,8 @@ def setting(made, advantages_of_row_0):
 def test_zero_advantage_is_silent_just_if_the_method_says_so(section, name, source):
     made = make(section, name, source)
     tokens, constants, state = setting(made, 0.0)
-    grad = jax.grad(lambda x: loss(made, x, tokens, constants, state)[0])(
-        tokens.logprobs
-    )
-    assert np.any(np.asarray(grad)[0]) != made.silent_at_zero
+    grads = jax.grad(lambda x: loss(made, x, tokens, constants, state)[0])(free(tokens))
+    assert any(np.any(grad[0]) for grad in grads.values()) != made.silent_at_zero
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -70,17 +82,18 @@ def test_shuffled_tokens_give_the_same_loss_unless_it_is_by_rows(section, name, 
         lambda x: x.reshape(-1, 1)[order], (tokens, constants, weights)
     )
 
-    def in_any_order(logprobs):
-        current = loose._replace(logprobs=logprobs).current()
+    def in_any_order(free):
+        current = loose._replace(**free).current()
         return method_lib.token_loss(made, current, shuffled, weights, state)[0]
 
     same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
-    value, grad = jax.value_and_grad(in_any_order)(loose.logprobs)
-    expected, expected_grad = jax.value_and_grad(
+    value, grads = jax.value_and_grad(in_any_order)(free(loose))
+    expected, expected_grads = jax.value_and_grad(
         lambda x: loss(made, x, tokens, constants, state)[0]
-    )(tokens.logprobs)
+    )(free(tokens))
     same(value, expected)
-    same(grad, expected_grad.reshape(-1, 1)[order])
+    for name, grad in expected_grads.items():
+        same(grads[name], grad.reshape(-1, 1)[order])
 
 
 @pytest.mark.parametrize(("section", "name"), EVERY)

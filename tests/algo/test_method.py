@@ -247,7 +247,7 @@ def test_entropy_source_and_scope():
 def test_a_current_entropy_that_is_missing_is_a_bug():
     tokens, _, stats = _terms(_make("hapo"))
     made = _make("hapo", entropy_source="current")
-    assert made.needs_current_entropy
+    assert made.outputs == {"entropy"}
     with pytest.raises(AssertionError, match="reads the entropy"):
         given.loss(made, tokens._replace(entropy=None), stats)
 
@@ -293,7 +293,7 @@ def test_a_token_wise_loss_takes_tokens_in_any_order(method):
     def numerator(logprobs):
         current = loose._replace(logprobs=logprobs).current()
         return method_lib.token_loss(
-            made, current, constants, weights, {"entropy": stats}
+            made, current, constants, weights, given.state(made, stats)
         )
 
     def expected(logprobs):
@@ -484,6 +484,8 @@ def test_a_stage_may_keep_a_state():
         ({"surrogate": f"{OWN}:absent"}, "has no function 'absent'"),
         ({"surrogate": f"{OWN}:reads_nonsense"}, "reads 'entropies', and a stage can"),
         ({"surrogate": f"{OWN}:reads_rewards"}, "algo.surrogate reads rewards, one"),
+        ({"selection": "top_covariance"}, "must be another than .* and none does"),
+        ({"surrogate": "kl_cov"}, "must be another than 'none' .* and one does"),
         (
             {"surrogate": {"name": "ppo", "dual": 3.0}},
             "algo.surrogate.dual is no option of algo.surrogate.name='ppo'",

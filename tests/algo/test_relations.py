@@ -84,6 +84,7 @@ def batch(name: str, *, rewards=RIGHT, shift=0.4, seed=0) -> Given:
     current = {
         "logprobs": old + rng.normal(scale=shift, size=(B, T)),
         "entropy": rng.uniform(0.01, 3, (B, T)),
+        "rank": rng.integers(1, 9, (B, T)).astype(np.float32),
     }
     return Given(rows, jax.tree.map(_float32, current))
 
@@ -134,11 +135,14 @@ every_method = pytest.mark.parametrize("name", methods.METHODS)
 
 
 @every_method
-def test_gradients_flow_through_the_current_log_probs_alone(name):
+def test_gradients_flow_through_the_current_policy_alone(name):
+    """Through its log-probs, and its entropies if the method says so."""
     found = run(name, batch(name))
     assert np.any(found.slopes)
-    differentiable = {"current_entropy"} & made(name).reads
-    for leaf in jax.tree.leaves(found.others if not differentiable else ()):
+    of_rows, of_current = found.others
+    if made(name).differentiates_entropy:
+        of_current = {n: x for n, x in of_current.items() if n != "entropy"}
+    for leaf in jax.tree.leaves((of_rows, of_current)):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 

@@ -215,7 +215,7 @@ def test_groups_of_one_are_accepted_where_they_learn(advantage, singleton, stren
     config.algo.token_group.strength = strength
     resolved, _ = check.check(config, num_devices=8)
     made = method.make(settings.of(resolved.algo.to_dict()))
-    check.check_advantages(resolved, made)
+    check.check_method(resolved, made)
 
 
 def test_what_is_left_open_follows_the_flags():

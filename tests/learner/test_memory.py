@@ -99,12 +99,12 @@ def test_the_head_keeps_nothing_of_the_size_of_tokens_times_vocabulary():
     N = -(-N // width) * width
 
     def slopes(scores, weights):
-        return (scores.logprobs * weights).sum(), weights
+        return (scores.logprobs * weights).sum(), head.Scores(weights)
 
     compiled = (
         jax.jit(
             lambda *args: head.gradients(
-                slopes, *args, base_temperature=1.0, width=width, with_entropy=False
+                slopes, *args, base_temperature=1.0, width=width
             )
         )
         .lower(

@@ -5,6 +5,7 @@ import functools
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -221,6 +222,38 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
         jax.device_get(after.params),
         jax.device_get(params),
         jax.device_get(grads),
+    )
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_a_gradient_through_the_entropy_is_that_of_the_plain_formula(devices, by_rows):
+    """Mean of -A r - c H over the tokens of a mini-batch, in one micro-batch."""
+    mesh, c = one_device(devices), 3.0
+    changes = {"regulariser": {"name": "entropy_bonus", "coefficient": c}}
+    if by_rows:  # with one micro-batch the same mean
+        changes["aggregation"] = "token_mean_micro"
+    method = tiny.method("dapo", **changes)
+    assert method.by_rows == by_rows
+    options = dict(optimizer=sgd(), cut="packed", micro_rows=MINIBATCH_ROWS)
+    batch = batch_lib.rows(rollout(), slice(-MINIBATCH_ROWS, None))
+    batch = batch_lib.number_groups(batch, GROUP)
+    (state, learnt), _ = step(mesh, method, batch, **options)
+    mask, advantages = batch.completion_mask, learnt.prepared.constants["advantages"]
+
+    def mean(params):
+        rows = batch.prompt_tokens, batch.prompt_lengths, batch.completion_tokens
+        logprobs, entropy = plain.score_tokens(
+            tiny.plain_setup(), params, *rows, plain.Settings()
+        )
+        ratio = jnp.exp(logprobs - learnt.rows.old_logprobs)
+        return jnp.where(mask, -advantages * ratio - c * entropy, 0).sum() / mask.sum()
+
+    _, params = tiny.model()
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(old - new, g, atol=5e-6),
+        state.params,
+        jax.device_get(params),
+        jax.device_get(jax.grad(mean)(params)),
     )
 
 

@@ -7,17 +7,27 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    adaptive_entropy,
     aspo,
     ce_gppo,
+    entropy_adv,
+    entropy_bonus,
     forking,
     gspo,
     gtpo,
+    kl_cov,
+    stapo,
 )
 
 MODULES = (
+    adaptive_entropy,
     aspo,
     ce_gppo,
+    entropy_adv,
+    entropy_bonus,
     forking,
     gspo,
     gtpo,
+    kl_cov,
+    stapo,
 )

@@ -81,7 +81,15 @@ def _stages_of_methods() -> Iterator[str]:
     )
     columns = (
         *("temperature", "advantage", "shaping", "ratio", "clip range", "selection"),
-        *("surrogate", "mask", "aggregation", "regulariser", "entropy", "state"),
+        *(
+            "surrogate",
+            "mask",
+            "aggregation",
+            "regulariser",
+            "phases",
+            "entropy",
+            "state",
+        ),
     )
     yield f"\n| method | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|"
     for name in methods.METHODS:
@@ -110,6 +118,7 @@ def _at_stages(name: str) -> Iterator[str]:
     yield _chosen(s.aggregation)
     kl = [f"KL {s.kl.estimator} × {s.kl.strength:g}"] if s.kl.strength else []
     yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
+    yield _chosen(s.phases)
     scope = f"{s.entropy.source}, {s.entropy.scope}"
     of_source = made.reads & {"entropy", "score", "source_logprobs"}
     entropies = [scope] if of_source else []
@@ -121,7 +130,7 @@ def _at_stages(name: str) -> Iterator[str]:
 
 def _chosen(choice: Mapping) -> str:
     """A stage with its options; nothing for one that does nothing."""
-    if choice["name"] in ("none", "all"):
+    if choice["name"] in ("none", "all", "one"):
         return ""
     given = [f"{k}={v!r}" for k, v in choice.items() if k != "name"]
     return f"`{choice['name']}`" + (f" ({', '.join(given)})" if given else "")

@@ -12,6 +12,7 @@ import jax
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
+from hapo_jax.algo import phases
 from hapo_jax.algo.method import Method
 from hapo_jax.config import check
 from hapo_jax.config.eval_sets import EvalSet
@@ -158,7 +159,7 @@ def updates_per_step(config: ConfigDict) -> int:
     if "rollout" not in config:
         return 1
     per_pass = config.rollout.batch_prompts // config.learner.minibatch_prompts
-    return per_pass * config.learner.passes
+    return per_pass * config.learner.passes * phases.number(config.algo.phases.name)
 
 
 def make_learner(
@@ -270,6 +271,11 @@ def make_sampling(
         truncation=Truncation(top_k=r.top_k, top_p=r.top_p, min_p=r.min_p),
         temperature_fn=method.temperature,
     )
+
+
+def drawn_per_prompt(config: ConfigDict) -> int:
+    """Completions of a prompt: its group, and what else is drawn of it."""
+    return config.rollout.group_size + config.rollout.greedy_baseline
 
 
 def make_programs(

@@ -137,8 +137,8 @@ def train(config: ConfigDict, workdir: str) -> None:
                 stop_ids=policy.tokenizer.stop_ids,
                 pad_id=policy.tokenizer.pad_id,
             ),
-            most_rows=r.round_prompts * r.group_size,
-            group_size=r.group_size,
+            most_rows=r.round_prompts * assembly.drawn_per_prompt(config),
+            group_size=assembly.drawn_per_prompt(config),
             beside=kept,
         )
         evaluators = eval_sampling.make_evaluators(
@@ -251,6 +251,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                 state.method_state,
                 [r.base_temperature] * r.group_size,
                 step,
+                r.greedy_baseline,
             )
             with contextlib.ExitStack() as urgent:
                 if step == first + 1:  # it compiles, and all before it is saved
@@ -359,7 +360,14 @@ def train(config: ConfigDict, workdir: str) -> None:
 
 
 def _generate(
-    generator, params, method_state, base_temperatures, step, prompt_ids, first_sample
+    generator,
+    params,
+    method_state,
+    base_temperatures,
+    step,
+    greedy_baseline,
+    prompt_ids,
+    first_sample,
 ):
     """One round of a step, for `collect`."""
     return generate_lib.generate(
@@ -370,6 +378,7 @@ def _generate(
         step=step,
         prompt_ids=prompt_ids,
         first_sample=first_sample,
+        greedy_baseline=greedy_baseline,
     )
 
 

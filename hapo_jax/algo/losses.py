@@ -89,6 +89,13 @@ def ppo(
     return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
 
 
+@stages.declare()
+def reinforce(logprobs: Array, advantages: Array) -> Surrogate:
+    """L = -A log π(token), the plain policy gradient: no ratio, no clip."""
+    never = jnp.zeros(logprobs.shape, bool)
+    return Surrogate(-advantages * logprobs, never, never, never)
+
+
 @stages.declare(silent_at_zero=False)
 def likelihood(logprobs: Array) -> Surrogate:
     """L = -log π(token), maximum likelihood: no ratio, no clip, no advantage."""
@@ -98,6 +105,7 @@ def likelihood(logprobs: Array) -> Surrogate:
 
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
     "ppo": ppo,
+    "reinforce": reinforce,
     "likelihood": likelihood,
 }
 

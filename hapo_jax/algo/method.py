@@ -31,6 +31,7 @@ from hapo_jax.algo import (
     kl,
     masked,
     methods,
+    phases,
     stages,
     temperature,
 )
@@ -150,6 +151,9 @@ class Method:
         micro-batches changes the loss.
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
       silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
+      phases: passes of updates that each pass over a batch is made of. With two,
+        `constants` holds `waits`, bool: the tokens of the second; each takes the loss
+        of its tokens alone.
     """
 
     temperature: Callable[..., Array] | None
@@ -166,6 +170,7 @@ class Method:
     across_rows: bool
     silent_at_zero: bool
     silent_at_equal_rewards: bool
+    phases: int
 
     @property
     def needs_reference(self) -> bool:
@@ -192,6 +197,7 @@ class _Stages(NamedTuple):
     kl: stages.Stage | None
     regulariser: stages.Stage
     aggregation: stages.Stage
+    phases: stages.Stage | None
 
 
 class _Score(NamedTuple):
@@ -225,7 +231,8 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     if micro:
         known -= {"score"}
     early = _early(present, known)
-    late = [s for n, s in present.items() if n not in (*early, "advantage")]
+    beforehand = (*early, "advantage", "phases")
+    late = [s for n, s in present.items() if n not in beforehand]
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
             raise Refused(
@@ -260,6 +267,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         ),
         micro,
     )
+    by_rows = micro and "score" in reads
+    by_rows = by_rows or any(stage.declared.by_rows for stage in late)
+    if chosen.phases is not None:
+        _check_phases(settings, chosen.phases, known, by_rows)
     stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
     draws = "random" in reads
     return Method(
@@ -279,15 +290,35 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             name.removeprefix("old_") for name in reads & _NOT_RECORDED
         ),
         cut_share=settings.cut_share,
-        by_rows=(micro and "score" in reads)
-        or any(stage.declared.by_rows for stage in late),
+        by_rows=by_rows,
         across_rows=(micro and "score" in reads)
         or any(stage.declared.across_rows for stage in late),
         silent_at_zero=all(
             s.declared.silent_at_zero for n, s in present.items() if n != "advantage"
         ),
         silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
+        phases=phases.number(settings.phases["name"]),
     )
+
+
+def _check_phases(
+    settings: Settings, stage: stages.Stage, known: frozenset[str], by_rows: bool
+) -> None:
+    """Raises Refused unless it can be known beforehand which tokens a pass is of."""
+    said = f"algo.phases.name={settings.phases['name']!r}"
+    wrong = [name for name in stage.reads if name not in known]
+    if wrong:
+        raise Refused(
+            f"{said} reads {wrong[0]}, and a token's pass is "
+            "chosen before the policy is run; let it read what is known by then."
+        )
+    if by_rows:
+        raise Refused(
+            f"{said} takes the tokens of a completion apart, "
+            "and another stage of this method reads the current policy at whole "
+            "completions; set it to 'one', or algo.entropy.source to 'old' and "
+            "algo.entropy.scope to 'batch'."
+        )
 
 
 def _choose(s: Settings, num_prompts: int) -> _Stages:
@@ -328,6 +359,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         else None,
         regulariser=bind("regulariser", s.regulariser),
         aggregation=bind("aggregation", s.aggregation),
+        phases=bind("phases", s.phases) if s.phases["name"] != "one" else None,
     )
 
 
@@ -485,6 +517,9 @@ def _constants(
     if with_score:
         scored = score.score(rows.old_entropy, state["entropy"])
         values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
+    if chosen.phases is not None:
+        state_of = {"state": state.get("phases")}
+        given["waits"] = rows.mask & chosen.phases({**values, **state_of})
     for name in early:
         found = _run(name, getattr(chosen, name), values, state)
         values |= found

@@ -8,6 +8,7 @@ from hapo_jax.algo import (
     kl,
     losses,
     masks,
+    phases,
     rivals,
     selections,
     shaping,
@@ -24,6 +25,7 @@ _OWN_STAGES = {
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,
+    "algo.phases": phases.PHASES,
 }
 _OWN_METHODS = {
     "hapo": Row({}, source="arXiv 2509.16591, §A to §D"),
@@ -64,6 +66,17 @@ _OWN_METHODS = {
         },
         source="arXiv 2402.14740",
         open="with PPO's clipped ratio, as in verl; the paper's loss is REINFORCE",
+    ),
+    "opo": Row(
+        {
+            **GRPO,
+            "algo.advantage": {"name": "opo"},
+            "algo.surrogate": {"name": "reinforce"},
+            "algo.aggregation": {"name": "token_mean"},
+        },
+        source="arXiv 2505.23585",
+        open="strictly on-policy only with one update per batch: set "
+        "learner.minibatch_prompts to rollout.batch_prompts",
     ),
     "reinforce_pp": Row(
         {

@@ -157,6 +157,12 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
         prompt_ids=number // r.group_size,
         **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
     )
+    if "baselines" in method.reads and not r.greedy_baseline:
+        raise Refused(
+            f"algo.advantage.name={config.algo.advantage.name!r} reads baselines, the "
+            "rewards of greedy completions, and rollout.greedy_baseline=False draws "
+            "none; set it to True."
+        )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):
         raise Refused(

@@ -81,6 +81,8 @@ def default() -> ConfigDict:
     # What to do about tokens that are cut off by these three: the learner's ratios are
     # of the whole vocabulary, so without algo.importance they are off. refuse | accept
     c.rollout.off_policy = "refuse"
+    # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
+    c.rollout.greedy_baseline = False
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 

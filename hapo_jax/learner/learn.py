@@ -1,5 +1,6 @@
 """One step of learning from one rollout batch: score, prepare, update."""
 
+import itertools
 from typing import NamedTuple
 
 import jax
@@ -38,7 +39,7 @@ def learn(
     passes: int,
     reference_params=None,
 ) -> tuple[TrainState, Learnt, dict[str, float]]:
-    """Makes `passes` passes of mini-batch updates over a batch.
+    """Makes `passes` passes of mini-batch updates over a batch, in the method's phases.
 
     Old log-probs and entropies are taken once, under the parameters before the first
     update or from the sampler's records; statistics and advantages follow from them.
@@ -58,20 +59,21 @@ def learn(
     state = state._replace(method_state=method_state)
 
     tallies, placements, tokens = [], [], []
-    for _ in range(passes):
-        for first in range(0, len(batch.rewards), learner.minibatch_rows):
-            minibatch, placement = make_minibatch(learner, learnt, first)
-            state, tally = learner.update(state, minibatch)
-            tallies.append(tally)
-            placements.append(placement)
-            tokens.append(trained_tokens(learner, learnt, placement, first))
+    starts = range(0, len(batch.rewards), learner.minibatch_rows)
+    phases = range(learner.phases)
+    for _, phase, first in itertools.product(range(passes), phases, starts):
+        minibatch, placement = make_minibatch(learner, learnt, first, phase)
+        state, tally = learner.update(state, minibatch)
+        tallies.append(tally)
+        placements.append(placement)
+        tokens.append(trained_tokens(learner, learnt, first, phase))
     tallies = jax.device_get(tallies)
     found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
     found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
         found |= metrics.of_mismatch(batch, learnt.rows)
     skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in placements)
-    found["batch/skipped_sequences"] = float(skipped) / passes
+    found["batch/skipped_sequences"] = float(skipped) / (passes * learner.phases)
     scorings = learner.recompute_old_logprobs + (reference_params is not None)
     scorings = (place_all(learner, batch),) * scorings
     learnt = learnt._replace(scorings=scorings, updates=tuple(placements))
@@ -152,20 +154,26 @@ def prepare(
 
 
 def make_minibatch(
-    learner: train_step.Learner, learnt: Learnt, first: int
+    learner: train_step.Learner, learnt: Learnt, first: int, phase: int = 0
 ) -> tuple[train_step.Minibatch, packing.Placement]:
     """The mini-batch that begins at completion `first`, on the devices, and where its
     completions lie.
 
-    Completions whose advantages are all 0 are left out where the method allows it;
-    they still count in the denominator.
+    Completions whose advantages in this phase are all 0 are left out where the method
+    allows it; they still count in the denominator.
     """
     span = slice(first, first + learner.minibatch_rows)
     batch, constants, weights = jax.tree.map(
         lambda x: x[span],
         (learnt.batch, learnt.prepared.constants, learnt.prepared.weights),
     )
-    include = (constants["advantages"] != 0).any(axis=1) if learner.skips else None
+    learns = constants["advantages"] != 0
+    if learner.phases > 1:
+        own = constants.pop("waits") == phase
+        learns = learns & own
+        weights = np.where(own, weights, 0)
+        constants["signal"] = constants["signal"] & own
+    include = learns.any(axis=1) if learner.skips else None
     placement = packing.place(
         learner.layout,
         batch.prompt_lengths,
@@ -190,16 +198,14 @@ def make_minibatch(
 
 
 def trained_tokens(
-    learner: train_step.Learner,
-    learnt: Learnt,
-    placement: packing.Placement,
-    first: int,
+    learner: train_step.Learner, learnt: Learnt, first: int, phase: int
 ) -> int:
     """Tokens with a gradient in the mini-batch that begins at completion `first`."""
-    if not learner.silent_at_zero:
-        return int(placement.lengths[placement.row >= 0].sum())
-    signal = learnt.prepared.constants["signal"]
-    return int(signal[first : first + learner.minibatch_rows].sum())
+    constants = learnt.prepared.constants
+    trained = constants["signal" if learner.silent_at_zero else "mask"]
+    if learner.phases > 1:
+        trained = trained & (constants["waits"] == phase)
+    return int(trained[first : first + learner.minibatch_rows].sum())
 
 
 def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):

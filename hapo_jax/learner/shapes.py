@@ -71,6 +71,7 @@ def minibatch(
     )
     prepared = learner.prepare.eval_shape(given, method_state)
     constants, weights, index = prepared.constants, prepared.weights, None
+    constants.pop("waits", None)
     shape = micros.targets.shape
     if learner.by_rows:
         index = packing.Index(_of(shape), _of(shape))

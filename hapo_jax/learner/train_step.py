@@ -101,7 +101,7 @@ class Learner(NamedTuple):
       remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows, silent_at_zero, old_outputs: see `Method`.
+      by_rows, silent_at_zero, phases, old_outputs: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -117,6 +117,7 @@ class Learner(NamedTuple):
     recompute_old_logprobs: bool
     by_rows: bool
     silent_at_zero: bool
+    phases: int
     old_outputs: frozenset[str]
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
@@ -228,6 +229,7 @@ def make_learner(
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
         silent_at_zero=method.silent_at_zero,
+        phases=method.phases,
         old_outputs=method.old_outputs,
         row_sharding=rows,
         shardings=minibatch,

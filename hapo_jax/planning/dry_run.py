@@ -76,8 +76,8 @@ def dry_run(config: ConfigDict) -> None:
                 stop_ids=policy.tokenizer.stop_ids,
                 pad_id=policy.tokenizer.pad_id,
             ),
-            most_rows=r.round_prompts * r.group_size,
-            group_size=r.group_size,
+            most_rows=r.round_prompts * assembly.drawn_per_prompt(config),
+            group_size=assembly.drawn_per_prompt(config),
             beside=assembly.kept_bytes(policy, method, optimizer),
         )
         vocab = policy.config.vocab_size

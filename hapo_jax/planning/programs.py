@@ -121,15 +121,16 @@ def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
 def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside: int):
     """Prefill and decode of one host."""
     r, model = config.rollout, policy.config
-    rows = -(-r.round_prompts // hosts) * r.group_size
+    drawn = assembly.drawn_per_prompt(config)
+    rows = -(-r.round_prompts // hosts) * drawn
     sampler = assembly.make_programs(
         config,
         policy,
         assembly.make_sampling(config, method, stop_ids=(0,), pad_id=0),
-        most_rows=r.round_prompts * r.group_size,
+        most_rows=r.round_prompts * drawn,
         beside=beside,
         processes=hosts,
-        group_size=r.group_size,
+        group_size=drawn,
     )
     params = run_programs.sampler_params(policy)
     with jax.set_mesh(policy.mesh):
@@ -148,7 +149,7 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside
             prefill,
             policy.mesh,
             trips=(),
-            calls=-(-rows // r.group_size // prompts),
+            calls=-(-rows // drawn // prompts),
             flops=flops.forward(model, tokens=prompts * P, pairs=pairs, scored=0),
             resident_bytes=resident,
         ),

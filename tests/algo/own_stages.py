@@ -60,3 +60,8 @@ def reads_nonsense(entropies):
 @stages.declare()
 def reads_rewards(ratio, rewards):
     return ratio * rewards
+
+
+def by_ratio(ratio):
+    """A token's pass by what only the current policy knows."""
+    return ratio > 1

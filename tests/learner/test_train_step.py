@@ -289,6 +289,58 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
     assert_same(found, expected, atol=0)
 
 
+def lopti(**options):
+    return tiny.method("dapo", phases={"name": "low_probability_first", **options})
+
+
+def test_two_phases_are_two_updates_with_the_others_advantages_at_zero(devices):
+    """Lopti in its paper's words; the mini-batches of a phase come one after another.
+    1e-5: float32 sums in another order."""
+    mesh, options = one_device(devices), dict(optimizer=sgd(), cut="packed")
+    (found, learnt), metrics = step(mesh, lopti(below=0.1), **options)
+    likely = np.exp(learnt.rows.old_logprobs) >= 0.1
+    with jax.set_mesh(mesh):
+        learner, state = make(mesh, tiny.method("dapo"), **options)
+        scores = learn_lib.given_scores(learner, state.params, None, rollout())
+        whole, method_state = learn_lib.prepare(
+            learner, rollout(), state.method_state, *scores
+        )
+        state = state._replace(method_state=method_state)
+        constants = whole.prepared.constants
+        for phase in (~likely, likely):
+            own = np.where(phase, constants["advantages"], 0)
+            prepared = whole.prepared._replace(
+                constants={**constants, "advantages": own}
+            )
+            for first in range(0, ROWS, MINIBATCH_ROWS):
+                minibatch, _ = learn_lib.make_minibatch(
+                    learner, whole._replace(prepared=prepared), first
+                )
+                state, _ = learner.update(state, minibatch)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+        found.params,
+        jax.device_get(state.params),
+    )
+    # Every token with signal is trained on once, in twice the updates.
+    assert metrics["ledger/updates"] == 2 * ROWS // MINIBATCH_ROWS
+    signal = constants["signal"]
+    assert (signal & likely).any() and (signal & ~likely).any()
+    assert metrics["ledger/trained_tokens"] == signal.sum()
+    assert metrics["ratio/deviation"] > 0
+
+
+@pytest.mark.parametrize("below", [0.0, 1.0])
+def test_a_phase_without_tokens_changes_nothing(devices, below):
+    """Without momentum or weight decay; then all tokens are learnt in the other."""
+    mesh, options = one_device(devices), dict(optimizer=sgd(), cut="packed")
+    (found, _), metrics = step(mesh, lopti(below=below), **options)
+    (expected, _), plain = step(mesh, tiny.method("dapo"), **options)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    assert metrics["ledger/trained_tokens"] == plain["ledger/trained_tokens"]
+    assert metrics["ledger/updates"] == plain["ledger/updates"]
+
+
 def test_completions_without_advantages_are_skipped_exactly(devices):
     """The first group has equal rewards. What it adds is 0 in every parameter, and
     its tokens still count in the denominator. 1e-5: sums in another order."""

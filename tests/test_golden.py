@@ -37,7 +37,6 @@ NOT_BUILT = {
     "gae",
     "htpo",
     "remax",
-    "rollout_rejection_mask",
     "sent_v1",
     "sent_v2_int64mask",
     "sent_v2_intended",

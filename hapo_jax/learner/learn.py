@@ -216,7 +216,7 @@ def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
       policy after the step with the one before it.
     """
     (now,) = score(learner, [state.params], learnt.batch)
-    current = {"logprobs": now.logprobs, "entropy": now.entropy}
+    current = {name: x for name, x in now._asdict().items() if x is not None}
     constants = learnt.prepared.constants
     terms = jax.device_get(learner.inspect(current, constants, state.method_state))
     return terms, now

@@ -53,12 +53,12 @@ def init_state(
 ) -> TrainState:
     """A TrainState at step 0 around given parameters, which are trained."""
     return TrainState(
-        params,
-        nnx.State({}) if frozen is None else frozen,
-        optimizer.init(params),
-        method.init_state(),
-        jnp.int32(0),
-        jnp.int32(0),
+        trainable=params,
+        frozen=nnx.State({}) if frozen is None else frozen,
+        opt_state=optimizer.init(params),
+        method_state=method.init_state(),
+        skipped=jnp.int32(0),
+        skipped_total=jnp.int32(0),
     )
 
 

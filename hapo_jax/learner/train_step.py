@@ -193,7 +193,7 @@ def make_learner(
             functools.partial(
                 _score,
                 graphdef,
-                outputs=head.ENTROPY | method.old_outputs,
+                outputs=head.ENTROPY | method.old_outputs | method.outputs,
                 cut_share=method.cut_share,
                 **options,
             ),
@@ -237,7 +237,7 @@ def make_learner(
 
 
 def _score(graphdef, params, packed: packing.Packed, **options) -> head.Scores:
-    """Scores all targets: all that methods want to know of the old policy."""
+    """Scores all targets: what is wanted of the old policy, and of one to look at."""
     model = nnx.merge(graphdef, params)
     model = nnx.merge(graphdef, transformer.compute_params(params, model.dtype))
     return scoring.score(model, packed, **options)

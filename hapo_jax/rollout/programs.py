@@ -16,6 +16,7 @@ from flax import nnx
 
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import sampler, slots
 from hapo_jax.rollout import tuning as tuning_lib
 from hapo_jax.system import compile_ahead
@@ -105,10 +106,7 @@ class Programs:
 
 
 def make(
-    config: ModelConfig,
-    graphdef: nnx.GraphDef,
-    mesh: jax.sharding.Mesh,
-    param_shardings: nnx.State,
+    policy: Policy,
     sampling: sampler.Sampling,
     *,
     num_slots: int,
@@ -116,15 +114,13 @@ def make(
     max_prompt_tokens: int,
     max_completion_tokens: int,
     chunk_tokens: int,
-    dtype=jnp.float32,
     tuning: tuning_lib.Tuning | None = None,
 ) -> Programs:
     """Sets up the programs; each is compiled when it is first needed.
 
     Args:
-      config, mesh, sampling, dtype: see Programs.
-      graphdef: of the policy, a `transformer.Transformer`.
-      param_shardings: of the parameters that sample.
+      policy: samples on its `sample_mesh`.
+      sampling: what ends a completion, and which tokens are drawn.
       num_slots, max_prompt_tokens, max_completion_tokens, chunk_tokens: see Programs.
       rows_per_lane: rows that share one copy of their prompt; the group size where
         prompts are long, 1 where reading them costs less than leaving rows of a
@@ -134,6 +130,7 @@ def make(
     Raises:
       Refused: the slots cannot be split into lanes, or lanes over the mesh.
     """
+    config, graphdef, mesh = policy.config, policy.graphdef, policy.sample_mesh
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     lanes = num_slots // rows_per_lane
     if num_slots % rows_per_lane or lanes % shards:
@@ -167,14 +164,14 @@ def make(
             lanes=lanes,
             prompt_columns=max_prompt_tokens,
             columns=columns,
-            dtype=dtype,
+            dtype=policy.dtype,
         )
 
     def jit(function, **options):
         return compile_ahead.Jitted(jax.jit(function, **options))
 
     by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    shardings = _shardings(config, mesh, param_shardings)
+    shardings = _shardings(config, mesh, policy.sample_shardings)
     state, prompts = shardings.slots, shardings.prompts
     moved = slots.Moves(row_index=whole, lane_index=whole, shift=whole)
     layer = slots.LayerCache(
@@ -183,7 +180,7 @@ def make(
     return Programs(
         config=config,
         mesh=mesh,
-        dtype=dtype,
+        dtype=policy.dtype,
         sampling=sampling,
         num_slots=num_slots,
         rows_per_lane=rows_per_lane,
@@ -197,11 +194,11 @@ def make(
         shardings=shardings,
         prefill=jit(
             prefill,
-            in_shardings=(param_shardings, by_row, by_row),
+            in_shardings=(shardings.params, by_row, by_row),
             out_shardings=(by_row, prompts),
         ),
         weights=jit(
-            weights, in_shardings=(param_shardings,), out_shardings=shardings.weights
+            weights, in_shardings=(shardings.params,), out_shardings=shardings.weights
         ),
         empty=jit(empty, static_argnums=0, out_shardings=state),
         # Donated: the new Slots take the memory of the old, which are gone then.

@@ -18,6 +18,7 @@ EVERY = [(section, name) for section, table in TABLES.items() for name in table]
 NEEDS = {
     "seq_mean_token_sum_norm": {"scale_tokens": 7.0},
     "adaptive_entropy": {"initial": 1.0, "target": 20.0},
+    "rare_failures": {"share": 1.0},
     "top_covariance": {"share": 1.0},
 }
 SOURCES = ("old", "current")
@@ -29,12 +30,20 @@ def make(section, name, source):
     stage = {"name": name, **NEEDS.get(name, {})}
     changes = {section: stage, "entropy_source": source}
     if section == "selection" and name != "none":
-        changes["surrogate"] = "kl_cov"
+        changes |= readers(name)
     if "selected" in stages.signature(TABLES[section][name])[0]:
         changes["selection"] = {"name": "top_covariance", "share": 1.0}
     if section == "advantage":
         changes["token_group_strength"] = 0.5
     return tiny.method("hapo", **changes)
+
+
+def readers(selection):
+    """The stages that read what is selected, in the method that selects by this."""
+    rows = (row.settings for row in methods.METHODS.values())
+    own = next(s for s in rows if s.get("algo.selection", {}).get("name") == selection)
+    keys = ("surrogate", "regulariser")
+    return {key: own[f"algo.{key}"] for key in keys if f"algo.{key}" in own}
 
 
 def free(tokens):

@@ -13,13 +13,16 @@ from flax import nnx
 
 from hapo_jax import plain, sft
 from hapo_jax.algo import method as method_lib
-from hapo_jax.learner import head, packing, train_step
+from hapo_jax.config import check
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.learner import head, packing, shapes, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.system.errors import Refused
 from tests import tiny
 
 NUM_PROMPTS, GROUP = 8, 4
@@ -287,6 +290,49 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
     del metrics["mismatch/logprob_abs_mean"], metrics["mismatch/frac_off_10pct"]
     assert not found[0][1].scorings and found[1].keys() == metrics.keys()
     assert_same(found, expected, atol=0)
+
+
+def test_a_method_gets_what_it_reads_of_old_and_current_policy(devices):
+    """Against whole softmaxes; and compiled ahead for the same arguments."""
+    mesh, T = one_device(devices), 0.7
+    stages = dict(advantage="otb", surrogate="tests.algo.own_stages:by_rank")
+    method = tiny.method("lp_reg", **stages)
+    assert method.outputs == {"rank"}
+    assert method.old_outputs == {"square_sum", "cut_logprobs"}
+    with jax.set_mesh(mesh):
+        learner, state = make(mesh, method, base_temperature=T, cut="shared")
+        old_params = jax.device_get(state.params)
+        state, learnt, _ = learn_lib.learn(learner, state, rollout(), passes=1)
+        terms, now = learn_lib.look_back(learner, state, learnt)
+    tokens, mask = rollout().completion_tokens, rollout().completion_mask
+
+    def logits(params):
+        rows = rollout().prompt_tokens, rollout().prompt_lengths, tokens
+        return np.asarray(plain.policy_logits(tiny.plain_setup(), params, *rows))
+
+    def of_tokens(x):
+        return np.take_along_axis(x, tokens[..., None], -1)[..., 0]
+
+    p = np.asarray(jax.nn.softmax(logits(old_params) / T))
+    kept = np.where(p >= 0.02 * p.max(-1, keepdims=True), p, 0)
+    with np.errstate(divide="ignore"):
+        cut = of_tokens(np.log(kept / kept.sum(-1, keepdims=True)))
+    found = learnt.rows
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(found.old_square_sum[mask], (p**2).sum(-1)[mask])
+    close(found.old_cut_logprobs[mask], cut[mask])
+    assert np.isneginf(cut[mask]).any()
+    sorted_places = np.argsort(np.argsort(-logits(jax.device_get(state.params))))
+    close(now.rank[mask], 1 + of_tokens(sorted_places)[mask])
+    close(terms.ratio, np.exp(now.logprobs - found.old_logprobs))
+
+    shapes_of_rows = shapes.rows(learner, *mask.shape, with_reference=False)
+    assert jax.tree.map(np.shape, shapes_of_rows) == jax.tree.map(np.shape, found)
+    assert learner.num_programs() == 3
+    config = config_lib.apply_method(config_lib.default(), "lp_reg")
+    config.learner.recompute_old_logprobs = False
+    with pytest.raises(Refused, match="reads old_cut_logprobs, old_square_sum"):
+        check.check_method(config, method)
 
 
 def lopti(**options):

@@ -40,10 +40,7 @@ def make_programs(
     mesh = mesh or one_device_mesh()
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     programs = programs_lib.make(
-        policy.config,
-        policy.graphdef,
-        mesh,
-        policy.sample_shardings,
+        policy,
         sampler.Sampling(
             stop_ids=stop_ids,
             pad_id=test_sampler.PAD,

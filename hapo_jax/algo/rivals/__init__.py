@@ -19,10 +19,14 @@ from hapo_jax.algo.rivals import (
     gspo,
     gtpo,
     kl_cov,
+    lp_reg,
     maxrl,
+    otb,
     passk,
+    rejection,
     sapo,
     stapo,
+    v32_mask,
 )
 
 MODULES = (
@@ -38,8 +42,12 @@ MODULES = (
     gspo,
     gtpo,
     kl_cov,
+    lp_reg,
     maxrl,
+    otb,
     passk,
+    rejection,
     sapo,
     stapo,
+    v32_mask,
 )

@@ -41,8 +41,8 @@ def states(model: nnx.Module, micro: Packed, *, branches: bool, remat: str) -> A
     )
     S = micro.targets.shape[0]
     m, W, D = hidden.shape
-    slots = micro.slots.reshape(S, m // S * W)
-    return _pick(hidden.reshape(S, m // S * W, D), micro.sources, slots)
+    places = micro.places.reshape(S, m // S * W)
+    return _pick(hidden.reshape(S, m // S * W, D), micro.sources, places)
 
 
 def score(
@@ -90,19 +90,19 @@ def score(
 
 
 @jax.custom_vjp
-def _pick(hidden: Array, sources: Array, slots: Array) -> Array:
+def _pick(hidden: Array, sources: Array, places: Array) -> Array:
     """[S, columns, D] → [S, N, D]. A state predicts one target at most, so that the
-    gradient is a lookup too, by `slots`, and not a sum over scattered rows."""
+    gradient is a lookup too, by `places`, and not a sum over scattered rows."""
     return jnp.take_along_axis(hidden, sources[..., None], axis=1)
 
 
-def _pick_forward(hidden, sources, slots):
-    return _pick(hidden, sources, slots), slots
+def _pick_forward(hidden, sources, places):
+    return _pick(hidden, sources, places), places
 
 
-def _pick_backward(slots, gradient):
+def _pick_backward(places, gradient):
     found = jnp.take_along_axis(
-        gradient, slots[..., None], axis=1, mode="fill", fill_value=0
+        gradient, places[..., None], axis=1, mode="fill", fill_value=0
     )
     return found, None, None
 

@@ -20,7 +20,7 @@ def packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
         positions=row,
         segment_ids=row,
         branch_ids=row,
-        slots=row,
+        places=row,
         sources=target,
         targets=target,
         counts=_of((M, S)),

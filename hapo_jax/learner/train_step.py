@@ -56,7 +56,7 @@ class Minibatch(NamedTuple):
       index: of the targets in the rows, or None without rows.
       denominator: float32 scalar; 0 with rows.
       num_tokens: int32 scalar, completion tokens of the mini-batch, those of
-        completions that the plan leaves out too.
+        completions that the placement leaves out too.
     """
 
     packed: packing.Packed

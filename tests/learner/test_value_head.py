@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hapo_jax import assembly
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import shapes, value_head
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import policy as policy_lib
+from hapo_jax.model import sharding
 from hapo_jax.runs.checkpoint import Checkpoints
 from tests import tiny
 from tests.learner import test_train_step as steps
@@ -191,7 +191,7 @@ def test_a_checkpoint_has_the_head_beside_the_policy(devices):
     assert jax.tree.structure(state.params) == of_policy  # of sampler and export
     # The head and Adam's two moments of it.
     kept = [
-        assembly.kept_bytes(policy, tiny.method(name), optimizer)
+        sharding.per_device(state_lib.abstract(policy, optimizer, tiny.method(name)))
         for name in ("ppo", "dapo")
     ]
     assert kept[0] - kept[1] == 3 * 4 * (D + 1)

@@ -34,14 +34,12 @@ NOT_BUILT = {
     "archer",
     "clip_cov",
     "edge_grpo",
-    "gae",
     "htpo",
     "remax",
     "sent_v1",
     "sent_v2_int64mask",
     "sent_v2_intended",
     "stare",
-    "value_loss",
 }
 
 

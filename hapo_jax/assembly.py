@@ -34,9 +34,9 @@ from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import memory
-from hapo_jax.rollout import platform as platform_lib
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
+from hapo_jax.rollout import tuning as tuning_lib
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.rewards import Rewards
@@ -471,7 +471,7 @@ def make_programs(
         slot_bytes=slot_bytes,
         budget_bytes=budget,
         shards=shards,
-        round_up=platform_lib.current().spare_rows,
+        round_up=tuning_lib.of_target().spare_rows,
     )
     return programs_lib.make(
         policy,

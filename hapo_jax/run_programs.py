@@ -56,7 +56,7 @@ def wider(sampler: Programs, policy: Policy, method_state: Any) -> list[Program]
     for before, columns in zip(sampler.column_sizes, sampler.column_sizes[1:]):
         old = shapes.state(sampler, before)
         state = shapes.state(sampler, columns)
-        new = shapes.rows(len(state.alive), len(state.prompts.visible))
+        new = shapes.moves(len(state.alive), len(state.prompts.visible))
         found += [*_repack(sampler, old, new, columns)]
         decode = (weights, state, method_state)
         found.append(Program("decode", sampler.decode, decode, sampler.mesh))
@@ -73,7 +73,7 @@ def narrower(sampler: Programs, policy: Policy, method_state: Any) -> list[Progr
     fewer = shapes.state(sampler, columns, rows=rows, rows_per_lane=1)
     decode = (weights, fewer, method_state)
     return [
-        *_repack(sampler, state, shapes.rows(rows, rows), columns),
+        *_repack(sampler, state, shapes.moves(rows, rows), columns),
         Program("decode", sampler.decode, decode, sampler.mesh),
     ]
 
@@ -108,7 +108,8 @@ def learning(run: Run) -> list[Program]:
         with_reference=with_reference,
     )
     state, method_state = run.abstract, run.abstract.method_state
-    score = Program("score", learner.score, (state.params, packed), mesh)
+    scored = (state.params, state.critic, packed)
+    score = Program("score", learner.score, scored, mesh)
     found = [
         Program("prepare", learner.prepare, (rows, method_state), mesh),
         Program("update", learner.update, (state, minibatch), mesh),

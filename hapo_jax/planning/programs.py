@@ -208,7 +208,7 @@ def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
     every, some = (_uniform_plan(layout, n, *lengths, r.group_size) for n in (B, b))
     with jax.set_mesh(policy.mesh):
         packed = shapes.packed(learner, layout.num_micros(B, longest))
-        score = learner.score.lower(state.params, packed)
+        score = learner.score.lower(state.params, state.critic, packed)
         minibatch = shapes.minibatch(
             learner,
             state.method_state,
@@ -220,7 +220,7 @@ def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
     scorings = work.recompute_old_logprobs + method.needs_reference
     reference = policy.reference_bytes() if method.needs_reference else 0
     moments = sharding.per_device(state) - sharding.per_device(state.params)
-    forward = flops.of_plan(model, every), flops.of_plan(model, some)
+    forward = flops.of_placement(model, every), flops.of_placement(model, some)
     return [
         Program(
             name="score",
@@ -247,7 +247,7 @@ def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
 
 def _uniform_plan(layout, rows: int, prompt: int, completion: int, group: int):
     """Where completions of one length lie."""
-    return packing.make_plan(
+    return packing.place(
         layout,
         np.full(rows, prompt, np.int32),
         np.full(rows, completion, np.int32),
@@ -255,17 +255,19 @@ def _uniform_plan(layout, rows: int, prompt: int, completion: int, group: int):
     )
 
 
-def _trips(learner: train_step.Learner, plan: packing.Plan) -> tuple[int, int]:
+def _trips(
+    learner: train_step.Learner, placement: packing.Placement
+) -> tuple[int, int]:
     """Micro-batches with tokens in them, and chunks of the head in each."""
-    shard = plan.row // (learner.layout.micro_rows // learner.layout.shards)
-    targets = np.bincount(shard, plan.lengths).max()
-    return plan.num_micros(learner.layout), -(-int(targets) // learner.width)
+    shard = placement.row // (learner.layout.micro_rows // learner.layout.shards)
+    targets = np.bincount(shard, placement.lengths).max()
+    return placement.num_micros(learner.layout), -(-int(targets) // learner.width)
 
 
-def _filled(model: ModelConfig, learner: train_step.Learner, plan) -> float:
-    """FLOPs of a forward pass over full rows, as many as a plan computes."""
+def _filled(model: ModelConfig, learner: train_step.Learner, placement) -> float:
+    """FLOPs of a forward pass over full rows, as many as a placement computes."""
     layout = learner.layout
-    micros, chunks = _trips(learner, plan)
+    micros, chunks = _trips(learner, placement)
     rows, W = micros * layout.micro_rows, layout.width
     scored = micros * chunks * layout.shards * learner.width
     return flops.forward(

@@ -8,9 +8,12 @@ To add one, write its module and name it here; `methods.py` takes up both.
 
 from hapo_jax.algo.rivals import (
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,
@@ -32,9 +35,12 @@ from hapo_jax.algo.rivals import (
 
 MODULES = (
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,

@@ -29,6 +29,7 @@ from hapo_jax.algo.rivals import (
     ppo,
     rejection,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )
@@ -56,6 +57,7 @@ MODULES = (
     ppo,
     rejection,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )

@@ -33,9 +33,6 @@ RTOL, ATOL = 1e-4, 1e-5
 NOT_BUILT = {
     "htpo",
     "remax",
-    "sent_v1",
-    "sent_v2_int64mask",
-    "sent_v2_intended",
     "stare",
 }
 

@@ -31,6 +31,7 @@ from hapo_jax.algo.rivals import (
     ppo,
     rejection,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )
@@ -60,6 +61,7 @@ MODULES = (
     ppo,
     rejection,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )

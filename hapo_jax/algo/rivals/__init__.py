@@ -7,10 +7,15 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    acpo,
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    dppo,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,
@@ -26,15 +31,21 @@ from hapo_jax.algo.rivals import (
     ppo,
     rejection,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )
 
 MODULES = (
+    acpo,
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    dppo,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,
@@ -50,6 +61,7 @@ MODULES = (
     ppo,
     rejection,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )

@@ -184,11 +184,14 @@ def bind(
             raise Refused(
                 f"{key}.{name}={value!r} must {rule}; change --config.{key}.{name}."
             )
-    for name, parameter in free.items():
-        if parameter.default is inspect.Parameter.empty and name not in chosen:
-            raise Refused(
-                f"{key}.{name} is missing; {key}.name={choice['name']!r} needs it."
-            )
+    empty = inspect.Parameter.empty
+    missing = [n for n, p in free.items() if p.default is empty and n not in chosen]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise Refused(
+            f"{', '.join(f'{key}.{n}' for n in missing)} {are} missing; {key}.name="
+            f"{choice['name']!r} has no default for what it must be given."
+        )
     passed = {name: given[name] for name in options if name in given}
     bound = functools.partial(function, **passed, **chosen)
     values = {n: p.default for n, p in free.items()} | passed | chosen | given

@@ -32,6 +32,7 @@ from hapo_jax.algo.rivals import (
     rejection,
     remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )
@@ -62,6 +63,7 @@ MODULES = (
     rejection,
     remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )

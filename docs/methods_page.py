@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from hapo_jax.algo import method, methods, row, settings, stages, supervised
+from hapo_jax.algo.not_offered import NOT_OFFERED
 from hapo_jax.config import arguments, defaults
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
@@ -43,6 +44,7 @@ def page() -> str:
                 *_stages_of_methods(),
                 *_methods(),
                 *_supervised(),
+                *_not_offered(),
                 *_settings(),
                 *_stages(),
             ]
@@ -79,6 +81,16 @@ def _supervised() -> Iterator[str]:
             f"| `{name}` | {found.status} | {found.source} | "
             f"{_sets(name, found.settings)} | {found.open} |"
         )
+
+
+def _not_offered() -> Iterator[str]:
+    yield (
+        "\n## Not offered\n\nUnder the name of a paper only what the paper says. "
+        "Asking for one of these is refused with\nwhat is missing.\n\n"
+        "| name | source | known | missing |\n|---|---|---|---|"
+    )
+    for name, found in NOT_OFFERED.items():
+        yield f"| `{name}` | {found.source} | {found.known} | {found.missing} |"
 
 
 def _sets(name: str, settings: Mapping) -> str:

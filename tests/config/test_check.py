@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from hapo_jax import sft, train
-from hapo_jax.algo import method, settings
+from hapo_jax.algo import method, not_offered, settings
 from hapo_jax.config import arguments, check
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.system.errors import Refused
@@ -196,6 +196,8 @@ def test_every_method_makes_a_config(name, method):
     [
         ("metod=dapo", "did you mean 'method'"),
         ("method=dappo", "did you mean 'dapo'"),
+        ("method=paec", "Known of arXiv 2606.08543.* Missing: all constants"),
+        ("method=erpo", "Known of arXiv 2603.28204.* edges of the windows"),
         ("seed=x", "must be of type int"),
     ],
 )
@@ -304,3 +306,10 @@ def test_what_is_seldom_meant_is_said(changes, words):
     said = list(check.cautions(resolved))
     assert len(said) == bool(words)
     assert all(word in said[0] for word in words)
+
+
+@pytest.mark.parametrize("name", not_offered.NOT_OFFERED)
+def test_what_is_not_offered_is_no_method(name):
+    assert name not in config_lib.METHODS
+    with pytest.raises(ValueError, match=f"method={name!r} is not offered"):
+        load("countdown", f"method={name}")

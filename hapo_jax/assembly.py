@@ -23,6 +23,7 @@ from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import phases, settings
 from hapo_jax.algo.method import Method
 from hapo_jax.config import check
+from hapo_jax.config import defaults as config_lib
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.grading import pool as grading
 from hapo_jax.learner import cuts, packing, train_step
@@ -33,10 +34,11 @@ from hapo_jax.model import attention, huggingface, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
-from hapo_jax.rollout import memory
+from hapo_jax.rollout import demonstrations, memory
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import tuning as tuning_lib
+from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.rewards import Rewards
@@ -44,6 +46,7 @@ from hapo_jax.rollout.sampler import Sampling, Truncation
 from hapo_jax.system import distributed, target
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks
+from hapo_jax.tasks.problems import Demonstration
 
 _log = logging.getLogger(__name__)
 
@@ -304,6 +307,32 @@ def prompt_encoder(
         template_options=config.task.template_options.to_dict(),
         system_prompt=config.task.system_prompt,
     )
+
+
+def make_demonstrations(
+    config: ConfigDict, policy: Policy, section: str
+) -> tuple[list[Demonstration], RolloutBatch]:
+    """The demonstrations that a section of the config asks for: texts, and token rows.
+
+    Args:
+      config, policy: of the run, of either kind.
+      section: with the options of the task's `demonstrations`.
+
+    Raises:
+      Refused: the task's files cannot be used, or a demonstration is too long.
+    """
+    options = config_lib.get(config, section).to_dict()
+    shown = tasks.get(config.task.name).demonstrations(**options)
+    work = work_of(config)
+    rows = demonstrations.tokenise(
+        shown,
+        policy.tokenizer,
+        prompt_encoder(config, policy),
+        max_prompt_tokens=work.prompt_tokens,
+        max_completion_tokens=work.completion_tokens,
+        section=section,
+    )
+    return shown, rows
 
 
 def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.GradingPool:

@@ -56,7 +56,8 @@ class StreamState(NamedTuple):
         """The inverse of `to_plain`."""
         carried = plain["carried"]
         if carried is not None:
-            fields = {"baselines": np.zeros_like(carried["rewards"]), **carried}
+            none = np.zeros_like(carried["rewards"])
+            fields = {"baselines": none, "second": none > 0, **carried}
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")

@@ -9,7 +9,7 @@ from hapo_jax.runs import records as run_records
 from tests.test_real_input import checkpoint, data, make_config  # noqa: F401, fixtures
 
 # Rollouts that differ: temperatures, groups left out, other rewards.
-METHODS = ("hapo", "dapo", "grpo", "hapo_public")
+METHODS = ("hapo", "dapo", "grpo", "hapo_public", "aepo")
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,11 @@ def runs(checkpoint, data, tmp_path_factory):  # noqa: F811
 
 
 def prompts(drawn) -> list[int]:
-    """Of each group, in the order in which they were drawn."""
+    """Of each group, in the order in which they were drawn; rounds have four."""
     return [
         prompt
         for batch in drawn
+        if len(batch.scores) == 4 * 8  # and no second rollout
         for prompt in batch.prompt_ids[batch.group_ids == np.arange(len(batch.scores))]
     ]
 
@@ -66,6 +67,23 @@ def test_the_ledger_holds_all_that_was_drawn(runs, method):
         assert last[f"ledger/total_{name}"] == total
     assert last["ledger/total_updates"] > 0 < last["ledger/total_trained_tokens"]
     assert last["time/total"] == pytest.approx(sum(m["time/step"] for m in lines))
+
+
+@pytest.mark.slow
+def test_a_second_rollout_is_paid_for_and_in_no_mean(runs):
+    lines, drawn = runs["aepo"]
+    groups, second = ([b for b in drawn if len(b.scores) == n] for n in (32, 8))
+    assert len(groups) == len(second) == len(lines)
+    for line, first, again in zip(lines, groups, second):
+        assert line["rollout/completions"] == 32
+        assert line["rollout/accuracy"] == pytest.approx(first.scores.mean())
+        assert line["second/accuracy"] == pytest.approx(again.scores.mean())
+        kept = np.count_nonzero(again.rewards > again.rewards.mean())
+        # Before the first step the entropy counts as 0, and afterwards it is high.
+        expected = kept if line["step"] == 1 else kept // 2
+        assert line["second/kept"] == expected
+    assert [line["second/temperature"] for line in lines] == [1.2, 0.8]
+    assert sum(line["second/kept"] for line in lines) > 0
 
 
 @pytest.mark.slow

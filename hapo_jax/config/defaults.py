@@ -83,6 +83,15 @@ def default() -> ConfigDict:
     c.rollout.off_policy = "refuse"
     # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
     c.rollout.greedy_baseline = False
+    # A second rollout of some of a step's prompts, whose better completions are added
+    # to the loss (AEPO); see rollout/second.py.
+    c.rollout.second = ConfigDict()
+    c.rollout.second.share = 0.0  # of the batch's prompts; 0: off
+    c.rollout.second.entropy_target = 0.5  # nats per token
+    c.rollout.second.high_temperature = 1.2  # at or below the target …
+    c.rollout.second.low_temperature = 0.8  # … and above it, where half is kept
+    c.rollout.second.most_rows = 60  # completions that are kept
+    c.rollout.second.least_advantage = 0.05  # which theirs exceed
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 
@@ -192,6 +201,8 @@ def default_sft() -> ConfigDict:
     c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty
 
     c.mesh = full.mesh
+    # What a token weighs: a name of algo/supervised.py, and its options.
+    c.loss = ConfigDict({"name": "uniform"})
     c.max_prompt_tokens = 256  # longer prompts are an error
     c.max_completion_tokens = 256  # end token included; longer ones are an error
 
@@ -369,6 +380,7 @@ def resolve(config: ConfigDict) -> Resolved:
 # fields of a model's config.json.
 OPEN = (
     *(f"algo.{name}" for name in settings.STAGES),
+    "loss",
     "task.train",
     "task.test",
     "task.words",

@@ -20,7 +20,7 @@ def packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
         positions=row,
         segment_ids=row,
         branch_ids=row,
-        slots=row,
+        places=row,
         sources=target,
         targets=target,
         counts=_of((M, S)),
@@ -50,6 +50,7 @@ def rows(
         prompt_ids=_of((num_rows,)),
         second=_of((num_rows,), bool) if learner.second_rows else None,
         **{f"old_{name}": field for name in learner.old_outputs},
+        old_values=field if learner.has_critic else None,
     )
     return sharding.laid_out(found, learner.row_sharding)
 

@@ -9,7 +9,7 @@ batch's first completions, whatever those are; here they are added to it, with t
 weight: s completions beside B, which the loss divides by the tokens of the B.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -67,44 +67,50 @@ def places(
 def extend(
     second: Second,
     batch: RolloutBatch,
-    draw: Callable[[float, np.ndarray], tuple[RolloutBatch, dict[str, float]]],
+    metrics: Mapping[str, float],
+    draw: Callable[..., tuple[RolloutBatch, dict[str, float]]],
     *,
     entropy: float,
     group_size: int,
     num_minibatches: int,
     free: int,
+    first_sample: int,
 ) -> tuple[RolloutBatch, dict[str, float]]:
     """The batch with the second rollout's kept completions behind each mini-batch.
 
     Args:
       second: settings.
       batch: N·G rows.
-      draw: (temperature, prompt ids) -> graded completions in groups, and counts.
+      metrics: of the step.
+      draw: (temperature, prompt ids [n], first sample ids [n]) -> graded completions
+        in groups, and counts.
       entropy: of the last step, nats per token; 0 before the first.
       group_size: G.
       num_minibatches: of the batch; they share the kept completions evenly.
       free: see `places`.
+      first_sample: id of a prompt's first completion; the step has given none above.
 
     Returns:
       The batch with `free` more rows for each mini-batch, empty where none was kept;
-      and metrics: `second/…`, and what was spent.
+      and the metrics with `second/…`, and with what this has cost.
     """
     certain = entropy <= second.entropy_target
     temperature = second.high_temperature if certain else second.low_temperature
     heads = batch.prompt_ids[::group_size]
     chosen = heads[: num_prompts(second, len(heads))]
-    metrics = {"second/temperature": temperature}
+    found = {**metrics, "second/temperature": temperature}
     extra = batch_lib.rows(batch, slice(0))
     if len(chosen := chosen[chosen >= 0]):  # -1 marks an empty group
-        drawn, counts = draw(temperature, chosen)
+        drawn, counts = draw(temperature, chosen, np.full(len(chosen), first_sample))
         kept = _kept(drawn.rewards, group_size, second.least_advantage)
         most = min(second.most_rows, len(kept))
         extra = batch_lib.rows(drawn, kept[: most if certain else most // 2])
-        spent = ("ledger/", "time/", "grading/")
-        metrics |= {k: v for k, v in counts.items() if k.startswith(spent)}
-        metrics["second/accuracy"] = float(drawn.scores.mean())
-    metrics["second/kept"] = len(extra.rewards)
-    return _interleave(batch, extra, num_minibatches, free), metrics
+        for key, value in counts.items():
+            if key.startswith(("ledger/", "time/", "grading/")):
+                found[key] = found.get(key, 0) + value
+        found["second/accuracy"] = float(drawn.scores.mean())
+    found["second/kept"] = len(extra.rewards)
+    return behind_minibatches(batch, extra, num_minibatches, free), found
 
 
 def _kept(rewards: np.ndarray, group_size: int, least: float) -> np.ndarray:
@@ -115,10 +121,11 @@ def _kept(rewards: np.ndarray, group_size: int, least: float) -> np.ndarray:
     return np.flatnonzero(centred / (std + _EPSILON) > least)
 
 
-def _interleave(
+def behind_minibatches(
     batch: RolloutBatch, extra: RolloutBatch, num_minibatches: int, free: int
 ) -> RolloutBatch:
-    """Each mini-batch's rows, then its share of the extra ones and empty rows."""
+    """Each mini-batch's rows, then its share of the extra ones, and empty rows where
+    they are fewer than `free`."""
     size = len(batch.rewards) // num_minibatches
     parts = []
     for i in range(num_minibatches):

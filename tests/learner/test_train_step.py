@@ -13,13 +13,16 @@ from flax import nnx
 
 from hapo_jax import plain, sft
 from hapo_jax.algo import method as method_lib
-from hapo_jax.learner import head, packing, train_step
+from hapo_jax.config import check
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.learner import head, packing, shapes, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.system.errors import Refused
 from tests import tiny
 
 NUM_PROMPTS, GROUP = 8, 4
@@ -78,6 +81,7 @@ def make(mesh, method, *, cut="padded", micro_rows=8, optimizer=None, **options)
         layout=packing.Layout(micro_rows=micro_rows, shards=shards, **CUTS[cut]),
         chunk_tokens=options.get("chunk_tokens", 64),
         remat=options.get("remat", "none"),
+        second_rows=options.get("second_rows", 0),
     )
     params = jax.device_put(tiny.params(), policy.train_shardings)
     return learner, state_lib.place(params, optimizer, method, abstract)
@@ -289,6 +293,49 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
     assert_same(found, expected, atol=0)
 
 
+def test_a_method_gets_what_it_reads_of_old_and_current_policy(devices):
+    """Against whole softmaxes; and compiled ahead for the same arguments."""
+    mesh, T = one_device(devices), 0.7
+    stages = dict(advantage="otb", surrogate="tests.algo.own_stages:by_rank")
+    method = tiny.method("lp_reg", **stages)
+    assert method.outputs == {"rank"}
+    assert method.old_outputs == {"square_sum", "cut_logprobs"}
+    with jax.set_mesh(mesh):
+        learner, state = make(mesh, method, base_temperature=T, cut="shared")
+        old_params = jax.device_get(state.params)
+        state, learnt, _ = learn_lib.learn(learner, state, rollout(), passes=1)
+        terms, now = learn_lib.look_back(learner, state, learnt)
+    tokens, mask = rollout().completion_tokens, rollout().completion_mask
+
+    def logits(params):
+        rows = rollout().prompt_tokens, rollout().prompt_lengths, tokens
+        return np.asarray(plain.policy_logits(tiny.plain_setup(), params, *rows))
+
+    def of_tokens(x):
+        return np.take_along_axis(x, tokens[..., None], -1)[..., 0]
+
+    p = np.asarray(jax.nn.softmax(logits(old_params) / T))
+    kept = np.where(p >= 0.02 * p.max(-1, keepdims=True), p, 0)
+    with np.errstate(divide="ignore"):
+        cut = of_tokens(np.log(kept / kept.sum(-1, keepdims=True)))
+    found = learnt.rows
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(found.old_square_sum[mask], (p**2).sum(-1)[mask])
+    close(found.old_cut_logprobs[mask], cut[mask])
+    assert np.isneginf(cut[mask]).any()
+    sorted_places = np.argsort(np.argsort(-logits(jax.device_get(state.params))))
+    close(now.rank[mask], 1 + of_tokens(sorted_places)[mask])
+    close(terms.ratio, np.exp(now.logprobs - found.old_logprobs))
+
+    shapes_of_rows = shapes.rows(learner, *mask.shape, with_reference=False)
+    assert jax.tree.map(np.shape, shapes_of_rows) == jax.tree.map(np.shape, found)
+    assert learner.num_programs() == 3
+    config = config_lib.apply_method(config_lib.default(), "lp_reg")
+    config.learner.recompute_old_logprobs = False
+    with pytest.raises(Refused, match="reads old_cut_logprobs, old_square_sum"):
+        check.check_method(config, method)
+
+
 def lopti(**options):
     return tiny.method("dapo", phases={"name": "low_probability_first", **options})
 
@@ -365,13 +412,18 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
     )
 
 
-@pytest.mark.parametrize("method", ["hapo_public", "grpo", "dr_grpo"])
-def test_every_kind_of_method_gives_its_own_loss(devices, method):
+@pytest.mark.parametrize(
+    ("method", "second_rows"),
+    [("hapo_public", 0), ("grpo", 0), ("dr_grpo", 0), ("dapo", 4), ("hapo_public", 4)],
+)
+def test_every_kind_of_method_gives_its_own_loss(devices, method, second_rows):
     """In one micro-batch, so that statistics are those of the mini-batch: the loss of
     the first update equals `method.rows_loss`."""
     mesh, method = one_device(devices), tiny.method(method)
     reference = tiny.params(seed=1) if method.needs_reference else None
     batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
+    second = np.arange(MINIBATCH_ROWS) >= MINIBATCH_ROWS - second_rows
+    batch = batch._replace(second=second)
     (_, learnt), metrics = step(
         mesh,
         method,
@@ -379,9 +431,13 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method):
         reference_params=reference,
         cut="packed",
         micro_rows=MINIBATCH_ROWS,
+        second_rows=second_rows,
     )
     trained = learnt.prepared.constants["signal" if method.silent_at_zero else "mask"]
+    trained = trained | (batch.completion_mask & second[:, None])
     assert metrics["ledger/trained_tokens"] == trained.sum()
+    own = batch.completion_mask & ~second[:, None]
+    assert metrics["batch/tokens"] == own.sum()
     logprobs, entropy = tiny.teacher_forced(tiny.model(), batch)
     current = {"logprobs": logprobs, "entropy": entropy}
     numerator, denominator, sums = method_lib.rows_loss(
@@ -495,7 +551,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
     with jax.set_mesh(mesh):
         learner, state = make(
             mesh,
-            sft.likelihood(),
+            sft.likelihood({"name": "uniform"}),
             optimizer=adamw(peak=3e-2, warmup=1, weight_decay=0.0),
         )
         zeros = np.zeros_like(rollout().record.entropy)

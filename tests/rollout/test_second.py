@@ -39,7 +39,8 @@ def run(rewards, *, entropy=0.0, free=2, prompt_ids=(7, 3, 5, 9), **changes):
     batch = completions(prompt_ids, [1, 0] * 4)
     calls = []
 
-    def draw(temperature, chosen):
+    def draw(temperature, chosen, first_sample):
+        assert list(first_sample) == [50] * len(chosen)
         calls.append((temperature, list(chosen)))
         counts = {"ledger/sampled_tokens": 9, "reward/correctness": 5.0}
         return completions(chosen, rewards), counts
@@ -47,11 +48,13 @@ def run(rewards, *, entropy=0.0, free=2, prompt_ids=(7, 3, 5, 9), **changes):
     found, metrics = second_lib.extend(
         SECOND._replace(**changes),
         batch,
+        {"ledger/sampled_tokens": 16},
         draw,
         entropy=entropy,
         group_size=G,
         num_minibatches=2,
         free=free,
+        first_sample=50,
     )
     return found, metrics, calls
 
@@ -76,7 +79,7 @@ def test_better_completions_are_spread_over_the_mini_batches():
         "second/temperature": 1.2,
         "second/accuracy": 0.5,
         "second/kept": 2,
-        "ledger/sampled_tokens": 9,  # and no part of rewards that are not trained on
+        "ledger/sampled_tokens": 16 + 9,  # parts of its rewards are left out
     }
 
 

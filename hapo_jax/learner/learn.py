@@ -152,6 +152,7 @@ def prepare(
         old_square_sum=old.square_sum,
         old_cut_logprobs=old.cut_logprobs,
         old_values=old.values,
+        baselines=batch.baselines,
         second=batch.second if learner.second_rows else None,
     )
     placed = distributed.put(rows, learner.row_sharding)

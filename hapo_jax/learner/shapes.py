@@ -51,6 +51,7 @@ def rows(
         second=_of((num_rows,), bool) if learner.second_rows else None,
         **{f"old_{name}": field for name in learner.old_outputs},
         old_values=field if learner.has_critic else None,
+        baselines=_of((num_rows,), jnp.float32),
     )
     return sharding.laid_out(found, learner.row_sharding)
 

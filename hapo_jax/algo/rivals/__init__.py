@@ -31,7 +31,9 @@ from hapo_jax.algo.rivals import (
     passk,
     ppo,
     rejection,
+    remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )
@@ -61,7 +63,9 @@ MODULES = (
     passk,
     ppo,
     rejection,
+    remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )

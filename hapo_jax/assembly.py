@@ -34,7 +34,7 @@ from hapo_jax.model import attention, huggingface, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
-from hapo_jax.rollout import demonstrations, memory
+from hapo_jax.rollout import demonstrations, memory, second
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import tuning as tuning_lib
@@ -59,8 +59,9 @@ class Work(NamedTuple):
 
     Attributes:
       prompt_tokens, completion_tokens: of the longest.
-      batch_rows: completions of a step.
+      batch_rows: completions of a step, and places for those of a second rollout.
       minibatch_rows: of an update.
+      second_rows: of them places for a second rollout.
       passes: over the batch.
       phases: that each of them has, see `algo/phases.py`.
       recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
@@ -70,6 +71,7 @@ class Work(NamedTuple):
     completion_tokens: int
     batch_rows: int
     minibatch_rows: int
+    second_rows: int
     passes: int
     phases: int
     recompute_old_logprobs: bool
@@ -124,7 +126,7 @@ class Run:
     @property
     def work(self) -> Work:
         """What a step gives the learner to do."""
-        return work_of(self.config)
+        return work_of(self.config, shards=_shards(self.policy.mesh))
 
     @property
     def draws(self) -> Draws:
@@ -202,8 +204,13 @@ def make_method(config: ConfigDict) -> Method:
     return method_lib.make(settings.of(config.algo.to_dict()))
 
 
-def work_of(config: ConfigDict) -> Work:
-    """What a step gives the learner to do; `config` is resolved, of either kind."""
+def work_of(config: ConfigDict, *, shards: int = 1) -> Work:
+    """What a step gives the learner to do.
+
+    Args:
+      config: resolved, of either kind.
+      shards: devices that rows are split over.
+    """
     options = config.learner
     if "rollout" not in config:  # a supervised run
         return Work(
@@ -211,17 +218,28 @@ def work_of(config: ConfigDict) -> Work:
             completion_tokens=config.max_completion_tokens,
             batch_rows=options.batch_rows,
             minibatch_rows=options.batch_rows,
+            second_rows=0,
             passes=1,
             phases=1,
             recompute_old_logprobs=False,
             base_temperature=1.0,
         )
     r = config.rollout
+    num_minibatches = r.batch_prompts // options.minibatch_prompts
+    free = second.places(
+        second.Second(**r.second.to_dict()),
+        batch_prompts=r.batch_prompts,
+        group_size=r.group_size,
+        num_minibatches=num_minibatches,
+        multiple=shards,
+    )
+    rows = options.minibatch_prompts * r.group_size + free
     return Work(
         prompt_tokens=r.max_prompt_tokens,
         completion_tokens=r.max_completion_tokens,
-        batch_rows=r.batch_prompts * r.group_size,
-        minibatch_rows=options.minibatch_prompts * r.group_size,
+        batch_rows=num_minibatches * rows,
+        minibatch_rows=rows,
+        second_rows=free,
         passes=options.passes,
         phases=phases.number(config.algo.phases.name),
         recompute_old_logprobs=options.recompute_old_logprobs,
@@ -386,7 +404,7 @@ def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
 def _make_learner(run: Run) -> train_step.Learner:
     """See `Run.learner`; work is cut so that it fits into memory."""
     options, policy, work = run.config.learner, run.policy, run.work
-    shards = math.prod(policy.mesh.shape[axis] for axis in sharding.BATCH)
+    shards = _shards(policy.mesh)
     width = _width(options, work.longest)
     cut = cuts.choose(
         policy.config,
@@ -423,7 +441,13 @@ def _make_learner(run: Run) -> train_step.Learner:
         layout=make_layout(options, longest=work.longest, shards=shards, rows=cut.rows),
         chunk_tokens=cut.head_tokens,
         remat=cut.remat,
+        second_rows=work.second_rows,
     )
+
+
+def _shards(mesh: jax.sharding.Mesh) -> int:
+    """Devices that rows of a batch are split over."""
+    return math.prod(mesh.shape[axis] for axis in sharding.BATCH)
 
 
 def make_layout(

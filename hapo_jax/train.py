@@ -39,6 +39,7 @@ from hapo_jax.planning import dry_run
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
+from hapo_jax.rollout import second as second_lib
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
@@ -246,7 +247,7 @@ def _collect(
     The sampler's copy of the parameters lives no longer than this.
     """
     run = session.run
-    config, r = run.config, run.config.rollout
+    config, r, work = run.config, run.config.rollout, run.work
     draw = functools.partial(
         generate_lib.generate,
         generator,
@@ -257,7 +258,7 @@ def _collect(
         greedy_baseline=r.greedy_baseline,
     )
     with _finite_policy(session, state, step - 1):
-        return collect_lib.collect(
+        batch, stream, metrics = collect_lib.collect(
             stream,
             lambda ids, first: draw(prompt_ids=ids, first_sample=first),
             functools.partial(prompts_lib.take, len(run.prompts), config.seed),
@@ -267,6 +268,25 @@ def _collect(
             dynamic_sampling=r.dynamic_sampling,
             max_rounds=r.max_rounds,
         )
+        if work.second_rows:
+            batch, metrics = second_lib.extend(
+                second_lib.Second(**r.second.to_dict()),
+                batch,
+                metrics,
+                lambda temperature, ids, first: draw(
+                    prompt_ids=ids,
+                    first_sample=first,
+                    base_temperatures=[temperature] * r.group_size,
+                    greedy_baseline=False,
+                ),
+                entropy=stream.entropy,
+                group_size=r.group_size,
+                num_minibatches=work.batch_rows // work.minibatch_rows,
+                free=work.second_rows,
+                # Behind all that the step may have given to a prompt.
+                first_sample=r.max_rounds * r.round_prompts * r.group_size,
+            )
+        return batch, stream, metrics
 
 
 def _speed(run: Run, parts: _Parts, learnt: Learnt, seconds: float) -> dict[str, float]:

@@ -85,6 +85,7 @@ class Rows(NamedTuple):
       old_values: [B, T] float32, of the critic before the updates; None without one.
       baselines: [B] float32, reward of the prompt's greedy completion; None if none is
         drawn.
+      second: [B] bool, of a second rollout, see `_own`; None if there are none.
     """
 
     mask: Array
@@ -100,6 +101,7 @@ class Rows(NamedTuple):
     old_cut_logprobs: Array | None = None
     old_values: Array | None = None
     baselines: Array | None = None
+    second: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -509,6 +511,7 @@ def _init_state(present, stateful, draws: bool) -> dict[str, Any]:
 
 def _update_state(present, stateful, score: _Score, rows: Rows, state):
     """Statistics of the step, and what stages make of it."""
+    rows = _own(rows)
     stats = score.fit(rows.old_entropy, rows.mask, previous=state["entropy"])
     values = _before(rows)
     own = {
@@ -523,6 +526,24 @@ def _update_state(present, stateful, score: _Score, rows: Rows, state):
     if "draws" in state:
         own["draws"] = state["draws"] + 1
     return jax.lax.stop_gradient({**state, **own, "entropy": stats})
+
+
+def _own(rows: Rows) -> Rows:
+    """The batch alone: completions of a second rollout as if they were empty.
+
+    Those add -log π of their tokens to the loss, REINFORCE with an advantage of 1,
+    weighed by the aggregation as the batch is. No stage and no statistic sees them,
+    and the denominators stay those of the batch.
+    """
+    if rows.second is None:
+        return rows
+    return rows._replace(
+        mask=rows.mask & ~rows.second[:, None],
+        rewards=jnp.where(rows.second, 0, rows.rewards),
+        scores=jnp.where(rows.second, 0, rows.scores),
+        prompt_ids=jnp.where(rows.second, -1, rows.prompt_ids),
+        second=None,
+    )
 
 
 def _before(rows: Rows) -> dict[str, Array]:
@@ -554,13 +575,15 @@ def _constants(
     advantages: Array | None = None,
 ) -> dict[str, Array]:
     """What follows from rows alone, as the loss of a token needs it."""
+    whole, rows = rows, _own(rows)
     values = _before(rows)
     if "draws" in state:
         key = jax.random.fold_in(jax.random.key(seed), state["draws"])
         values["random"] = jax.random.uniform(key, rows.mask.shape)
     # These are of the policy that algo.entropy.source names, perhaps the current one.
     names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
-    given = {name: values[name] for name in names}
+    everything = values if rows is whole else _before(whole._replace(second=None))
+    given = {name: everything[name] for name in names}
     if chosen.returns is not None:
         values["returns"] = given["returns"] = chosen.returns(values)
     if advantages is None:
@@ -580,6 +603,9 @@ def _constants(
         values |= found
         # The loss needs both those before and those after shaping.
         given |= {"shaped": found["advantages"]} if name == "shaping" else found
+    if whole.second is not None:
+        given["second"] = whole.mask & whole.second[:, None]
+        given["advantages"] = jnp.where(given["second"], 1, given["advantages"])
     return jax.lax.stop_gradient(given)
 
 
@@ -603,7 +629,9 @@ def _terms(
     if "entropy" in outputs:
         own["current_entropy"] = current["entropy"]
     values = _clean({**constants, **own})
-    mask = values["mask"]
+    mask, second = values["mask"], values.get("second")
+    if second is not None:
+        mask = values["mask"] = mask & ~second
     values["entropy"] = values["old_entropy"]
     if source == "current" and "entropy" in outputs:
         values["entropy"] = jax.lax.stop_gradient(values["current_entropy"])
@@ -639,6 +667,8 @@ def _terms(
     for name in ("kl", "regulariser"):
         if (stage := getattr(chosen, name)) is not None:
             loss = loss + jnp.where(counted, _run(name, stage, values, state)[name], 0)
+    if second is not None:
+        loss = jnp.where(second, -values["logprobs"], loss)
     nothing = jnp.zeros_like(values["advantages"])
     return Terms(
         loss=loss,
@@ -719,6 +749,23 @@ def token_loss(
     return numerator, _sums(method, current, constants, terms)
 
 
+def aggregation(
+    method: Method, counted: Array, second: Array | None
+) -> tuple[Array, Array]:
+    """(weights, denominator) of tokens; those of a second rollout have weights alone.
+
+    Args:
+      method: from `make`.
+      counted: [B, T] bool, tokens of the batch that its stages count.
+      second: [B, T] bool, tokens of a second rollout; None if there are none.
+    """
+    weights, denominator = method.aggregate(counted)
+    if second is None:
+        return weights, denominator
+    among, _ = method.aggregate(counted | second)
+    return jnp.where(second, among, weights), denominator
+
+
 def rows_loss(
     method: Method, current: Values, constants: Values, state
 ) -> tuple[Array, Array, dict[str, Array]]:
@@ -734,7 +781,9 @@ def rows_loss(
       sums: see `token_loss`. All parts are 0 for an empty mask.
     """
     terms = method.terms(current, constants, state)
-    weights, denominator = jax.lax.stop_gradient(method.aggregate(terms.counted))
+    weights, denominator = jax.lax.stop_gradient(
+        aggregation(method, terms.counted, constants.get("second"))
+    )
     numerator = masked.sum(terms.loss * weights, constants["mask"])
     return numerator, denominator, _sums(method, current, constants, terms)
 

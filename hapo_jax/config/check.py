@@ -166,6 +166,12 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
             "rewards of greedy completions, and rollout.greedy_baseline=False draws "
             "none; set it to True."
         )
+    if method.has_critic and r.second.share:
+        raise Refused(
+            f"rollout.second.share={r.second.share} adds completions that no advantage "
+            f"is taken of, and algo.critic.name={config.algo.critic.name!r} learns the "
+            "values of all; set one of them to 0 or 'none'."
+        )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):
         raise Refused(

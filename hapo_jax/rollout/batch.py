@@ -53,6 +53,7 @@ class RolloutBatch(NamedTuple):
       baselines: [B] float32, reward of the prompt's greedy completion; 0 where none
         was drawn.
       truncated: [B] bool, stopped by the token limit.
+      second: [B] bool, of a second rollout, see `second.py`.
     """
 
     prompt_tokens: np.ndarray
@@ -67,6 +68,7 @@ class RolloutBatch(NamedTuple):
     rewards: np.ndarray
     baselines: np.ndarray
     truncated: np.ndarray
+    second: np.ndarray
 
     @classmethod
     def of_tokens(
@@ -80,8 +82,9 @@ class RolloutBatch(NamedTuple):
     ) -> "RolloutBatch":
         """Completions of which the tokens alone are known.
 
-        Their record, scores, rewards and baselines are 0 and none is truncated. Groups
-        are `group_size` rows one after another, and prompts are numbered like them.
+        Their record, scores, rewards and baselines are 0, none is truncated and none
+        of a second rollout. Groups are `group_size` rows one after another, and
+        prompts are numbered like them.
         """
         B, T = completion_tokens.shape
         row = np.arange(B, dtype=np.int32)
@@ -98,6 +101,7 @@ class RolloutBatch(NamedTuple):
             rewards=np.zeros(B, np.float32),
             baselines=np.zeros(B, np.float32),
             truncated=np.zeros(B, bool),
+            second=np.zeros(B, bool),
         )
 
     @classmethod

@@ -296,6 +296,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             programs = programs or learner.num_programs()
             assert learner.num_programs() == programs, "the learner compiled anew"
             metrics["time/step"] = time.perf_counter() - started
+            stream, totals = stream.pay(metrics)
+            metrics |= totals
             metrics |= pool.state
 
             if watched:

@@ -76,6 +76,21 @@ def tokens(case, **fields):
     return given.Tokens(**{**numbers, **fields})
 
 
+def sampler(case):
+    """(fields of Tokens, settings) for the importance weights of a case, if it has any.
+
+    The log-probs are those of a sampler that the weights are ratios against.
+    """
+    weights = case.inputs.get("rollout_is_weights")
+    if weights is None:
+        return {}, {}
+    safe = jnp.where(case.mask, weights, 1)
+    return (
+        {"behavior_logprobs": case.inputs["old_log_prob"] - jnp.log(safe)},
+        {"importance_mode": "token", "importance_cap": 1e6},
+    )
+
+
 def value_and_grad(made, tokens, stats):
     """(loss, its gradient in log-probs, sums) of one micro-batch."""
 

@@ -42,7 +42,6 @@ NOT_BUILT = {
     "gpg_advantage",
     "gpg_loss",
     "grpo_passk",
-    "gspo",
     "htpo",
     "kl_cov",
     "kl_cov_original",
@@ -299,12 +298,7 @@ def _hapo_paper(case):
 
 
 def _ppo_dual_clip(case):
-    fields, settings = {}, {}
-    weights = case.inputs.get("rollout_is_weights")
-    if weights is not None:  # the log-probs of a sampler that has these weights
-        safe = jnp.where(case.mask, weights, 1)
-        fields = {"behavior_logprobs": case.inputs["old_log_prob"] - jnp.log(safe)}
-        settings = {"importance_mode": "token", "importance_cap": 1e6}
+    fields, settings = golden.sampler(case)
     made = tiny.method("dapo", clip_dual=3.0, **settings, **golden.aggregation(case))
     tokens = golden.tokens(case, **fields)
     value, grad, sums = golden.value_and_grad(made, tokens, entropy.initial_stats())

@@ -57,14 +57,16 @@ def learn(
     learnt, method_state = prepare(learner, batch, state.method_state, *scores)
     state = state._replace(method_state=method_state)
 
-    tallies, plans = [], []
+    tallies, plans, tokens = [], [], []
     for _ in range(passes):
         for first in range(0, len(batch.rewards), learner.minibatch_rows):
             minibatch, plan = make_minibatch(learner, learnt, first)
             state, tally = learner.update(state, minibatch)
             tallies.append(tally)
             plans.append(plan)
-    found = metrics.of_updates(jax.device_get(tallies))
+            tokens.append(trained_tokens(learner, learnt, plan, first))
+    tallies = jax.device_get(tallies)
+    found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
     found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
         found |= metrics.of_mismatch(batch, learnt.rows)
@@ -182,6 +184,16 @@ def make_minibatch(
         num_tokens=np.int32(batch.completion_mask.sum()),
     )
     return distributed.put(minibatch, learner.shardings), plan
+
+
+def trained_tokens(
+    learner: train_step.Learner, learnt: Learnt, plan: packing.Plan, first: int
+) -> int:
+    """Tokens with a gradient in the mini-batch that begins at completion `first`."""
+    if not learner.silent_at_zero:
+        return int(plan.lengths[plan.row >= 0].sum())
+    signal = learnt.prepared.constants["signal"]
+    return int(signal[first : first + learner.minibatch_rows].sum())
 
 
 def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):

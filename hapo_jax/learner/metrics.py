@@ -43,6 +43,15 @@ def of_updates(tallies: Sequence[Tally]) -> dict[str, float]:
     return metrics
 
 
+def of_ledger(tallies: Sequence[Tally], tokens: Sequence[int]) -> dict[str, float]:
+    """What the updates of a step add to the ledger; `tokens` that each trained on."""
+    pairs = list(zip(tallies, tokens, strict=True))
+    return {
+        "ledger/trained_tokens": sum(n for t, n in pairs if t.finite),
+        "ledger/updates": sum(bool(t.finite and n) for t, n in pairs),
+    }
+
+
 def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, float]:
     """Metrics over all completion tokens of the batch; entropies in nats."""
     mask, stats = batch.completion_mask, prepared.method_state["entropy"]

@@ -86,6 +86,7 @@ class Plan(NamedTuple):
     def computed_tokens(self) -> int:
         """Columns that hold a token."""
         used = self.row >= 0
+        # By unit, which its row and first column name: its prompt counts once.
         heads = {
             (r, s): n - 1
             for r, s, n in zip(
@@ -178,6 +179,7 @@ def make_plan(
     if layout.share_prompts:
         units = _shared_units(layout, chosen, prompt_lengths, lengths, group_ids)
         plans.append(_place(layout, units, prompt_lengths, lengths))
+    # Rows cost whether they are full or not; among equals, fewer tokens cost less.
     return min(plans, key=lambda plan: (plan.num_rows, plan.computed_tokens))
 
 
@@ -235,6 +237,7 @@ def _place(layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = 
 def _first_fit(sizes: Sequence[int], room: int) -> list[int]:
     """Bin of each item, by first fit in the order of falling sizes."""
     bins, left = [0] * len(sizes), np.zeros(0, np.int64)
+    # Stable, so that equal sizes keep their order and a plan can be made again.
     for i in np.argsort(-np.asarray(sizes, np.int64), kind="stable"):
         fits = np.flatnonzero(left >= sizes[i])
         if len(fits):
@@ -318,6 +321,8 @@ def pack(
         targets[shard, at] = completion_tokens[i, :t]
         row[shard, at], column[shard, at] = i, np.arange(t)
         counts[shard] += t
+    # Micro-batches are the first axis, for the loop over them; a shard's rows follow
+    # one another, so this only gives the axes their names.
     by_row, by_target = (M, m, W), (M, S, N)
     packed = Packed(
         tokens=tokens.reshape(by_row),

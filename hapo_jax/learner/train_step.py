@@ -102,7 +102,7 @@ class Learner(NamedTuple):
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       by_rows: see `Method`.
-      skips: completions without advantages need no pass.
+      silent_at_zero: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -117,9 +117,14 @@ class Learner(NamedTuple):
     minibatch_rows: int
     recompute_old_logprobs: bool
     by_rows: bool
-    skips: bool
+    silent_at_zero: bool
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
+
+    @property
+    def skips(self) -> bool:
+        """Completions without advantages need no pass."""
+        return self.silent_at_zero and not self.by_rows
 
     def num_programs(self) -> int:
         """Compiled programs so far; it must not grow after the first step."""
@@ -216,7 +221,7 @@ def make_learner(
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
-        skips=method.silent_at_zero and not method.by_rows,
+        silent_at_zero=method.silent_at_zero,
         row_sharding=rows,
         shardings=minibatch,
     )

@@ -6,6 +6,11 @@ name to a mesh axis. Changing how a model is parallelised is an edit of a table.
   data    copies of the model; the batch is split
   fsdp    the batch is split, and so are parameters and optimizer state
   tensor  heads, feed-forward and vocabulary are split
+
+For who knows PPO and not JAX: programs are written as if for one device. An array's
+*sharding* says which part of it each device holds, and the compiler splits the work
+accordingly and puts in what must be sent. `P("tensor", None)` splits an array's first
+axis over the mesh axis `tensor`, and leaves its second whole.
 """
 
 import math
@@ -21,7 +26,7 @@ from jax.sharding import PartitionSpec as P
 from hapo_jax.system.errors import Refused
 
 AXES = ("data", "fsdp", "tensor")
-BATCH = ("data", "fsdp")
+BATCH = ("data", "fsdp")  # one axis of an array may be split over two of the mesh
 
 Rules = Mapping[str, str | None]
 
@@ -60,11 +65,14 @@ def make_mesh(*, data: int = -1, fsdp: int = 1, tensor: int = 1, devices=None) -
     if free and len(devices) % fixed == 0:
         sizes[free[0]] = len(devices) // fixed
     if math.prod(sizes.values()) != len(devices):
+        # Negative where the size that is left could not be worked out.
         raise Refused(
             f"mesh={sizes} needs {abs(math.prod(sizes.values()))} devices, not "
             f"{len(devices)}; set one of mesh.data, mesh.fsdp, mesh.tensor to -1."
         )
     grid = device_grid(devices, **sizes)
+    # Auto: the compiler decides how arrays between arguments and results lie. Where it
+    # decides badly, the `constrain_` functions below overrule it.
     return Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
 
 
@@ -126,6 +134,7 @@ def constrain_batch(x: jax.Array) -> jax.Array:
     Without this, XLA may follow the embedding's `fsdp` axis and split channels.
     """
     mesh = jax.sharding.get_abstract_mesh()
+    # A batch that does not divide, such as one row in a test, is left as it is.
     if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
         return x
     return jax.lax.with_sharding_constraint(x, P(BATCH))
@@ -151,6 +160,9 @@ def sum_shards(x: jax.Array) -> jax.Array:
     if mesh.empty or x.shape[0] % math.prod(mesh.shape[a] for a in BATCH):
         return x.sum(0).T
     vocab, embed = TRAIN_RULES["vocab"], TRAIN_RULES["embed"]
+    # In a `shard_map` the code is of one device: `x` is its part, and what is summed
+    # over devices is written down. Words are split over `tensor`, where nothing is
+    # summed: each device there has other words.
     return jax.shard_map(
         lambda x: _own_channels(x.sum(0).T),
         in_specs=P(BATCH, None, vocab),
@@ -172,9 +184,12 @@ def _own_channels(table: jax.Array) -> jax.Array:
     rows, embed = len(table), TRAIN_RULES["embed"]
     shares = jax.lax.axis_size(embed)
     if shares > 1:
+        # Over `fsdp` in two moves. First each device gets the sum of its share of rows,
+        # all channels of it; then rows change places with channels.
         table = jnp.pad(table, [(0, -rows % (_TILE_ROWS * shares)), (0, 0)])
         table = jax.lax.psum_scatter(table, embed, scatter_dimension=0, tiled=True)
         table = jax.lax.all_to_all(table, embed, 1, 0, tiled=True)[:rows]
+    # The other mesh axes of the batch, over which each device keeps the same part.
     return jax.lax.psum(table, [a for a in BATCH if shares == 1 or a != embed])
 
 
@@ -190,7 +205,8 @@ def gather_channels(table: jax.Array) -> jax.Array:
 def lookup(table: jax.Array, tokens: jax.Array) -> jax.Array:
     """Rows [B, T, D] of a table [V, D] by tokens [B, T] int32.
 
-    Its gradient in the table is summed as in `sum_shards`.
+    Its gradient in the table is summed as in `sum_shards`. JAX would derive the same
+    numbers by itself, but add up the whole table on every device.
     """
     return constrain_batch(gather_channels(table)[tokens])
 
@@ -211,14 +227,16 @@ def _lookup_backward(saved, gradient):
     def of_device(tokens, gradient):
         """A device's rows of the table, of which it keeps its channels."""
         own = tokens - rows * jax.lax.axis_index(vocab)
-        own = jnp.where(own < 0, rows, own)  # dropped, not counted from the end
+        # Words of other devices fall outside and are dropped; an index below 0 would be
+        # counted from the end, as in NumPy.
+        own = jnp.where(own < 0, rows, own)
         whole = jnp.zeros((rows, D), table.dtype).at[own].add(gradient, mode="drop")
         return _own_channels(whole)
 
     summed = jax.shard_map(
         of_device, in_specs=(P(BATCH), P(BATCH)), out_specs=P(vocab, embed)
     )
-    return summed(tokens, gradient), None
+    return summed(tokens, gradient), None  # integers have no gradient
 
 
 lookup.defvjp(_lookup_forward, _lookup_backward)
@@ -243,7 +261,8 @@ def param_shardings(params: nnx.State, mesh: Mesh, rules: Rules) -> nnx.State:
 
     def one(path, param: nnx.Variable):
         shape, names = param.get_value().shape, param.get_metadata("axes")
-        if len(names) == len(shape) - 1:  # stacked over layers
+        if len(names) == len(shape) - 1:
+            # The names are those of one layer; stacking put an axis before them.
             names = ("layers", *names)
         spec = [rules[name] for name in names]
         used = [axis for axis in spec if axis is not None]
@@ -288,6 +307,7 @@ def per_device(tree, shardings=None) -> int:
         if shardings is None
         else jax.tree.leaves(shardings)
     )
+    # Of one device; all have parts of one size, since axes divide.
     return sum(
         math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize
         for x, s in zip(leaves, given, strict=True)

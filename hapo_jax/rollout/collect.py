@@ -6,12 +6,13 @@ beyond the batch wait for the next step.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 
 from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.rollout import ledger
 from hapo_jax.rollout.batch import RolloutBatch, TokenRecord
 
 # What `generate` sums over completions and metrics have the mean of.
@@ -24,10 +25,21 @@ class StreamState(NamedTuple):
     Attributes:
       cursor: prompts taken from the stream so far.
       carried: useful groups that wait for the next step, or None.
+      spent: up to here; None where checkpoints of an earlier version do not say.
     """
 
     cursor: int = 0
     carried: RolloutBatch | None = None
+    spent: ledger.Ledger | None = ledger.Ledger()
+
+    def pay(
+        self, metrics: Mapping[str, float]
+    ) -> tuple["StreamState", dict[str, float]]:
+        """After a step with these metrics: with what it cost, and the totals."""
+        if self.spent is None:
+            return self, {}
+        spent = self.spent.plus(metrics)
+        return self._replace(spent=spent), spent.metrics()
 
     def to_plain(self) -> dict:
         """Nested dicts of arrays and numbers, for a checkpoint."""
@@ -36,7 +48,8 @@ class StreamState(NamedTuple):
             # Flat, as the checkpoints have it that were written before the record.
             carried = self.carried._asdict()
             carried |= carried.pop("record")._asdict()
-        return {"cursor": self.cursor, "carried": carried}
+        spent = self.spent and self.spent._asdict()
+        return {"cursor": self.cursor, "carried": carried, "spent": spent}
 
     @classmethod
     def from_plain(cls, plain: dict) -> "StreamState":
@@ -46,7 +59,12 @@ class StreamState(NamedTuple):
             fields = dict(carried)
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
-        return cls(cursor=int(plain["cursor"]), carried=carried)
+        spent = plain.get("spent")
+        return cls(
+            cursor=int(plain["cursor"]),
+            carried=carried,
+            spent=spent and ledger.Ledger(**spent),
+        )
 
 
 # (prompt_ids [N], first_sample [N]) -> graded completions, and metrics to be summed
@@ -86,7 +104,8 @@ def collect(
     """
     kept = [] if state.carried is None else [state.carried]
     num_groups = num_carried = sum(len(b.rewards) for b in kept) // group_size
-    cursor, sampled, sums, drawn = state.cursor, [], Counter(), Counter()
+    cursor, sampled, drawn = state.cursor, [], Counter()
+    sums = Counter(dict.fromkeys(ledger.SAMPLED, 0))
     while num_groups < batch_prompts and len(sampled) < max_rounds:
         prompt_ids = take(cursor, round_prompts)
         cursor += round_prompts
@@ -120,7 +139,7 @@ def collect(
         metrics |= _describe(batch_lib.concatenate(sampled), group_size)
         for name in [name for name in sums if name.startswith(_PER_COMPLETION)]:
             metrics[name] = sums[name] / metrics["rollout/completions"]
-    return batch, StreamState(cursor=cursor, carried=carried), metrics
+    return batch, state._replace(cursor=cursor, carried=carried), metrics
 
 
 def _useful(batch: RolloutBatch, group_size: int) -> np.ndarray:

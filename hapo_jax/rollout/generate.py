@@ -188,6 +188,8 @@ def _generate_share(
     return batch, {
         **{f"reward/{name}": float(part.sum()) for name, part in parts.items()},
         "rollout/unreadable": float((~answered).sum()),
+        "ledger/sampled_tokens": int(batch.completion_mask.sum()),
+        "ledger/sampled_completions": len(batch.scores),
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
         **grading.count(results),

@@ -205,6 +205,7 @@ class Batch:
         B, R = len(self._owner), self._rows_per_lane
         sizes = self._programs.row_sizes
         lanes = np.unique(live // R)
+        # Few sizes, since each is a program to compile: the next one that is enough.
         most = next(s for s in sizes if s >= len(lanes))
         grouped = min(most, B // R)
         single = next(s for s in sizes if s >= len(live))
@@ -213,6 +214,7 @@ class Batch:
         if R > 1 and self._step_cost(single, 1) < self._step_cost(grouped * R, R):
             return _padded(live, single, B), 1
         if grouped < B // R:
+            # Lanes without a live row fill the size up; their rows are dead already.
             spare = np.setdiff1d(np.arange(B // R), lanes)
             return np.concatenate([lanes, spare])[:grouped], R
         return np.arange(B // R), R
@@ -224,6 +226,7 @@ class Batch:
 
     def decode(self) -> Chunk:
         """Dispatches a chunk, for `collect` to read."""
+        # Returns at once with arrays whose numbers are still to come.
         self._slots, samples = self._programs.decode(
             self._weights, self._slots, self._method_state
         )
@@ -232,7 +235,7 @@ class Batch:
 
     def collect(self, chunk: Chunk) -> Iterator[Completion]:
         """Reads a chunk; yields what has finished in it and frees its rows."""
-        drawn = jax.device_get(chunk.samples)
+        drawn = jax.device_get(chunk.samples)  # waits until the devices are done
         counts = drawn.mask.sum(1)
         # Flat, since this is done for every row and a walk over the tree would cost
         # more than the slices.

@@ -99,6 +99,7 @@ def empty(
         start=zeros,
         prompt_lengths=zeros,
         limits=zeros,
+        # Any keys: rows that are not alive draw as well, and nobody reads what.
         keys=jax.random.split(jax.random.key(0), rows),
         base_temperature=jnp.ones((rows,), jnp.float32),
         alive=jnp.zeros((rows,), bool),
@@ -163,6 +164,7 @@ def move_rows(slots: Slots, new: Rows) -> Slots:
     # An index out of range would be clamped in silence: here it is meant, and the copy
     # of the last row is not alive.
     row_index = jnp.minimum(new.row_index, B - 1)
+    # `()` is a tree without leaves: what has no axis of rows is passed over.
     rows = jax.tree.map(
         lambda x: x[row_index], slots._replace(column=(), prompts=(), cache=())
     )
@@ -193,7 +195,8 @@ def move_layer(layer: LayerCache, new: Rows, columns: int) -> LayerCache:
 
     def move(x: Array, axis: int) -> Array:
         widths = [(0, 0)] * x.ndim
-        # Room for a slice at any shift: one that runs over the end would be moved back.
+        # The shift is data, so that one program serves all; the slice has a fixed size,
+        # and needs room at any shift: one that ran over the end would be moved back.
         widths[axis] = (0, columns)
         x = jnp.pad(x[row_index], widths)
         return jax.lax.dynamic_slice_in_dim(x, new.shift, columns, axis)
@@ -268,7 +271,7 @@ def decode(
     stops = jnp.asarray(sampling.stop_ids, jnp.int32)
     seen = jnp.arange(slots.cache.values[0].shape[2])[None]
 
-    # All at once: a generator called once per step costs more than it draws.
+    # [steps, B] at once: a generator called once per step costs more than it draws.
     ahead = slots.drawn[None] + jnp.arange(steps)[:, None]
     uniforms = jax.vmap(sampler.row_uniforms, (None, 0))(slots.keys, ahead)
 
@@ -311,5 +314,7 @@ def decode(
         )
         return s, out
 
+    # A scan compiles one decode step, however many are made: a Python loop would be
+    # compiled at its full length. It stacks what the steps return in front: [steps, B].
     slots, out = jax.lax.scan(position, slots, uniforms)
     return slots, jax.tree.map(lambda x: sharding.constrain_batch(x.T), out)

@@ -263,10 +263,13 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
     assert method.silent_at_zero
     whole = dataclasses.replace(method, silent_at_zero=False)
     options = dict(optimizer=sgd(), cut="packed")
-    (state, _), metrics = step(mesh, method, **options)
+    (state, learnt), metrics = step(mesh, method, **options)
     (expected, _), all_metrics = step(mesh, whole, **options)
     assert metrics["batch/skipped_sequences"] >= GROUP
     assert all_metrics["batch/skipped_sequences"] == 0
+    signal = learnt.prepared.constants["signal"]
+    assert metrics["ledger/trained_tokens"] == signal.sum()
+    assert all_metrics["ledger/trained_tokens"] == rollout().completion_mask.sum()
     np.testing.assert_allclose(
         metrics["loss/policy"], all_metrics["loss/policy"], rtol=1e-5
     )
@@ -292,6 +295,8 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method):
         cut="packed",
         micro_rows=MINIBATCH_ROWS,
     )
+    trained = learnt.prepared.constants["signal" if method.silent_at_zero else "mask"]
+    assert metrics["ledger/trained_tokens"] == trained.sum()
     logprobs, entropy = tiny.teacher_forced(tiny.model(), batch)
     current = {"logprobs": logprobs, "entropy": entropy}
     numerator, denominator, sums = method_lib.rows_loss(
@@ -388,6 +393,9 @@ def test_reference_kl_pulls_towards_the_reference(devices):
     (_, learnt), metrics = step(mesh, grpo, passes=3, reference_params=reference)
     assert np.isfinite(metrics["kl/reference_k3"]) and metrics["kl/reference_k3"] > 0
     assert metrics["batch/skipped_sequences"] == 0  # the KL term needs every token
+    tokens = rollout().completion_mask.sum()
+    assert metrics["ledger/trained_tokens"] == 3 * tokens  # of three passes
+    assert metrics["ledger/updates"] == metrics["learner/updates"] == 6
     # The batch was scored under the same parameters, seed 1.
     np.testing.assert_allclose(
         learnt.rows.reference_logprobs,

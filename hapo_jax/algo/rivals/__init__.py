@@ -10,6 +10,7 @@ from hapo_jax.algo.rivals import (
     aspo,
     ce_gppo,
     forking,
+    gspo,
     gtpo,
 )
 
@@ -17,5 +18,6 @@ MODULES = (
     aspo,
     ce_gppo,
     forking,
+    gspo,
     gtpo,
 )

@@ -91,20 +91,23 @@ def result(folder: pathlib.Path, tokens: int) -> Result | None:
     if not (folder / "metrics.jsonl").exists():
         return None
     lines = records.read_metrics(folder)
-    spent = [line for line in lines if "ledger/sampled_tokens" in line]
+    spent = [line for line in lines if "ledger/total_sampled_tokens" in line]
     evaluated = [line for line in lines if METRIC in line]
     if len(evaluated) < 2 or not spent:
         return None
     last = spent[-1]
-    if last["ledger/sampled_tokens"] < tokens or evaluated[-1]["step"] < last["step"]:
+    if (
+        last["ledger/total_sampled_tokens"] < tokens
+        or evaluated[-1]["step"] < last["step"]
+    ):
         return None
     return Result(
         before=evaluated[0][METRIC],
         after=evaluated[-1][METRIC],
-        sampled=last["ledger/sampled_tokens"],
-        trained=last["ledger/trained_tokens"],
-        updates=last["ledger/updates"],
-        seconds=last["ledger/seconds"],
+        sampled=last["ledger/total_sampled_tokens"],
+        trained=last["ledger/total_trained_tokens"],
+        updates=last["ledger/total_updates"],
+        seconds=last["time/total"],
     )
 
 
@@ -174,8 +177,8 @@ def page(found: Mapping[str, Mapping[int, Result]], tokens: int) -> str:
         "not how methods rank on real work. With this many comparisons one or two\n"
         "are expected outside the noise by chance.",
         "",
-        "| method | seeds | avg@8 | ± | against dapo | ± | | sampled | trained | updates "
-        "| minutes |",
+        "| method | seeds | avg@8 | ± | against dapo | ± | | sampled | trained "
+        "| updates | minutes |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows(found):

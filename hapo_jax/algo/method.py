@@ -1,17 +1,17 @@
 """A method: its stages, put together once from settings, and run in two places.
 
     before the policy is run   Rows ─► advantage, score, weight, …        ─► constants
-    at every token             ratio ─► clip range ─► shaping ─► surrogate
+    at every token             ratio ─► clip range ─► shaping ─► selection ─► surrogate
                                ─► weight ─► mask ─► regularisers          ─► loss
 
 `make` picks the stages; nothing here asks for the name of a method. HAPO with all
 strengths at zero is DAPO; DAPO with a symmetric clip and a mean per completion is GRPO.
 
 What the learner may leave out follows from what the stages declare (`stages.py`). A
-stage that needs whole completions runs before the policy if it reads only what is known
-by then. If one is left that reads the current policy, the whole method is `by_rows`:
-the learner brings its tokens back into rows. Any other method gives the same loss from
-any tokens in any order.
+stage that needs whole completions runs before the policy, over the whole batch, if it
+reads only what is known by then. If one is left that reads the current policy, the
+whole method is `by_rows`: the learner brings its tokens back into rows. Any other
+method gives the same loss from any tokens in any order.
 """
 
 import dataclasses
@@ -26,11 +26,13 @@ import jax.numpy as jnp
 
 from hapo_jax.algo import (
     advantages,
+    critics,
     entropy,
     importance,
     kl,
     masked,
     methods,
+    phases,
     stages,
     temperature,
 )
@@ -44,13 +46,25 @@ Values = Mapping[str, Array]
 
 # What the loss of every method may look at, for its metrics if for nothing else.
 _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
-# Known only once the policy is run.
-_CURRENT = frozenset({"logprobs", "ratio", "advantages", "clip_low", "clip_high"})
-# What a stage gives, by the attribute of `_Stages` that it is.
+# Known only once the policy, or a stage that reads it, is run.
+_CURRENT = frozenset(
+    {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
+    | {"selected", "values"}
+)
+_DIFFERENTIABLE = ("logprobs", "current_entropy")
+# Of the old policy, from the learner's scoring alone.
+_NOT_RECORDED = frozenset({"old_square_sum", "old_cut_logprobs"})
+# There with a critic alone, and what it may read.
+_OF_CRITIC = frozenset({"old_values", "returns", "values"})
+_CRITIC_READS = _OF_CRITIC | {"mask", "correct", "group_accuracy"}
+# What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
+# the order in which they run.
 _GIVES = {
     "weight": ("weight",),
-    "mask": ("kept", "counted"),
     "clip_range": ("clip_low", "clip_high"),
+    "shaping": ("advantages",),
+    "selection": ("selected",),
+    "mask": ("kept", "counted"),
 }
 
 
@@ -66,6 +80,9 @@ class Rows(NamedTuple):
       scores: [B] float32, what the verifier said; 1 is correct.
       group_ids: [B] int32 in [0, B), equal for the completions of a prompt.
       prompt_ids: [B] int32, which of the training problems it answers.
+      old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
+        the method reads it.
+      old_values: [B, T] float32, of the critic before the updates; None without one.
     """
 
     mask: Array
@@ -77,6 +94,9 @@ class Rows(NamedTuple):
     scores: Array
     group_ids: Array
     prompt_ids: Array
+    old_square_sum: Array | None = None
+    old_cut_logprobs: Array | None = None
+    old_values: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -119,17 +139,29 @@ class Method:
       update_state: (Rows, state) -> its state for this step's updates and the next
         rollout; as it was if the mask is empty.
       constants: (Rows, state) -> Values [B, T], all that `terms` reads beside the
-        current policy. No gradient flows into them.
+        current policy. No gradient flows into them. A third argument takes the place of
+        the advantages.
       terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
-        `entropy` if the method reads it. Only `logprobs` has a gradient.
+        those of `outputs`. Only `logprobs` has a gradient, and `entropy` if the method
+        `differentiates_entropy`.
+      value_loss: (values, constants) -> `critics.ValueLoss`, of the current critic,
+        in any arrangement of tokens; None without a critic.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
       reads: names of `stages.NAMES` that some stage reads.
+      outputs: what `terms` reads of the current policy beside log-probs; names of
+        `head.Scores`.
+      old_outputs: what is read of the old policy that the sampler does not record;
+        names of `head.Scores`, and `old_` before them is the field of Rows.
+      cut_share: of `old_cut_logprobs`.
       by_rows: `terms` and `aggregate` need whole completions. Otherwise they need no
         token but their own.
       across_rows: and all of a mini-batch together, so that how it is cut into
         micro-batches changes the loss.
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
       silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
+      phases: passes of updates that each pass over a batch is made of. With two,
+        `constants` holds `waits`, bool: the tokens of the second; each takes the loss
+        of its tokens alone.
     """
 
     temperature: Callable[..., Array] | None
@@ -137,12 +169,17 @@ class Method:
     update_state: Callable[[Rows, Any], Any]
     constants: Callable[[Rows, Any], dict[str, Array]]
     terms: Callable[[Values, Values, Any], Terms]
+    value_loss: Callable[[Array, Values], critics.ValueLoss] | None
     aggregate: Callable[[Array], tuple[Array, Array]]
     reads: frozenset[str]
+    outputs: frozenset[str]
+    old_outputs: frozenset[str]
+    cut_share: float
     by_rows: bool
     across_rows: bool
     silent_at_zero: bool
     silent_at_equal_rewards: bool
+    phases: int
 
     @property
     def needs_reference(self) -> bool:
@@ -150,9 +187,14 @@ class Method:
         return "reference_logprobs" in self.reads
 
     @property
-    def needs_current_entropy(self) -> bool:
-        """Whether `terms` reads the entropy of the current policy."""
+    def differentiates_entropy(self) -> bool:
+        """Whether the loss has a gradient through the entropy of the current policy."""
         return "current_entropy" in self.reads
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether a value head is learnt beside the policy."""
+        return self.value_loss is not None
 
 
 class _Stages(NamedTuple):
@@ -163,11 +205,15 @@ class _Stages(NamedTuple):
     ratio: stages.Stage
     clip_range: stages.Stage
     shaping: stages.Stage
+    selection: stages.Stage
     surrogate: stages.Stage
     mask: stages.Stage
     kl: stages.Stage | None
     regulariser: stages.Stage
     aggregation: stages.Stage
+    critic: stages.Stage | None
+    returns: stages.Stage | None
+    phases: stages.Stage | None
 
 
 class _Score(NamedTuple):
@@ -197,11 +243,13 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     # The entropy and the score of this step's first policy are known beforehand.
     known = frozenset(stages.NAMES) - _CURRENT
     if source == "current":
-        known -= {"entropy", "score"}
+        known -= {"entropy", "source_logprobs", "score"}
     if micro:
         known -= {"score"}
-    early = tuple(n for n in _GIVES if n in present and _is_early(present[n], known))
-    late = [s for n, s in present.items() if n not in (*early, "advantage")]
+    early = _early(present, known)
+    beforehand = (*early, "advantage", "returns", "phases")
+    late = [s for n, s in present.items() if n not in beforehand]
+    _check_critic(chosen, present)
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
             raise Refused(
@@ -210,9 +258,18 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
                 f"{', '.join(n for n in stage.reads if n not in known)}; let it read "
                 "advantages, or compute what it needs in another stage."
             )
+    if ("selected" in reads) != (settings.selection["name"] != "none"):
+        raise Refused(
+            f"algo.selection.name={settings.selection['name']!r} must be another than "
+            f"'none' just if a stage reads `selected`, and "
+            f"{'one does' if 'selected' in reads else 'none does'}; change it, or the "
+            f"stage, which is algo.surrogate or algo.regulariser."
+        )
     read_late = frozenset(name for stage in late for name in stage.reads)
-    if source == "current" and reads & {"entropy", "score"}:
-        reads |= {"current_entropy"}
+    of_entropy = {"entropy", "score"} if source == "current" else set()
+    outputs = reads & {"rank"}
+    if reads & {"current_entropy", *of_entropy}:
+        outputs |= {"entropy"}
     score = _Score(
         functools.partial(
             entropy.fit,
@@ -227,6 +284,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         ),
         micro,
     )
+    by_rows = micro and "score" in reads
+    by_rows = by_rows or any(stage.declared.by_rows for stage in late)
+    if chosen.phases is not None:
+        _check_phases(settings, chosen.phases, known, by_rows)
     stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
     draws = "random" in reads
     return Method(
@@ -236,18 +297,46 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         constants=functools.partial(
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
+        value_loss=chosen.critic and functools.partial(_value_loss, chosen.critic),
         terms=functools.partial(
-            _terms, chosen, early, score, "score" in reads, "current_entropy" in reads
+            _terms, chosen, early, score, source, "score" in reads, outputs
         ),
         aggregate=lambda counted: chosen.aggregation({"mask": counted}),
         reads=reads,
-        by_rows=(micro and "score" in reads)
-        or any(stage.declared.by_rows for stage in late),
+        outputs=outputs,
+        old_outputs=frozenset(
+            name.removeprefix("old_") for name in reads & _NOT_RECORDED
+        ),
+        cut_share=settings.cut_share,
+        by_rows=by_rows,
         across_rows=(micro and "score" in reads)
         or any(stage.declared.across_rows for stage in late),
-        silent_at_zero=all(stage.declared.silent_at_zero for stage in late),
+        silent_at_zero=all(
+            s.declared.silent_at_zero for n, s in present.items() if n != "advantage"
+        ),
         silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
+        phases=phases.number(settings.phases["name"]),
     )
+
+
+def _check_phases(
+    settings: Settings, stage: stages.Stage, known: frozenset[str], by_rows: bool
+) -> None:
+    """Raises Refused unless it can be known beforehand which tokens a pass is of."""
+    said = f"algo.phases.name={settings.phases['name']!r}"
+    wrong = [name for name in stage.reads if name not in known]
+    if wrong:
+        raise Refused(
+            f"{said} reads {wrong[0]}, and a token's pass is "
+            "chosen before the policy is run; let it read what is known by then."
+        )
+    if by_rows:
+        raise Refused(
+            f"{said} takes the tokens of a completion apart, "
+            "and another stage of this method reads the current policy at whole "
+            "completions; set it to 'one', or algo.entropy.source to 'old' and "
+            "algo.entropy.scope to 'batch'."
+        )
 
 
 def _choose(s: Settings, num_prompts: int) -> _Stages:
@@ -263,6 +352,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         key = f"algo.{name}"
         return stages.bind(key, methods.TABLES[key], choice, **given)
 
+    critic = bind("critic", s.critic)
     return _Stages(
         advantage=_advantage(s, num_prompts),
         weight=_weight(s),
@@ -280,6 +370,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
         ),
+        selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
         mask=bind("mask", s.mask),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
@@ -287,6 +378,9 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         else None,
         regulariser=bind("regulariser", s.regulariser),
         aggregation=bind("aggregation", s.aggregation),
+        critic=critic if (has_critic := s.critic["name"] != "none") else None,
+        returns=_returns(s) if has_critic else None,
+        phases=bind("phases", s.phases) if s.phases["name"] != "one" else None,
     )
 
 
@@ -316,6 +410,35 @@ def _advantage(s: Settings, num_prompts: int) -> stages.Stage:
         return (1 - strength) * base(values) + strength * token_group(values)
 
     return stages.Stage("algo.advantage", blend, reads, base.declared)
+
+
+def _returns(s: Settings) -> stages.Stage:
+    """Of the discounts that the advantage has, if it has any."""
+    discounts = {name: s.advantage.get(name, 1.0) for name in ("gamma", "lam")}
+    return stages.only("algo.critic", critics.returns, **discounts)
+
+
+def _check_critic(chosen: _Stages, present: Mapping[str, stages.Stage]) -> None:
+    """Refuses stages that read what a critic alone gives, and a critic that reads more
+    than it has."""
+    for name, stage in present.items():
+        read = [n for n in stage.reads if n in _OF_CRITIC]
+        if read and chosen.critic is None:
+            raise Refused(
+                f"{stage.key} reads {read[0]}, which only a critic gives, and "
+                "algo.critic.name='none'; set algo.critic.name='value_head'."
+            )
+        if name == "critic":
+            if wrong := [n for n in stage.reads if n not in _CRITIC_READS]:
+                raise Refused(
+                    f"{stage.key} reads {wrong[0]}, and a critic can read "
+                    f"{', '.join(sorted(_CRITIC_READS))}; let it do without."
+                )
+        elif "values" in read:
+            raise Refused(
+                f"{stage.key} reads values, and they are for algo.critic alone; let it "
+                "read old_values."
+            )
 
 
 def _weight(s: Settings) -> stages.Stage | None:
@@ -349,10 +472,24 @@ def _temperature(s: Settings) -> Callable[..., Array] | None:
     )
 
 
-def _is_early(stage: stages.Stage, known: frozenset[str]) -> bool:
-    """Whether a stage runs before the policy: it can, and it has to."""
-    has_to = stage.declared.by_rows or stages.PER_COMPLETION & frozenset(stage.reads)
-    return bool(has_to) and frozenset(stage.reads) <= known
+def _early(present: dict[str, stages.Stage], known: frozenset[str]) -> tuple[str, ...]:
+    """The stages that run before the policy, in their order: those that can and have
+    to, or that give what such a stage behind them reads."""
+    possible = []
+    for name, gives in _GIVES.items():
+        if name in present and frozenset(present[name].reads) <= known:
+            possible.append(name)
+            known |= set(gives)
+        else:
+            known -= set(gives)
+    early, needed = [], set()
+    for name in reversed(possible):
+        stage, reads = present[name], set(present[name].reads)
+        has_to = stage.declared.by_rows or stages.PER_COMPLETION & reads
+        if has_to or needed.intersection(_GIVES[name]):
+            early.insert(0, name)
+            needed |= reads
+    return tuple(early)
 
 
 # --- before the policy is run ---------------------------------------------------------
@@ -396,6 +533,7 @@ def _before(rows: Rows) -> dict[str, Array]:
         **values,
         **clean,
         "entropy": clean["old_entropy"],
+        "source_logprobs": clean["old_logprobs"],
         "correct": rows.mask & right[:, None],
         "group_accuracy": jnp.where(rows.mask, share[:, None], 0),
     }
@@ -410,24 +548,35 @@ def _constants(
     seed,
     rows: Rows,
     state,
+    advantages: Array | None = None,
 ) -> dict[str, Array]:
     """What follows from rows alone, as the loss of a token needs it."""
     values = _before(rows)
     if "draws" in state:
         key = jax.random.fold_in(jax.random.key(seed), state["draws"])
         values["random"] = jax.random.uniform(key, rows.mask.shape)
-    # The entropy and the score are of the policy that algo.entropy.source names.
-    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy"})}
+    # These are of the policy that algo.entropy.source names, perhaps the current one.
+    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
     given = {name: values[name] for name in names}
-    given["advantages"] = chosen.advantage({**values, "state": state.get("advantage")})
+    if chosen.returns is not None:
+        values["returns"] = given["returns"] = chosen.returns(values)
+    if advantages is None:
+        advantages = chosen.advantage({**values, "state": state.get("advantage")})
+    values["advantages"] = given["advantages"] = advantages
     # Metrics are over these tokens, so that they do not depend on whether completions
     # without an advantage are passed through the policy.
     given["signal"] = rows.mask & (given["advantages"] != 0).any(axis=1, keepdims=True)
     if with_score:
         scored = score.score(rows.old_entropy, state["entropy"])
         values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
+    if chosen.phases is not None:
+        state_of = {"state": state.get("phases")}
+        given["waits"] = rows.mask & chosen.phases({**values, **state_of})
     for name in early:
-        given |= _run(name, getattr(chosen, name), values, state)
+        found = _run(name, getattr(chosen, name), values, state)
+        values |= found
+        # The loss needs both those before and those after shaping.
+        given |= {"shaped": found["advantages"]} if name == "shaping" else found
     return jax.lax.stop_gradient(given)
 
 
@@ -438,18 +587,25 @@ def _terms(
     chosen: _Stages,
     early,
     score: _Score,
+    source: str,
     with_score: bool,
-    with_entropy: bool,
+    outputs: frozenset[str],
     current: Values,
     constants: Values,
     state,
 ) -> Terms:
     """The loss of each token, from the stages in their order."""
-    values = _clean({**constants, **current})
+    assert outputs <= current.keys(), f"this method reads the {', '.join(outputs)}"
+    own = {name: current[name] for name in ("logprobs", *(outputs - {"entropy"}))}
+    if "entropy" in outputs:
+        own["current_entropy"] = current["entropy"]
+    values = _clean({**constants, **own})
     mask = values["mask"]
-    assert not with_entropy or "entropy" in current, "this method reads the entropy"
-    if not with_entropy:
-        values["entropy"] = values["old_entropy"]
+    values["entropy"] = values["old_entropy"]
+    if source == "current" and "entropy" in outputs:
+        values["entropy"] = jax.lax.stop_gradient(values["current_entropy"])
+    of_source = values["logprobs" if source == "current" else "old_logprobs"]
+    values["source_logprobs"] = jax.lax.stop_gradient(of_source)
     if with_score and "score" not in values:
         stats = state["entropy"]
         if score.micro:
@@ -466,7 +622,9 @@ def _terms(
     run("ratio")
     run("clip_range")
     base_advantages = values["advantages"]
-    values["advantages"] = _run("shaping", chosen.shaping, values, state)["shaping"]
+    values["advantages"] = values.get("shaped", base_advantages)
+    run("shaping")
+    run("selection")
     surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
     loss = surrogate.loss
     if chosen.weight is not None:
@@ -502,8 +660,23 @@ def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any
     return dict(zip(names, given if len(names) > 1 else (given,), strict=True))
 
 
+def _value_loss(
+    critic: stages.Stage, values: Array, constants: Values
+) -> critics.ValueLoss:
+    """The critic's loss of each token; 0 outside the mask, whatever lies there."""
+    mask = constants["mask"]
+    given = {n: constants[n] for n in critic.reads if n in constants}
+    given = jax.lax.stop_gradient(given) | {"values": values}
+    given = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in given.items()}
+    found = critic(given)
+    return critics.ValueLoss(
+        jnp.where(mask, found.loss, 0), jnp.where(mask, found.clipped, False)
+    )
+
+
 def _clean(values: Values) -> dict[str, Array]:
-    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of logprobs.
+    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of what is
+    differentiable.
 
     Zero everywhere means ratio 1 and advantage 0 in padding, so that no stage after
     this one can produce a non-finite number there.
@@ -513,7 +686,7 @@ def _clean(values: Values) -> dict[str, Array]:
     chex.assert_type(mask, bool)
     chex.assert_equal_shape([mask, *values.values()])
     clean = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in values.items()}
-    fixed = {n: x for n, x in clean.items() if n != "logprobs"}
+    fixed = {n: x for n, x in clean.items() if n not in _DIFFERENTIABLE}
     return {**clean, **jax.lax.stop_gradient(fixed)}
 
 
@@ -561,6 +734,37 @@ def rows_loss(
     weights, denominator = jax.lax.stop_gradient(method.aggregate(terms.counted))
     numerator = masked.sum(terms.loss * weights, constants["mask"])
     return numerator, denominator, _sums(method, current, constants, terms)
+
+
+def critic_loss(
+    method: Method, values: Array, constants: Values, weights: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of a method's critic, beside `token_loss` or `rows_loss`.
+
+    Args:
+      method: with a critic.
+      values: float32, of the current critic; differentiable.
+      constants: see `token_loss`.
+      weights: of the policy's loss, 0 where a token does not count.
+
+    Returns:
+      numerator and sums as of `token_loss`, over all tokens of the mask.
+    """
+    found, mask = method.value_loss(values, constants), constants["mask"]
+    per_token = {
+        "critic/loss": found.loss,
+        "critic/frac_clipped": found.clipped,
+        "critic/value": values,
+        "critic/return": constants["returns"],
+    }
+    sums = {name: _sum(x, mask) for name, x in per_token.items()}
+    return masked.sum(found.loss * weights, mask), jax.lax.stop_gradient(sums)
+
+
+def row_weights(method: Method, current: Values, constants: Values, state) -> Array:
+    """The weights that `rows_loss` takes, [B, T] float32."""
+    terms = method.terms(current, constants, state)
+    return jax.lax.stop_gradient(method.aggregate(terms.counted)[0])
 
 
 def _sums(

@@ -37,8 +37,8 @@ class Entropy:
     quantile: float = _setting(0.8, Range(0, 1))  # pivot rho
     # Nats, before the logarithm; log(vocabulary) is about 12.
     floor: float = _setting(1e-8, Range(0, 1, above=True))
-    # For C and D, and of stages that read `entropy`: of the policy at the start of the
-    # step, or the current one.
+    # For C and D, and of stages that read `entropy` or `source_logprobs`: of the policy
+    # at the start of the step, or the current one.
     source: str = _setting("old", ENTROPY_SOURCES)
     scope: str = _setting("batch", ENTROPY_SCOPES)  # of the statistics for C and D
     spread: str = _setting("std", entropy.SPREADS)  # quantile_rms: public code
@@ -119,15 +119,20 @@ class Settings:
     entropy: Entropy = Entropy()
     temperature: Temperature = Temperature()
     token_group: TokenGroup = TokenGroup()
+    # Of the largest probability; what is below is cut from `old_cut_logprobs`.
+    cut_share: float = _setting(0.02, Range(0, 1, above=True))
     shaping: Mapping[str, Any] = _stage("redistribute")
     redistribution: Redistribution = Redistribution()
     clip: Clip = Clip()
     ratio: Mapping[str, Any] = _stage("token")
     clip_range: Mapping[str, Any] = _stage("by_score")
+    selection: Mapping[str, Any] = _stage("none")  # for stages that read `selected`
     surrogate: Mapping[str, Any] = _stage("ppo")
     mask: Mapping[str, Any] = _stage("all")
     regulariser: Mapping[str, Any] = _stage("none")  # beside the KL term
     aggregation: Mapping[str, Any] = _stage("token_mean")
+    critic: Mapping[str, Any] = _stage("none")  # a learned value, beside the policy
+    phases: Mapping[str, Any] = _stage("one")  # passes of updates for one over a batch
     kl: Kl = Kl()
     importance: Importance = Importance()
 

@@ -30,8 +30,14 @@ NAMES = {
     "mask": "bool; True on the tokens of the completion",
     "old_logprobs": "policy before the step's updates, base temperature",
     "old_entropy": "policy before the step's updates",
+    "old_square_sum": "policy before the step's updates: sum of p² over all tokens",
+    "old_cut_logprobs": "policy before the step's updates without tokens less probable "
+    "than `algo.cut_share` times the most probable one; -inf for such a token",
     "behavior_logprobs": "under the distribution that the token was drawn from",
     "reference_logprobs": "frozen reference policy",
+    "old_values": "of the critic before the step's updates",
+    "returns": "what a critic's values are fitted to",
+    "values": "of the current critic; differentiable, and read by algo.critic alone",
     "rewards": "[B]; the verifier's score plus penalties",
     "scores": "[B]; the verifier's score, 1 is correct",
     "group_ids": "[B] int32; equal for the completions of a prompt",
@@ -40,12 +46,16 @@ NAMES = {
     "group_accuracy": "share of the group's completions that are right",
     "random": "uniform in [0, 1), drawn anew at every step from the run's seed",
     "entropy": "of the policy that algo.entropy.source names, old or current",
+    "source_logprobs": "of that policy too, without a gradient",
     "score": "entropy score in [-1, 1], by the statistics of algo.entropy",
-    "logprobs": "current policy, base temperature; the one input with a gradient",
+    "logprobs": "current policy, base temperature; differentiable",
+    "current_entropy": "of the current policy; differentiable",
+    "rank": "of the token under the current policy, 1 is the most probable",
     "ratio": "current over old policy; differentiable",
     "advantages": "as the stage before it left them",
     "clip_low": "width of the clip range below 1",
     "clip_high": "width of the clip range above 1",
+    "selected": "what algo.selection gives",
     "state": "the stage's own state; any pytree",
 }
 PER_COMPLETION = frozenset({"rewards", "scores", "group_ids", "prompt_ids"})
@@ -144,9 +154,11 @@ def bind(
         is one, and is not an option then.
 
     Raises:
-      Refused: no such function, or an option that it does not have or that is out
-        of its range; names key, value, rule and remedy.
+      Refused: no name, no such function, or an option that it does not have or that
+        is out of its range; names key, value, rule and remedy.
     """
+    if "name" not in choice:
+        raise Refused(f"{key}.name is missing; choose one of {', '.join(table)}.")
     function = find(f"{key}.name", table, choice["name"])
     reads, options = signature(function)
     for name in reads:

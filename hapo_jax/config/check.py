@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
-from hapo_jax.algo import importance
+from hapo_jax.algo import importance, stages, supervised
 from hapo_jax.algo import method as method_lib
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.config import ranges
@@ -116,19 +116,28 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     return resolved
 
 
-def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
-    """Refuses settings under which no completion can ever have an advantage.
+def check_method(config: ConfigDict, method: method_lib.Method) -> None:
+    """Refuses a method that cannot work under these settings.
 
-    Asks the method itself, with a batch of which every other completion is right.
+    Asks the method itself for advantages, with a batch of which every other completion
+    is right.
 
     Args:
       config: resolved.
       method: of that config.
 
     Raises:
-      Refused: every advantage is 0; names the settings that lead to it.
+      Refused: every advantage is 0, or the method reads what the sampler does not
+        record; names the settings that lead to it.
     """
     r = config.rollout
+    scored = {*method.old_outputs, *(["values"] if method.has_critic else [])}
+    if scored and not config.learner.recompute_old_logprobs:
+        names = ", ".join(f"old_{name}" for name in sorted(scored))
+        raise Refused(
+            f"learner.recompute_old_logprobs=False must be True for a method that "
+            f"reads {names}, which the sampler does not record."
+        )
     number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
     right = number % 2 == 0
     shape = (len(number), 2)
@@ -147,7 +156,15 @@ def check_advantages(config: ConfigDict, method: method_lib.Method) -> None:
         scores=right.astype(np.float32),
         group_ids=number // r.group_size * r.group_size,
         prompt_ids=number // r.group_size,
+        **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
+        old_values=np.zeros(shape, np.float32) if method.has_critic else None,
     )
+    if "baselines" in method.reads and not r.greedy_baseline:
+        raise Refused(
+            f"algo.advantage.name={config.algo.advantage.name!r} reads baselines, the "
+            "rewards of greedy completions, and rollout.greedy_baseline=False draws "
+            "none; set it to True."
+        )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):
         raise Refused(
@@ -194,6 +211,7 @@ _SEQUENCE_SPREAD = 0.05
 def check_sft(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     """`check` for the config of a supervised run."""
     check_alone(config, config_lib.default_sft())
+    stages.bind("loss", supervised.LOSSES, config.loss.to_dict())
     shards = _check_mesh(config, num_devices)
     resolved = config_lib.resolve(config)
     c = resolved.config

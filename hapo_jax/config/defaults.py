@@ -81,6 +81,8 @@ def default() -> ConfigDict:
     # What to do about tokens that are cut off by these three: the learner's ratios are
     # of the whole vocabulary, so without algo.importance they are off. refuse | accept
     c.rollout.off_policy = "refuse"
+    # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
+    c.rollout.greedy_baseline = False
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 
@@ -133,7 +135,10 @@ def default() -> ConfigDict:
     c.learner.schedule = "constant"
     c.learner.decay_steps = 0  # 0: until the end of the run
     c.learner.final_share = 0.0
-    c.learner.b1 = 0.9
+    # adam | optimistic_adam | optimistic_adagrad; see learner/optimizer.py. Adam and
+    # optimistic AdaGrad keep two numbers per parameter, optimistic Adam three.
+    c.learner.optimizer = "adam"
+    c.learner.b1 = 0.9  # of Adam, as b2
     c.learner.b2 = 0.999
     c.learner.eps = 1e-8
     c.learner.weight_decay = 0.1
@@ -187,6 +192,8 @@ def default_sft() -> ConfigDict:
     c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty
 
     c.mesh = full.mesh
+    # What a token weighs: a name of algo/supervised.py, and its options.
+    c.loss = ConfigDict({"name": "uniform"})
     c.max_prompt_tokens = 256  # longer prompts are an error
     c.max_completion_tokens = 256  # end token included; longer ones are an error
 
@@ -364,6 +371,7 @@ def resolve(config: ConfigDict) -> Resolved:
 # fields of a model's config.json.
 OPEN = (
     *(f"algo.{name}" for name in settings.STAGES),
+    "loss",
     "task.train",
     "task.test",
     "task.words",

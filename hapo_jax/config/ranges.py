@@ -26,6 +26,7 @@ CHOICES = {
     "data.on_error": problems.ON_ERROR,
     "learner.remat": ("auto", *transformer.REMATS),
     "learner.schedule": optimizer.SCHEDULES,
+    "learner.optimizer": optimizer.OPTIMIZERS,
 }
 _MOST_STEPS = 10**9
 _TOKENS = Range(1, 2**24, whole=True)

@@ -3,17 +3,19 @@
 Log-prob and entropy of a token, and the derivative of a loss in them, need no logits
 but the token's own. So `gradients` makes the logits of a chunk once and takes from them
 log-probs, the loss's derivative, and the gradients in states and weights: nothing is
-kept and nothing is made twice. `scores` is its first half.
+kept and nothing is made twice. `scores` is its first half. What else logits tell of a
+token (`OUTPUTS`) is computed where somebody asks for it.
 
 S shards of N tokens each; a chunk is the same columns of every shard, so that each
 device works on its own tokens. Loops end behind the last token there is.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.model import sharding, transformer
@@ -31,13 +33,74 @@ _FEWEST_TOKENS, _MOST_TOKENS = 128, 4096
 
 
 class Scores(NamedTuple):
-    """Attributes:
-    logprobs: [..., N] float32, nats, of the given tokens at the base temperature.
-    entropy: float32, nats, of the untempered distribution; or None.
+    """What the logits say of the given tokens; [..., N] float32, None if not wanted.
+
+    Attributes:
+      logprobs: nats, at the base temperature.
+      entropy: nats, of the untempered distribution.
+      rank: 1 + how many tokens are more probable.
+      square_sum: sum of the squared probabilities of all tokens, base temperature.
+      cut_logprobs: nats, under the distribution without all that is less probable than
+        `cut_share` times the most probable token; -inf where the token itself is.
+      values: of a critic, which is no output of this head: it has no vocabulary.
     """
 
     logprobs: Array
-    entropy: Array | None
+    entropy: Array | None = None
+    rank: Array | None = None
+    square_sum: Array | None = None
+    cut_logprobs: Array | None = None
+    values: Array | None = None
+
+    @classmethod
+    def each(cls, value: Any, outputs: frozenset[str]) -> "Scores":
+        """The same value for log-probs and all that is wanted."""
+        return cls(**dict.fromkeys({"logprobs", *outputs}, value))
+
+
+class _Logits(NamedTuple):
+    """Of a chunk.
+
+    Attributes:
+      raw: [S, width, V] float32.
+      tempered: the same divided by the base temperature.
+      chosen: [S, width], of the tokens, tempered.
+      log_total: [S, width], log-sum-exp of the tempered ones.
+    """
+
+    raw: Array
+    tempered: Array
+    chosen: Array
+    log_total: Array
+
+
+def _rank(logits: _Logits, cut_share: float) -> Array:
+    del cut_share
+    above = logits.tempered > logits.chosen[..., None]
+    return 1 + above.sum(-1, dtype=jnp.float32)
+
+
+def _square_sum(logits: _Logits, cut_share: float) -> Array:
+    del cut_share
+    return jnp.exp(2 * (logits.tempered - logits.log_total[..., None])).sum(-1)
+
+
+def _cut_logprobs(logits: _Logits, cut_share: float) -> Array:
+    least = logits.tempered.max(-1) + np.log(cut_share)
+    kept = logits.tempered >= least[..., None]
+    log_total = jax.nn.logsumexp(logits.tempered, axis=-1, where=kept)
+    return jnp.where(logits.chosen >= least, logits.chosen - log_total, -jnp.inf)
+
+
+# Beside the log-probs: name → (logits of a chunk, cut_share) → [S, width] float32.
+_OUTPUTS: dict[str, Callable[[_Logits, float], Array]] = {
+    "entropy": lambda logits, cut_share: entropy_lib.of_logits(logits.raw),
+    "rank": _rank,
+    "square_sum": _square_sum,
+    "cut_logprobs": _cut_logprobs,
+}
+OUTPUTS = frozenset(_OUTPUTS)
+ENTROPY = frozenset({"entropy"})
 
 
 def chunk_tokens(
@@ -64,40 +127,37 @@ def scores(
     targets: Array,
     counts: Array,
     *,
-    base_temperature: float,
     width: int,
-    unused_ids: tuple[tuple[int, int], ...] = (),
-    with_entropy: bool = True,
+    outputs: frozenset[str] = ENTROPY,
+    **options,
 ) -> Scores:
-    """Log-probs and entropies of tokens, without gradients.
+    """Scores of tokens, without gradients.
 
     Args:
       hidden: [S, N, D], the states that predict the tokens; N a multiple of `width`.
       weight: [V, D], the unembedding in the dtype of `hidden`.
       targets: [S, N] int32, the tokens.
       counts: [S] int32, how many of the N there are.
-      base_temperature: log-probs are of softmax(logits / base_temperature).
       width: columns of a chunk.
-      unused_ids: of probability 0, see `ModelConfig`.
-      with_entropy: also give entropies.
+      outputs: of `OUTPUTS`, those that are wanted.
+      **options: base_temperature: log-probs are of softmax(logits / base_temperature);
+        unused_ids: of probability 0, see `ModelConfig`; cut_share: of `cut_logprobs`.
 
     Returns:
       Scores [S, N]; 0 or meaningless behind `counts`.
     """
-    empty = jnp.zeros(targets.shape, jnp.float32)
 
     def chunk(k, out: Scores) -> Scores:
-        part, *_ = _chunk(
+        part, _ = _chunk(
             _columns(hidden, k, width),
             weight,
             _columns(targets, k, width),
-            base_temperature,
-            unused_ids,
-            with_entropy,
+            outputs=outputs,
+            **options,
         )
         return jax.tree.map(lambda x, y: _put(x, y, k, width), out, part)
 
-    start = Scores(empty, empty if with_entropy else None)
+    start = Scores.each(jnp.zeros(targets.shape, jnp.float32), outputs)
     return jax.lax.fori_loop(0, _num_chunks(counts, width), chunk, start)
 
 
@@ -109,19 +169,20 @@ def gradients(
     counts: Array,
     constants,
     *,
-    base_temperature: float,
     width: int,
-    unused_ids: tuple[tuple[int, int], ...] = (),
-    with_entropy: bool,
+    outputs: frozenset[str] = frozenset(),
+    base_temperature: float,
+    **options,
 ):
     """Gradients of a sum over tokens in states and unembedding.
 
     Args:
       slopes: (Scores of a chunk [S, width], constants of it) -> (sums, slope): a tree
-        of scalars to add up over chunks, and the derivative of the loss in the
-        log-probs, [S, width] float32, 0 behind `counts`.
-      hidden, weight, targets, counts, base_temperature, width, unused_ids,
-        with_entropy: as in `scores`.
+        of scalars to add up over chunks, and as Scores the derivatives of the loss in
+        the log-probs and, or None, in the entropies, 0 behind `counts`. The other
+        scores have none.
+      hidden, weight, targets, counts, width, outputs, base_temperature, **options: as
+        in `scores`.
       constants: a tree of arrays [S, N], handed to `slopes` chunk by chunk.
 
     Returns:
@@ -134,17 +195,24 @@ def gradients(
     def chunk(k, carry):
         sums, d_hidden, d_weight = carry
         states, tokens = _columns(hidden, k, width), _columns(targets, k, width)
-        part, logits, log_total = _chunk(
-            states, weight, tokens, base_temperature, unused_ids, with_entropy
+        part, logits = _chunk(
+            states,
+            weight,
+            tokens,
+            outputs=outputs,
+            base_temperature=base_temperature,
+            **options,
         )
         new, slope = slopes(
             part, jax.tree.map(lambda x: _columns(x, k, width), constants)
         )
         # d log softmax(z)[token] / dz = onehot - softmax(z), and z = logits / T.
         chosen = jnp.arange(V)[None, None] == tokens[..., None]
-        d_logits = (slope / base_temperature)[..., None] * (
-            chosen - jnp.exp(logits - log_total[..., None])
+        d_logits = (slope.logprobs / base_temperature)[..., None] * (
+            chosen - jnp.exp(logits.tempered - logits.log_total[..., None])
         )
+        if slope.entropy is not None:
+            d_logits += slope.entropy[..., None] * _entropy_slope(logits.raw)
         d_logits = d_logits.astype(hidden.dtype)
         d_states = jnp.einsum("SNV,VD->SND", d_logits, weight)
         # Summed over shards behind the loop: one reduction per call, not per chunk.
@@ -160,9 +228,7 @@ def gradients(
         lambda x: jax.ShapeDtypeStruct((S, width), x.dtype), constants
     )
     score = jax.ShapeDtypeStruct((S, width), jnp.float32)
-    sums, _ = jax.eval_shape(
-        slopes, Scores(score, score if with_entropy else None), example
-    )
+    sums, _ = jax.eval_shape(slopes, Scores.each(score, outputs), example)
     carry = (
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
         jnp.zeros_like(hidden),
@@ -174,19 +240,34 @@ def gradients(
     return sums, d_hidden, sharding.sum_shards(d_weight)
 
 
-def _chunk(hidden, weight, tokens, base_temperature, unused_ids, with_entropy):
-    """Scores of a chunk, its tempered logits [S, width, V] and their log-sum-exp."""
-    logits = jnp.einsum(
-        "SND,VD->SNV", hidden, weight, preferred_element_type=jnp.float32
-    )
-    logits = sharding.constrain_vocab(logits, axis=2)
-    logits = transformer.mask_unused(logits, unused_ids)
-    entropy = entropy_lib.of_logits(logits) if with_entropy else None
-    if base_temperature != 1.0:
-        logits = logits / base_temperature
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
-    log_total = jax.nn.logsumexp(logits, axis=-1)
-    return Scores(chosen - log_total, entropy), logits, log_total
+def _chunk(
+    hidden: Array,
+    weight: Array,
+    tokens: Array,
+    *,
+    outputs: frozenset[str],
+    base_temperature: float,
+    unused_ids: tuple[tuple[int, int], ...] = (),
+    cut_share: float = 0.0,
+) -> tuple[Scores, _Logits]:
+    """Scores of a chunk [S, width], and the logits that they are of."""
+    raw = jnp.einsum("SND,VD->SNV", hidden, weight, preferred_element_type=jnp.float32)
+    raw = sharding.constrain_vocab(raw, axis=2)
+    raw = transformer.mask_unused(raw, unused_ids)
+    tempered = raw if base_temperature == 1.0 else raw / base_temperature
+    chosen = jnp.take_along_axis(tempered, tokens[..., None], axis=-1)[..., 0]
+    log_total = jax.nn.logsumexp(tempered, axis=-1)
+    logits = _Logits(raw, tempered, chosen, log_total)
+    others = {name: _OUTPUTS[name](logits, cut_share) for name in sorted(outputs)}
+    return Scores(logprobs=chosen - log_total, **others), logits
+
+
+def _entropy_slope(raw: Array) -> Array:
+    """dH/dz = -p (log p + H) of logits z [S, width, V]."""
+    log_p = jax.nn.log_softmax(raw, axis=-1)
+    p = jnp.exp(log_p)
+    entropy = -(p * log_p).sum(-1, keepdims=True)
+    return -p * (log_p + entropy)
 
 
 def _num_chunks(counts: Array, width: int) -> Array:

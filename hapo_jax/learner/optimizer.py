@@ -1,4 +1,16 @@
-"""The optimizer: AdamW behind a global-norm clip, and its learning rate over a run."""
+"""The optimizer behind a global-norm clip, and its learning rate over a run.
+
+    u_t = direction of the gradient, as the optimizer's name says
+    θ  ← θ - rate * (u_t + weight_decay * θ)
+
+    adam                u_t = m̂_t / (√v̂_t + eps) = a_t
+    optimistic_adam     u_t = 2 a_t - a_{t-1}
+    optimistic_adagrad  u_t = 2 d_t - d_{t-1},   d_t = g_t / √(Σ_{s≤t} g_s² + eps²)
+
+Optimism takes the last direction as a guess of the next one. In the first update, which
+has no last one, u is a or d itself. Optimistic Adam is arXiv 1711.00141, Algorithm 1;
+optimistic AdaGrad is the same step around AdaGrad's direction.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,6 +19,7 @@ import jax
 import optax
 
 SCHEDULES = ("constant", "cosine", "linear")
+OPTIMIZERS = ("adam", "optimistic_adam", "optimistic_adagrad")
 
 
 class Optimizer(NamedTuple):
@@ -30,21 +43,40 @@ def make_optimizer(
     eps: float,
     weight_decay: float,
     max_grad_norm: float,
+    name: str = "adam",
 ) -> Optimizer:
-    """AdamW as the paper's runs use it; weight decay applies to every parameter.
+    """The optimizer of a name; weight decay applies to every parameter.
 
     Args:
       learning_rate: updates done so far → rate of the next one, see `schedule`.
-      b1, b2, eps: of Adam.
+      b1, b2: of Adam; AdaGrad has none.
+      eps: least size of the root that divides.
       weight_decay: decoupled, times the learning rate.
       max_grad_norm: global norm of an update's gradient above which it is scaled down.
+      name: one of `OPTIMIZERS`.
     """
+    adam = optax.scale_by_adam(b1=b1, b2=b2, eps=eps)
+    # Squared, since optax adds it below the root.
+    adagrad = optax.scale_by_rss(initial_accumulator_value=0.0, eps=eps**2)
+    optimistic = optax.scale_by_optimistic_gradient
+    direction = {
+        "adam": lambda: adam,
+        "optimistic_adam": lambda: optax.chain(adam, optimistic()),
+        "optimistic_adagrad": lambda: optax.chain(adagrad, optimistic()),
+    }[name]()
+    # Two chains, as checkpoints of earlier versions have the state.
     chain = optax.chain(
         optax.clip_by_global_norm(max_grad_norm),
-        optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=weight_decay),
+        optax.chain(
+            direction,
+            optax.add_decayed_weights(weight_decay),
+            optax.scale_by_learning_rate(learning_rate),
+        ),
     )
     return Optimizer(
-        chain.init, chain.update, lambda state: learning_rate(_updates_done(state))
+        init=chain.init,
+        update=chain.update,
+        learning_rate=lambda state: learning_rate(_updates_done(state)),
     )
 
 

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 from hapo_jax.algo import method as method_lib
-from hapo_jax.learner import head, packing, scoring
+from hapo_jax.learner import head, packing, scoring, value_head
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner.state import TrainState, merge
 from hapo_jax.model import sharding, transformer
@@ -56,7 +56,7 @@ class Minibatch(NamedTuple):
       index: of the targets in the rows, or None without rows.
       denominator: float32 scalar; 0 with rows.
       num_tokens: int32 scalar, completion tokens of the mini-batch, those of
-        completions that the plan leaves out too.
+        completions that the placement leaves out too.
     """
 
     packed: packing.Packed
@@ -92,7 +92,7 @@ class Learner(NamedTuple):
     """The jitted functions, with shardings and donation as `make_learner` set them.
 
     Attributes:
-      score: (params, Packed) -> head.Scores, [M, S, N].
+      score: (params, critic or None, Packed) -> head.Scores, [M, S, N].
       prepare: (method.Rows, method state) -> Prepared.
       update: (TrainState, Minibatch) -> (TrainState, Tally); the state is donated.
       inspect: (current, constants, method state) -> method.Terms, [B, T].
@@ -101,8 +101,7 @@ class Learner(NamedTuple):
       remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows: see `Method`.
-      silent_at_zero: see `Method`.
+      by_rows, has_critic, silent_at_zero, phases, old_outputs: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -117,7 +116,10 @@ class Learner(NamedTuple):
     minibatch_rows: int
     recompute_old_logprobs: bool
     by_rows: bool
+    has_critic: bool
     silent_at_zero: bool
+    phases: int
+    old_outputs: frozenset[str]
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
 
@@ -189,8 +191,14 @@ def make_learner(
 
     return Learner(
         score=jit(
-            functools.partial(_score, graphdef, **options),
-            in_shardings=(state_shardings.params, packed),
+            functools.partial(
+                _score,
+                graphdef,
+                outputs=head.ENTROPY | method.old_outputs | method.outputs,
+                cut_share=method.cut_share,
+                **options,
+            ),
+            in_shardings=(state_shardings.params, state_shardings.critic, packed),
             out_shardings=whole,
             compiler_options=target.training_options(),
         ),
@@ -221,17 +229,20 @@ def make_learner(
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
+        has_critic=method.has_critic,
         silent_at_zero=method.silent_at_zero,
+        phases=method.phases,
+        old_outputs=method.old_outputs,
         row_sharding=rows,
         shardings=minibatch,
     )
 
 
-def _score(graphdef, params, packed: packing.Packed, **options) -> head.Scores:
-    """Scores all targets, entropy included."""
+def _score(graphdef, params, critic, packed: packing.Packed, **options) -> head.Scores:
+    """Scores all targets: what is wanted of the old policy, and of one to look at."""
     model = nnx.merge(graphdef, params)
     model = nnx.merge(graphdef, transformer.compute_params(params, model.dtype))
-    return scoring.score(model, packed, **options)
+    return scoring.score(model, packed, critic=critic, **options)
 
 
 def _prepare(
@@ -265,11 +276,12 @@ def _update(
     model = nnx.merge(graphdef, state.params)
     # Cast once, and not in every micro-batch.
     cast = functools.partial(transformer.compute_params, dtype=model.dtype)
-    trainable, frozen = cast(state.trainable), cast(state.frozen)
-    through_head = _by_rows if method.by_rows else _by_token
+    policy_part, critic = value_head.split(state.trainable)
+    trainable, frozen = cast(policy_part), cast(state.frozen)
+    through_heads = _by_rows if method.by_rows else _by_token
     options["unused_ids"] = model.config.unused_ids
-    through_head = functools.partial(
-        through_head, method, state.method_state, **options
+    through_heads = functools.partial(
+        through_heads, method, state.method_state, **options
     )
 
     def policy(trainable):
@@ -285,9 +297,11 @@ def _update(
             trainable,
         )
         weight = policy(trainable).unembedding()
-        sums, d_hidden, d_weight = through_head(hidden, weight, micro, batch, k)
+        sums, d_hidden, d_weight, d_critic = through_heads(
+            hidden, weight, critic, micro, batch, k
+        )
         (grads,) = pull(d_hidden)
-        return sums, grads, d_weight
+        return sums, value_head.join(grads, d_critic), d_weight
 
     def add(k, total):
         total = jax.tree.map(jnp.add, total, gradients(k))
@@ -320,6 +334,7 @@ def _by_token(
     method_state,
     hidden,
     weight,
+    critic,
     micro,
     batch: Minibatch,
     k,
@@ -331,26 +346,34 @@ def _by_token(
     def slopes(scores: head.Scores, given):
         constants, weights = given
 
-        def value(logprobs):
-            current = _current(logprobs, scores.entropy)
+        free, fixed = _of_policy(method, scores)
+
+        def value(free):
+            current = {**fixed, **free}
             return method_lib.token_loss(
                 method, current, constants, weights, method_state
             )
 
-        (numerator, sums), slope = jax.value_and_grad(value, has_aux=True)(
-            scores.logprobs
-        )
-        return (numerator, jnp.float32(0), sums), slope
+        (numerator, sums), slope = jax.value_and_grad(value, has_aux=True)(free)
+        return (numerator, jnp.float32(0), sums), head.Scores(**slope)
 
-    return head.gradients(
+    sums, d_hidden, d_weight = head.gradients(
         slopes,
         hidden,
         weight,
         micro.targets,
         micro.counts,
         given,
-        with_entropy=method.needs_current_entropy,
+        outputs=method.outputs,
         **options,
+    )
+    more, d_states, d_critic = _critic_gradients(method, critic, hidden, *given)
+    numerator, denominator, sums = sums
+    return (
+        (numerator, denominator, sums | more),
+        d_hidden + d_states,
+        d_weight,
+        d_critic,
     )
 
 
@@ -359,6 +382,7 @@ def _by_rows(
     method_state,
     hidden,
     weight,
+    critic,
     micro,
     batch: Minibatch,
     k,
@@ -371,7 +395,7 @@ def _by_rows(
         weight,
         micro.targets,
         micro.counts,
-        with_entropy=method.needs_current_entropy,
+        outputs=method.outputs,
         **options,
     )
     index = _of_micro(batch.index, k)
@@ -383,27 +407,65 @@ def _by_rows(
 
     at_hand = rows(jnp.ones(micro.targets.shape, bool))
     constants = {**batch.constants, "mask": at_hand}
-    entropy = None if scores.entropy is None else rows(scores.entropy)
+    free, fixed = _of_policy(method, scores)
 
-    def value(logprobs):
-        current = _current(rows(logprobs), entropy)
+    def value(free):
+        current = jax.tree.map(rows, {**fixed, **free})
         numerator, denominator, sums = method_lib.rows_loss(
             method, current, constants, method_state
         )
         return numerator, (denominator, sums)
 
-    (numerator, aux), slope = jax.value_and_grad(value, has_aux=True)(scores.logprobs)
+    (numerator, (denominator, sums)), slope = jax.value_and_grad(value, has_aux=True)(
+        free
+    )
     _, d_hidden, d_weight = head.gradients(
-        lambda _, slope: ((), slope),
+        lambda _, slope: ((), head.Scores(**slope)),
         hidden,
         weight,
         micro.targets,
         micro.counts,
         slope,
-        with_entropy=False,
         **options,
     )
-    return (numerator, *aux), d_hidden, d_weight
+    weights = None
+    if critic is not None:
+        current = jax.tree.map(rows, {**fixed, **free})
+        weights = method_lib.row_weights(method, current, constants, method_state)
+    more, d_states, d_critic = _critic_gradients(
+        method, critic, hidden, constants, weights, rows
+    )
+    return (
+        (numerator, denominator, sums | more),
+        d_hidden + d_states,
+        d_weight,
+        d_critic,
+    )
+
+
+def _critic_gradients(
+    method: method_lib.Method, critic, hidden, constants, weights, arrange=lambda x: x
+):
+    """What a critic adds: its sums, and its loss's gradients in the states and in
+    itself; nothing where there is none.
+
+    Args:
+      critic: a value head, or None.
+      hidden: [S, N, D].
+      constants, weights: as `method.critic_loss` takes them.
+      arrange: puts [S, N] in their arrangement.
+    """
+    if critic is None:
+        return {}, jnp.zeros((), hidden.dtype), None
+
+    def loss(critic, hidden):
+        values = arrange(value_head.values(critic, hidden))
+        return method_lib.critic_loss(method, values, constants, weights)
+
+    (d_critic, d_hidden), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        critic, hidden
+    )
+    return sums, d_hidden, d_critic
 
 
 def _of_micro(tree, k):
@@ -413,10 +475,13 @@ def _of_micro(tree, k):
     )
 
 
-def _current(logprobs, entropy) -> dict[str, Array]:
-    """What `Method.terms` reads of the current policy."""
-    current = {"logprobs": logprobs}
-    return current if entropy is None else {**current, "entropy": entropy}
+def _of_policy(method: method_lib.Method, scores: head.Scores) -> tuple[dict, dict]:
+    """Scores of the current policy by name: those that the loss has a derivative in,
+    and the others."""
+    there = {name: x for name, x in scores._asdict().items() if x is not None}
+    names = {"logprobs", "entropy"} if method.differentiates_entropy else {"logprobs"}
+    free = {name: there.pop(name) for name in names}
+    return free, there
 
 
 def _constrain(total, param_shardings, model: transformer.Transformer):

@@ -247,7 +247,7 @@ def test_entropy_source_and_scope():
 def test_a_current_entropy_that_is_missing_is_a_bug():
     tokens, _, stats = _terms(_make("hapo"))
     made = _make("hapo", entropy_source="current")
-    assert made.needs_current_entropy
+    assert made.outputs == {"entropy"}
     with pytest.raises(AssertionError, match="reads the entropy"):
         given.loss(made, tokens._replace(entropy=None), stats)
 
@@ -293,7 +293,7 @@ def test_a_token_wise_loss_takes_tokens_in_any_order(method):
     def numerator(logprobs):
         current = loose._replace(logprobs=logprobs).current()
         return method_lib.token_loss(
-            made, current, constants, weights, {"entropy": stats}
+            made, current, constants, weights, given.state(made, stats)
         )
 
     def expected(logprobs):
@@ -415,6 +415,37 @@ def test_a_token_mask_is_one_function():
     assert not made.by_rows
 
 
+def test_a_mask_that_reads_advantages_runs_once_for_the_whole_batch():
+    """Shaping runs before it then; with current log-probs both run with the policy."""
+    made = _make("dapo", mask=f"{OWN}:scarce", shaping=f"{OWN}:over_groups")
+    assert not made.by_rows
+    tokens, terms, _ = _terms(made)
+    mask, base = np.asarray(tokens.mask), np.asarray(tokens.advantages)
+    # Every row is a group here, so that the shaping multiplies by 1.
+    _assert_equal(terms.advantages, np.where(mask, base, 0))
+    eligible = np.asarray(tokens.old_logprobs)[mask & (base != 0)]
+    threshold = np.sort(eligible)[round(0.5 * (len(eligible) - 1))]
+    expected = mask & (base != 0) & (np.asarray(tokens.old_logprobs) <= threshold)
+    _assert_equal(terms.counted, expected)
+    current = _make("dapo", mask=f"{OWN}:scarce", entropy_source="current")
+    assert current.across_rows
+    counted = _terms(current)[1].counted
+    assert counted.sum() == expected.sum() and not np.array_equal(counted, expected)
+
+
+def test_shaping_may_look_at_groups():
+    """It runs before the policy then, and what it was given stays known."""
+    made = _make("dapo", shaping=f"{OWN}:over_groups")
+    tokens, rewards, mask, group_ids = _batch()
+    state = made.init_state()
+    constants = made.constants(given.rows(tokens, rewards, group_ids), state)
+    terms = made.terms(tokens.current(), constants, state)
+    factor = np.where(np.asarray(tokens.old_entropy) > 1, 3, 1)
+    base = given.advantages(_make("dapo"), rewards, mask, group_ids)
+    _assert_equal(terms.base_advantages, base)
+    _assert_equal(terms.advantages, base * factor)
+
+
 def test_a_surrogate_is_one_function():
     """A detached, bounded weight on the log-prob: all tokens keep a gradient."""
     made = _make("dapo", surrogate=f"{OWN}:weighted")
@@ -453,6 +484,8 @@ def test_a_stage_may_keep_a_state():
         ({"surrogate": f"{OWN}:absent"}, "has no function 'absent'"),
         ({"surrogate": f"{OWN}:reads_nonsense"}, "reads 'entropies', and a stage can"),
         ({"surrogate": f"{OWN}:reads_rewards"}, "algo.surrogate reads rewards, one"),
+        ({"selection": "top_covariance"}, "must be another than .* and none does"),
+        ({"surrogate": "kl_cov"}, "must be another than 'none' .* and one does"),
         (
             {"surrogate": {"name": "ppo", "dual": 3.0}},
             "algo.surrogate.dual is no option of algo.surrogate.name='ppo'",

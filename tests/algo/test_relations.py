@@ -21,8 +21,11 @@ LENGTHS = np.array([5, 2, 4, 0, 3, 5])  # one completion is empty
 MASK = np.arange(T) < LENGTHS[:, None]
 GROUP_IDS = np.array([0, 0, 0, 3, 3, 3], np.int32)
 RIGHT = np.array([1, 0, 1, 0, 0, 1], np.float32)
-# Settings without a default, which a user has to give.
-GIVEN: dict[str, dict[str, Any]] = {}
+# Settings without a default, which a user has to give, and bounds that these random
+# numbers lie within.
+GIVEN: dict[str, dict[str, Any]] = {
+    "reinforce_rejection": {"mask": {"name": "rejection", "low": 0.5, "high": 2.0}},
+}
 PER_ROW = {"rewards", "scores", "baselines"}
 
 same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
@@ -84,6 +87,7 @@ def batch(name: str, *, rewards=RIGHT, shift=0.4, seed=0) -> Given:
     current = {
         "logprobs": old + rng.normal(scale=shift, size=(B, T)),
         "entropy": rng.uniform(0.01, 3, (B, T)),
+        "rank": rng.integers(1, 9, (B, T)).astype(np.float32),
     }
     return Given(rows, jax.tree.map(_float32, current))
 
@@ -134,11 +138,14 @@ every_method = pytest.mark.parametrize("name", methods.METHODS)
 
 
 @every_method
-def test_gradients_flow_through_the_current_log_probs_alone(name):
+def test_gradients_flow_through_the_current_policy_alone(name):
+    """Through its log-probs, and its entropies if the method says so."""
     found = run(name, batch(name))
     assert np.any(found.slopes)
-    differentiable = {"current_entropy"} & made(name).reads
-    for leaf in jax.tree.leaves(found.others if not differentiable else ()):
+    of_rows, of_current = found.others
+    if made(name).differentiates_entropy:
+        of_current = {n: x for n, x in of_current.items() if n != "entropy"}
+    for leaf in jax.tree.leaves((of_rows, of_current)):
         np.testing.assert_array_equal(leaf, np.zeros_like(leaf))
 
 

@@ -56,6 +56,10 @@ def refuse(program, config, workdir, changes):
     ("changes", "words"),
     [
         ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "multiple of", "= 8"]),
+        (
+            {"algo.critic.name": "value_head", "learner.recompute_old_logprobs": False},
+            ["learner.recompute_old_logprobs=False", "reads old_values"],
+        ),
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
         (
@@ -149,6 +153,9 @@ def test_all_conflicts_come_at_once(tmp_path):
         ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
         ({"log.every_steps": 0}, ["log.every_steps=0", "[1, "]),
         ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
+        ({"loss.name": "dff"}, ["loss.name='dff'", "did you mean 'dft'"]),
+        ({"loss": {"name": "dft", "cap": 1}}, ["loss.cap is no option of", "none"]),
+        ({"loss": {}}, ["loss.name is missing", "uniform"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )
@@ -215,7 +222,7 @@ def test_groups_of_one_are_accepted_where_they_learn(advantage, singleton, stren
     config.algo.token_group.strength = strength
     resolved, _ = check.check(config, num_devices=8)
     made = method.make(settings.of(resolved.algo.to_dict()))
-    check.check_advantages(resolved, made)
+    check.check_method(resolved, made)
 
 
 def test_what_is_left_open_follows_the_flags():

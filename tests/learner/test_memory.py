@@ -67,7 +67,7 @@ def test_scoring_16k_tokens_of_a_large_vocabulary_needs_no_large_buffer():
         positions=by_row,
         segment_ids=by_row,
         branch_ids=by_row,
-        slots=by_row,
+        places=by_row,
         sources=by_target,
         targets=by_target,
         counts=abstract((2, 1)),
@@ -99,12 +99,12 @@ def test_the_head_keeps_nothing_of_the_size_of_tokens_times_vocabulary():
     N = -(-N // width) * width
 
     def slopes(scores, weights):
-        return (scores.logprobs * weights).sum(), weights
+        return (scores.logprobs * weights).sum(), head.Scores(weights)
 
     compiled = (
         jax.jit(
             lambda *args: head.gradients(
-                slopes, *args, base_temperature=1.0, width=width, with_entropy=False
+                slopes, *args, base_temperature=1.0, width=width
             )
         )
         .lower(

@@ -86,9 +86,8 @@ def test_the_learner_scores_and_trains_without_them():
         options = dict(base_temperature=0.7, width=4, unused_ids=unused)
         scores = head.scores(hidden, weight, targets, counts, **options)
         _, *gradients = head.gradients(
-            lambda scores, slope: ((), slope),
+            lambda _, slope: ((), head.Scores(slope)),
             *(hidden, weight, targets, counts, slope),
-            with_entropy=False,
             **options,
         )
         return scores, gradients

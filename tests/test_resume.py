@@ -1,0 +1,34 @@
+"""What a run keeps beside parameters comes back to the bit: optimizers, rollouts."""
+
+import pytest
+
+from hapo_jax import train
+from tests.test_real_input import (  # noqa: F401, fixtures
+    assert_same_run,
+    checkpoint,
+    data,
+    make_config,
+)
+
+# By name: the method, and settings with a state of their own.
+RUNS = {
+    "optimistic_adam": ("hapo", {"learner.optimizer": "optimistic_adam"}),
+    "optimistic_adagrad": ("dapo", {"learner.optimizer": "optimistic_adagrad"}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_stops_in_between_ends_the_same(
+    checkpoint,  # noqa: F811
+    data,  # noqa: F811
+    tmp_path,
+    name,
+):
+    method, changes = RUNS[name]
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    for workdir, ends in ((whole, (3,)), (parts, (2, 3))):
+        for num_steps in ends:
+            given = {**changes, "num_steps": num_steps, "eval.every_steps": 1}
+            train.train(make_config(checkpoint, data, method, **given), str(workdir))
+    assert_same_run(parts, whole)

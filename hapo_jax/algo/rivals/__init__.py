@@ -7,12 +7,14 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    acpo,
     adaptive_entropy,
     archer,
     aspo,
     ce_gppo,
     cispo,
     clip_cov,
+    dppo,
     edge_grpo,
     entropy_adv,
     entropy_bonus,
@@ -28,18 +30,22 @@ from hapo_jax.algo.rivals import (
     passk,
     ppo,
     rejection,
+    remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )
 
 MODULES = (
+    acpo,
     adaptive_entropy,
     archer,
     aspo,
     ce_gppo,
     cispo,
     clip_cov,
+    dppo,
     edge_grpo,
     entropy_adv,
     entropy_bonus,
@@ -55,7 +61,9 @@ MODULES = (
     passk,
     ppo,
     rejection,
+    remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )

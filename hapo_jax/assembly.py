@@ -38,7 +38,7 @@ from hapo_jax.rollout import demonstrations, memory, second
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import tuning as tuning_lib
-from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.rewards import Rewards
@@ -46,7 +46,6 @@ from hapo_jax.rollout.sampler import Sampling, Truncation
 from hapo_jax.system import distributed, target
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks
-from hapo_jax.tasks.problems import Demonstration
 
 _log = logging.getLogger(__name__)
 
@@ -59,9 +58,10 @@ class Work(NamedTuple):
 
     Attributes:
       prompt_tokens, completion_tokens: of the longest.
-      batch_rows: completions of a step, and places for those of a second rollout.
+      batch_rows: completions of a step, and places for those beside the batch.
       minibatch_rows: of an update.
-      second_rows: of them places for a second rollout.
+      beside_rows: of them places for a second rollout, or for demonstrations.
+      shown_rows: demonstrations in these places.
       passes: over the batch.
       phases: that each of them has, see `algo/phases.py`.
       recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
@@ -71,7 +71,8 @@ class Work(NamedTuple):
     completion_tokens: int
     batch_rows: int
     minibatch_rows: int
-    second_rows: int
+    beside_rows: int
+    shown_rows: int
     passes: int
     phases: int
     recompute_old_logprobs: bool
@@ -115,6 +116,7 @@ class Run:
       method: what learns from rewards, and sets temperatures.
       optimizer: with its learning rate.
       prompts: the problems that are trained on.
+      demonstrations: that are imitated beside them.
     """
 
     config: ConfigDict
@@ -122,6 +124,7 @@ class Run:
     method: Method | None = None
     optimizer: optimizer_lib.Optimizer | None = None
     prompts: PromptSet | None = None
+    demonstrations: Demonstrations | None = None
 
     @property
     def work(self) -> Work:
@@ -181,15 +184,20 @@ def assemble(config: ConfigDict) -> Run:
     """The run of hapo-train that a resolved config describes.
 
     Raises:
-      Refused: the method, the model's folder or the problems cannot be used.
+      Refused: the method, the model's folder, the problems or the demonstrations
+        cannot be used.
     """
     check.check_method(config, make_method(config))  # before anything is read
     policy = describe(config)
     prompts = make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
+    shown = None
+    if config.algo.demonstrations.share:
+        shown = make_demonstrations(config, policy, "task.demonstrations")
     method = make_method(config, num_prompts=len(prompts))
-    return dataclasses.replace(of_policy(config, policy, method), prompts=prompts)
+    run = of_policy(config, policy, method)
+    return dataclasses.replace(run, prompts=prompts, demonstrations=shown)
 
 
 def of_policy(config: ConfigDict, policy: Policy, method: Method) -> Run:
@@ -219,7 +227,8 @@ def work_of(config: ConfigDict, *, shards: int = 1) -> Work:
             completion_tokens=config.max_completion_tokens,
             batch_rows=options.batch_rows,
             minibatch_rows=options.batch_rows,
-            second_rows=0,
+            beside_rows=0,
+            shown_rows=0,
             passes=1,
             phases=1,
             recompute_old_logprobs=False,
@@ -234,13 +243,17 @@ def work_of(config: ConfigDict, *, shards: int = 1) -> Work:
         num_minibatches=num_minibatches,
         multiple=shards,
     )
-    rows = options.minibatch_prompts * r.group_size + free
+    sampled = options.minibatch_prompts * r.group_size
+    shown = demonstrations.per_minibatch(config.algo.demonstrations.share, sampled)
+    free = free or -(-shown // shards) * shards
+    rows = sampled + free
     return Work(
         prompt_tokens=r.max_prompt_tokens,
         completion_tokens=r.max_completion_tokens,
         batch_rows=num_minibatches * rows,
         minibatch_rows=rows,
-        second_rows=free,
+        beside_rows=free,
+        shown_rows=shown,
         passes=options.passes,
         phases=phases.number(config.algo.phases.name),
         recompute_old_logprobs=options.recompute_old_logprobs,
@@ -330,8 +343,8 @@ def prompt_encoder(
 
 def make_demonstrations(
     config: ConfigDict, policy: Policy, section: str
-) -> tuple[list[Demonstration], RolloutBatch]:
-    """The demonstrations that a section of the config asks for: texts, and token rows.
+) -> Demonstrations:
+    """The demonstrations that a section of the config asks for.
 
     Args:
       config, policy: of the run, of either kind.
@@ -341,17 +354,17 @@ def make_demonstrations(
       Refused: the task's files cannot be used, or a demonstration is too long.
     """
     options = config_lib.get(config, section).to_dict()
-    shown = tasks.get(config.task.name).demonstrations(**options)
+    texts = tasks.get(config.task.name).demonstrations(**options)
     work = work_of(config)
     rows = demonstrations.tokenise(
-        shown,
+        texts,
         policy.tokenizer,
         prompt_encoder(config, policy),
         max_prompt_tokens=work.prompt_tokens,
         max_completion_tokens=work.completion_tokens,
         section=section,
     )
-    return shown, rows
+    return Demonstrations(texts, rows)
 
 
 def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.GradingPool:
@@ -442,7 +455,7 @@ def _make_learner(run: Run) -> train_step.Learner:
         layout=make_layout(options, longest=work.longest, shards=shards, rows=cut.rows),
         chunk_tokens=cut.head_tokens,
         remat=cut.remat,
-        second_rows=work.second_rows,
+        beside_rows=work.beside_rows,
     )
 
 

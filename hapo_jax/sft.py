@@ -106,7 +106,7 @@ def _check(
         name: assembly.make_demonstrations(config, policy, f"task.{name}")
         for name in ("train", "test")
     }
-    tokens = {name: rows for name, (_, rows) in found.items()}
+    tokens = {name: shown.rows for name, shown in found.items()}
     inputs = run_inputs.of_sft(config, policy, found)
     run_inputs.check(folder, inputs)
     run = assembly.of_policy(config, policy, likelihood(config.loss.to_dict()))

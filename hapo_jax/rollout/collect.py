@@ -79,7 +79,7 @@ class StreamState(NamedTuple):
         carried = plain["carried"]
         if carried is not None:
             none = np.zeros_like(carried["rewards"])
-            fields = {"baselines": none, "second": none > 0, **carried}
+            fields = {"baselines": none, "beside": none > 0, **carried}
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")

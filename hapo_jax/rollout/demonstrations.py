@@ -1,13 +1,66 @@
-"""Demonstrations as completions that nobody sampled."""
+"""Demonstrations as completions that nobody sampled, alone or beside a rollout."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from hapo_jax.model.tokenizer import Tokenizer
+from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks.problems import Demonstration
+
+
+class Demonstrations(NamedTuple):
+    """Attributes:
+    texts: as the task gives them.
+    rows: the same as token rows, in their order.
+    """
+
+    texts: Sequence[Demonstration]
+    rows: RolloutBatch
+
+
+def per_minibatch(share: float, sampled_rows: int) -> int:
+    """Demonstrations beside the sampled completions of a mini-batch.
+
+    Args:
+      share: of all its completions, in [0, 1); the number is rounded, and is at least
+        one unless the share is 0.
+      sampled_rows: of it.
+    """
+    return max(1, round(sampled_rows * share / (1 - share))) if share else 0
+
+
+def put_beside(
+    batch: RolloutBatch,
+    shown: RolloutBatch,
+    *,
+    step: int,
+    seed: int,
+    number: int,
+    num_minibatches: int,
+    free: int,
+) -> RolloutBatch:
+    """The batch of a step with demonstrations behind each of its mini-batches.
+
+    Every demonstration comes once before any comes again, in an order of the seed.
+
+    Args:
+      batch: of the rollout.
+      shown: all demonstrations.
+      step: of the run, from 1.
+      seed: of the run.
+      number: per mini-batch.
+      num_minibatches: of the batch.
+      free: rows for them behind each, at least `number`.
+    """
+    count = number * num_minibatches
+    chosen = prompts.take(len(shown.rewards), seed, (step - 1) * count, count)
+    rows = batch_lib.rows(shown, chosen)
+    return batch_lib.behind_minibatches(batch, rows, num_minibatches, free)
 
 
 def tokenise(

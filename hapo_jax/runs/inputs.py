@@ -31,11 +31,10 @@ from hapo_jax.model import huggingface
 from hapo_jax.system import distributed
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import prompts as prompts_lib
-from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, math_sets
-from hapo_jax.tasks.problems import Demonstration
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +47,6 @@ _NO_PART_IN_NUMBERS = ("max_positions", "init_std")
 
 # What was read → what is known of it, plain JSON. Keys `crc …` hold checksums.
 Inputs = dict[str, dict[str, Any]]
-# As texts, and as token rows.
-Demonstrations = tuple[Sequence[Demonstration], RolloutBatch]
 
 
 def of_run(
@@ -146,10 +143,10 @@ def of_sft(
 def _add_demonstrations(
     found: Inputs, part: str, options: ConfigDict, demonstrations: Demonstrations
 ) -> None:
-    shown, rows = demonstrations
+    texts, rows = demonstrations
     found[part] = prompts_lib.checksums(
-        prompts=[d.prompt for d in shown],
-        completions=[d.completion for d in shown],
+        prompts=[d.prompt for d in texts],
+        completions=[d.completion for d in texts],
         tokens=np.concatenate([rows.prompt_tokens, rows.completion_tokens], axis=1),
     )
     _add_files(found, part, _data(options))

@@ -61,6 +61,18 @@ def refuse(program, config, workdir, changes):
             {"algo.critic.name": "value_head", "learner.recompute_old_logprobs": False},
             ["learner.recompute_old_logprobs=False", "reads old_values"],
         ),
+        (
+            {"algo.demonstrations.share": 0.2, "rollout.second.share": 0.2},
+            ["algo.demonstrations.share=0.2", "rollout.second.share=0.2", "one of"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "task.demonstrations.give_up": 2.0},
+            ["task.demonstrations.give_up=2.0"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "task.demonstrations.max_attempts": 99},
+            ["of task.demonstrations has", "max_completion_tokens=96"],
+        ),
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
         (

@@ -414,7 +414,7 @@ def upgraded(saved: dict, format: int) -> dict:
 
     Args:
       saved: nested dicts, resolved.
-      format: see `run_records.FORMAT`.
+      format: see `records_lib.FORMAT`.
     """
     if format < 3 and "algo" in saved:
         saved = saved | {"algo": _with_stages(saved["algo"])}

@@ -1,6 +1,6 @@
 """The records in a run's folder: their columns, their files, and how to read them.
 
-For notebooks and scripts; needs no JAX. `run_folder.py` writes what this reads.
+For notebooks and scripts; needs no JAX. `folder.py` writes what this reads.
 """
 
 import contextlib

@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from hapo_jax.algo import method, methods, row, settings, stages
+from hapo_jax.algo import method, methods, row, settings, stages, supervised
 from hapo_jax.config import defaults
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
@@ -38,7 +38,14 @@ def page() -> str:
     """The page as Markdown."""
     return (
         "\n".join(
-            [_HEAD, *_stages_of_methods(), *_methods(), *_settings(), *_stages()]
+            [
+                _HEAD,
+                *_stages_of_methods(),
+                *_methods(),
+                *_supervised(),
+                *_settings(),
+                *_stages(),
+            ]
         ).rstrip()
         + "\n"
     )
@@ -52,6 +59,20 @@ def _methods() -> Iterator[str]:
         "| method | status | source | sets | open |\n|---|---|---|---|---|"
     )
     for name, found in methods.METHODS.items():
+        yield (
+            f"| `{name}` | {found.status} | {found.source} | "
+            f"{_sets(name, found.settings)} | {found.open} |"
+        )
+
+
+def _supervised() -> Iterator[str]:
+    yield (
+        "\n## Supervised: what a token of a demonstration weighs\n\nThese are no "
+        "reinforcement learning. `hapo-sft` takes one by `loss.name`; options follow\n"
+        "at `algo.surrogate` below.\n\n| loss | status | source | sets | open |\n"
+        "|---|---|---|---|---|"
+    )
+    for name, found in supervised.METHODS.items():
         yield (
             f"| `{name}` | {found.status} | {found.source} | "
             f"{_sets(name, found.settings)} | {found.open} |"
@@ -103,7 +124,8 @@ def _at_stages(name: str) -> Iterator[str]:
     made = method.make(s)
     tau, group = s.temperature.strength, s.token_group.strength
     yield f"adaptive, τ={tau:g}" if tau else "constant"
-    yield f"token group × {group:g}" if group else _chosen(s.advantage)
+    advantage = f"token group × {group:g}" if group else _chosen(s.advantage)
+    yield advantage + (f", critic {_chosen(s.critic)}" if made.has_critic else "")
     reshapes = s.shaping["name"] != "redistribute" or s.redistribution.strength
     yield _chosen(s.shaping) if reshapes else ""
     yield _chosen(s.ratio)

@@ -131,7 +131,7 @@ def of_sft(
         "completed by": f"{_cut(completion)}; at most {c.max_completion_tokens} tokens",
         "data": f"{len(train.rewards)} demonstrations of {c.task.name}: "
         f"{_options(c.task.train)}",
-        "learning": f"maximum likelihood, {c.learner.batch_rows} demonstrations per "
+        "learning": f"{_loss(c.loss)}, {c.learner.batch_rows} demonstrations per "
         f"update; {_schedule(c)}",
         "derived": _derived(resolved),
         "evaluation": f"{len(test.rewards)} demonstrations ({_options(c.task.test)}), "
@@ -243,6 +243,14 @@ def _method(config: ConfigDict, given: ConfigDict) -> str:
         pairs = (f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items())
         text += f" with {', '.join(pairs)}"
     return text
+
+
+def _loss(loss: ConfigDict) -> str:
+    """Of a supervised run."""
+    if loss.name == "uniform":
+        return "maximum likelihood"
+    options = {name: value for name, value in loss.items() if name != "name"}
+    return f"likelihood, tokens weighted by {loss.name} {options or ''}".rstrip()
 
 
 def _schedule(config: ConfigDict) -> str:

@@ -108,7 +108,8 @@ def learning(run: Run) -> list[Program]:
         with_reference=with_reference,
     )
     state, method_state = run.abstract, run.abstract.method_state
-    score = Program("score", learner.score, (state.params, packed), mesh)
+    scored = (state.params, state.critic, packed)
+    score = Program("score", learner.score, scored, mesh)
     found = [
         Program("prepare", learner.prepare, (rows, method_state), mesh),
         Program("update", learner.update, (state, minibatch), mesh),

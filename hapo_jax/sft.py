@@ -2,7 +2,7 @@
 
     hapo-sft --config=configs/countdown_sft.py --workdir=runs/warm
 
-Trains with the learner of RL and maximum likelihood as its method, and leaves a
+Trains with the learner of RL and imitation as its method, and leaves a
 Hugging Face folder in <workdir>/hf for `model.path` of an RL config. Without
 `model.path` it makes a new, small model with one token per word of the task.
 """
@@ -12,7 +12,8 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -115,7 +116,7 @@ def _check(
     }
     inputs = inputs_lib.of_sft(config, policy, shown, tokens)
     inputs_lib.check(folder, inputs)
-    run = assembly.of_policy(config, policy, likelihood())
+    run = assembly.of_policy(config, policy, likelihood(config.loss.to_dict()))
     facts = opening.of_sft(run, resolved, tokens["train"], tokens["test"])
     facts["devices"] += opening.cut(run.learner)
     launch = Launch(run=run, home=home, inputs=inputs, title="hapo-sft", facts=facts)
@@ -142,10 +143,13 @@ _METRICS = ("loss/policy", "grad/norm", "grad/skipped", "learner/learning_rate")
 _HELD_OUT = "eval/loss"
 
 
-def likelihood() -> method_lib.Method:
-    """Maximum likelihood as a method, so that SFT and RL share one update.
+def likelihood(loss: Mapping[str, Any]) -> method_lib.Method:
+    """Imitation as a method, so that SFT and RL share one update.
 
-    L = -mean over tokens of log π(token): no ratio, no clip, no reward is read.
+    The mean over tokens of a loss of `algo/supervised.py`; no reward is read.
+
+    Args:
+      loss: its name and its options.
     """
     return method_lib.make(
         dataclasses.replace(
@@ -154,7 +158,8 @@ def likelihood() -> method_lib.Method:
             token_group=settings.TokenGroup(strength=0.0),
             redistribution=settings.Redistribution(strength=0.0),
             clip=settings.Clip(strength=0.0),
-            surrogate={"name": "likelihood"},
+            entropy=settings.Entropy(source="current"),
+            surrogate=loss,
         )
     )
 

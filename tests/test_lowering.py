@@ -75,7 +75,8 @@ def programs(name: str) -> list[Program]:
     found += run_programs.start_of_sampling(evaluation, policy, None)[-1:]
     recorded = c.copy_and_resolve_references().unlock()
     recorded.learner.recompute_old_logprobs = False
-    supervised = assembly.of_policy(recorded, policy, sft.likelihood())
+    imitation = sft.likelihood({"name": "uniform"})
+    supervised = assembly.of_policy(recorded, policy, imitation)
     found += run_programs.learning(run) + run_programs.learning(supervised)
     rows = learner_shapes.rows(
         run.learner,

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from hapo_jax.algo import stages
+from hapo_jax.algo.ranges import Range
 
 Array = jax.Array
 
@@ -84,5 +85,32 @@ def none(mask: Array) -> Array:
     return jnp.zeros(mask.shape, jnp.float32)
 
 
+@stages.declare(
+    silent_at_zero=False,
+    options={"strength": Range(0, 1_000), "estimator": ESTIMATORS[1:]},
+)
+def selected_reference(
+    logprobs: Array,
+    reference_logprobs: Array,
+    selected: Array,
+    *,
+    strength: float = 1.0,
+    estimator: str = "k3",
+) -> Array:
+    """selected * strength * KL(policy | reference).
+
+    Args:
+      logprobs, reference_logprobs: [B, T] float32, nats.
+      selected: [B, T] float32, from `algo.selection`.
+      strength: where `selected` is 1.
+      estimator: see `estimate`; not k1, whose expected gradient is 0.
+    """
+    kl = estimate(logprobs, reference_logprobs, estimator=estimator)
+    return selected * strength * kl
+
+
 # Beside the KL term, which has settings of its own.
-REGULARISERS: dict[str, Callable[..., Array]] = {"none": none}
+REGULARISERS: dict[str, Callable[..., Array]] = {
+    "none": none,
+    "selected_reference": selected_reference,
+}

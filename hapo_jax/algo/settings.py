@@ -131,6 +131,7 @@ class Settings:
     mask: Mapping[str, Any] = _stage("all")
     regulariser: Mapping[str, Any] = _stage("none")  # beside the KL term
     aggregation: Mapping[str, Any] = _stage("token_mean")
+    critic: Mapping[str, Any] = _stage("none")  # a learned value, beside the policy
     phases: Mapping[str, Any] = _stage("one")  # passes of updates for one over a batch
     kl: Kl = Kl()
     importance: Importance = Importance()

@@ -54,7 +54,7 @@ def learn(
     Returns:
       The new state, what the updates saw, and the step's metrics.
     """
-    scores = given_scores(learner, state.params, reference_params, batch)
+    scores = given_scores(learner, state, reference_params, batch)
     learnt, method_state = prepare(learner, batch, state.method_state, *scores)
     state = state._replace(method_state=method_state)
 
@@ -81,21 +81,24 @@ def learn(
 
 
 def given_scores(
-    learner: train_step.Learner, params, reference_params, batch: RolloutBatch
+    learner: train_step.Learner,
+    state: TrainState,
+    reference_params,
+    batch: RolloutBatch,
 ) -> list[head.Scores]:
     """Old scores, recomputed or recorded, then the reference's if there is one."""
     recompute = learner.recompute_old_logprobs
-    policies = [params] * recompute
+    policies = [state.params] * recompute
     if reference_params is not None:
         policies.append(reference_params)
-    scores = score(learner, policies, batch) if policies else []
+    scores = score(learner, policies, batch, state.critic) if policies else []
     record = batch.record
     recorded = head.Scores(logprobs=record.base_logprobs, entropy=record.entropy)
     return scores if recompute else [recorded, *scores]
 
 
 def score(
-    learner: train_step.Learner, policies: list, batch: RolloutBatch
+    learner: train_step.Learner, policies: list, batch: RolloutBatch, critic=None
 ) -> list[head.Scores]:
     """Scores of a batch under each of some policies; NumPy [B, T], 0 outside the mask.
 
@@ -103,6 +106,7 @@ def score(
       learner: the jitted functions.
       policies: parameters of each.
       batch: B rows; a batch of another size or width is compiled for anew.
+      critic: the value head of a method that has one.
     """
     packed, index = _pack(learner, place_all(learner, batch), batch)
     shape = batch.completion_mask.shape
@@ -110,7 +114,7 @@ def score(
     return [
         jax.tree.map(
             lambda x: packing.scatter(index, np.asarray(x), shape),
-            learner.score(params, placed),
+            learner.score(params, critic, placed),
         )
         for params in policies
     ]
@@ -147,6 +151,7 @@ def prepare(
         prompt_ids=batch.prompt_ids.astype(np.int32),
         old_square_sum=old.square_sum,
         old_cut_logprobs=old.cut_logprobs,
+        old_values=old.values,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)
@@ -215,7 +220,7 @@ def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
       method.Terms and the current head.Scores, NumPy, [B, T] each. Ratios compare the
       policy after the step with the one before it.
     """
-    (now,) = score(learner, [state.params], learnt.batch)
+    (now,) = score(learner, [state.params], learnt.batch, state.critic)
     current = {name: x for name, x in now._asdict().items() if x is not None}
     constants = learnt.prepared.constants
     terms = jax.device_get(learner.inspect(current, constants, state.method_state))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hapo_jax.learner import head
+from hapo_jax.learner import head, value_head
 from hapo_jax.learner.packing import Packed
 
 Array = jax.Array
@@ -51,6 +51,7 @@ def score(
     *,
     branches: bool,
     outputs: frozenset[str] = head.ENTROPY,
+    critic: nnx.State | None = None,
     **options,
 ) -> head.Scores:
     """Scores of all targets, [M, S, N], without gradients.
@@ -58,14 +59,16 @@ def score(
     Args:
       model, branches: as in `states`.
       packed: M micro-batches, of which the first `num_micros` are computed.
+      critic: a value head, whose values are then among the scores.
       outputs, **options: as in `head.scores`.
     """
     weight = model.unembedding().astype(model.dtype)
 
     def one(k, out):
         micro = micro_batch(packed, k)
+        hidden = states(model, micro, branches=branches, remat="none")
         part = head.scores(
-            states(model, micro, branches=branches, remat="none"),
+            hidden,
             weight,
             micro.targets,
             micro.counts,
@@ -73,12 +76,16 @@ def score(
             unused_ids=model.config.unused_ids,
             **options,
         )
+        if critic is not None:
+            part = part._replace(values=value_head.values(critic, hidden))
         return jax.tree.map(
             lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, k, 0), out, part
         )
 
     empty = jnp.zeros(packed.targets.shape, jnp.float32)
     start = head.Scores.each(empty, outputs)
+    if critic is not None:
+        start = start._replace(values=empty)
     return jax.lax.fori_loop(0, packed.num_micros, one, start)
 
 

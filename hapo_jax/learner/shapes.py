@@ -49,6 +49,7 @@ def rows(
         group_ids=_of((num_rows,)),
         prompt_ids=_of((num_rows,)),
         **{f"old_{name}": field for name in learner.old_outputs},
+        old_values=field if learner.has_critic else None,
     )
     return sharding.laid_out(found, learner.row_sharding)
 

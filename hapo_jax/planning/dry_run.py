@@ -66,7 +66,7 @@ def dry_run(config: ConfigDict) -> None:
         scores = []
 
         def score():
-            scores[:] = learn_lib.given_scores(learner, state.params, reference, batch)
+            scores[:] = learn_lib.given_scores(learner, state, reference, batch)
 
         _line("score", _twice(score))
         learnt, _ = learn_lib.prepare(learner, batch, state.method_state, *scores)

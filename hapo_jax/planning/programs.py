@@ -208,7 +208,7 @@ def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
     every, some = (_uniform_plan(layout, n, *lengths, r.group_size) for n in (B, b))
     with jax.set_mesh(policy.mesh):
         packed = shapes.packed(learner, layout.num_micros(B, longest))
-        score = learner.score.lower(state.params, packed)
+        score = learner.score.lower(state.params, state.critic, packed)
         minibatch = shapes.minibatch(
             learner,
             state.method_state,

@@ -541,7 +541,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
     with jax.set_mesh(mesh):
         learner, state = make(
             mesh,
-            sft.likelihood(),
+            sft.likelihood({"name": "uniform"}),
             optimizer=adamw(peak=3e-2, warmup=1, weight_decay=0.0),
         )
         zeros = np.zeros_like(rollout().record.entropy)

@@ -8,9 +8,12 @@ To add one, write its module and name it here; `methods.py` takes up both.
 
 from hapo_jax.algo.rivals import (
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,
@@ -23,6 +26,7 @@ from hapo_jax.algo.rivals import (
     maxrl,
     otb,
     passk,
+    ppo,
     rejection,
     sapo,
     stapo,
@@ -31,9 +35,12 @@ from hapo_jax.algo.rivals import (
 
 MODULES = (
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,
@@ -46,6 +53,7 @@ MODULES = (
     maxrl,
     otb,
     passk,
+    ppo,
     rejection,
     sapo,
     stapo,

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from hapo_jax.algo import method, methods, row, settings, stages, supervised
-from hapo_jax.config import defaults
+from hapo_jax.config import defaults, dotted, presets, resolution
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
 _ELSEWHERE = {
@@ -119,7 +119,7 @@ def _stages_of_methods() -> Iterator[str]:
 
 def _at_stages(name: str) -> Iterator[str]:
     """The cells of a method, by its settings and by what it is put together from."""
-    config, _ = defaults.resolve(defaults.apply_method(defaults.default(), name))
+    config, _ = resolution.resolve(presets.apply_method(defaults.default(), name))
     s = settings.of(config.algo.to_dict())
     made = method.make(s)
     tau, group = s.temperature.strength, s.token_group.strength
@@ -170,7 +170,7 @@ def _settings() -> Iterator[str]:
     yield "\n## Settings of all methods\n\n| setting | default | legal |\n|---|---|---|"
     config = defaults.default()
     for key, legal in settings.LEGAL.items():
-        default = defaults.get(config, key)
+        default = dotted.get(config, key)
         yield f"| `{key}` | `{default!r}` | {_legal(legal)} |"
 
 

@@ -20,8 +20,7 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from hapo_jax import assembly, cli, opening
-from hapo_jax.config import check, eval_sets
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, eval_sets, presets, upgrade
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.evaluation import compare, report
 from hapo_jax.evaluation import figures as figures_lib
@@ -52,7 +51,7 @@ _DATA = flags.DEFINE_string(
 _PRESET = flags.DEFINE_string(
     "preset",
     None,
-    f"Protocol: {' or '.join(config_lib.EVAL_PRESETS)}; --k and --config.eval.KEY "
+    f"Protocol: {' or '.join(presets.EVAL_PRESETS)}; --k and --config.eval.KEY "
     "outdo it.",
 )
 _K = flags.DEFINE_integer("k", None, "Completions per problem; default eval.k.")
@@ -288,7 +287,7 @@ def _config(source: str | None) -> ConfigDict:
             f"--checkpoint={source} is no run's folder, which would hold a config; "
             "give --config too."
         )
-    return config_lib.from_saved(records_lib.read_config(source))
+    return upgrade.from_saved(records_lib.read_config(source))
 
 
 def _start(arguments: list[str]) -> None:
@@ -307,7 +306,7 @@ def _start(arguments: list[str]) -> None:
     config = _config(_CHECKPOINT.value)
     # The more particular outdoes the more general.
     if _PRESET.value is not None:
-        config_lib.apply_preset(config, _PRESET.value)
+        presets.apply_preset(config, _PRESET.value)
     cli.override(config)
     if _K.value is not None:
         config.eval.k = _K.value

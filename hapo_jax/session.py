@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import cli, opening
 from hapo_jax.assembly import Run
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import resolution
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
@@ -53,7 +53,7 @@ MAY_CHANGE = (
 
 
 def check_home(
-    workdir: str, resolved: config_lib.Resolved, may_change: Collection[str]
+    workdir: str, resolved: resolution.Resolved, may_change: Collection[str]
 ) -> folder_lib.Home:
     """Compares a config with that of the folder's run, and says what it may do.
 

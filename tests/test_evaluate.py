@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from hapo_jax import assembly, evaluate
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.config import eval_sets
+from hapo_jax.config import defaults, eval_sets, resolution
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.evaluation import compare
 from hapo_jax.evaluation import sampling as sampling_lib
@@ -30,7 +29,7 @@ NUM_PROBLEMS, K = 10, 3
 
 def make_config(**changes):
     """Ten short problems of the demo."""
-    c = config_lib.default()
+    c = defaults.default()
     c.task.name = "countdown"
     game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
     c.task.train = dict(split="train", size=50, seed=0, **game)
@@ -97,7 +96,7 @@ def test_scores_do_not_depend_on_slots_batches_or_graders(whole, tmp_path, chang
 
 
 def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
-    config = config_lib.resolve(make_config()).config
+    config = resolution.resolve(make_config()).config
     run = assembly.Run(config=config, policy=assembly.describe(config))
     with jax.set_mesh(run.policy.mesh), assembly.make_pool(config) as pool:
         sets = sampling_lib.read_sets(run, eval_sets.parse("", config))

@@ -19,7 +19,7 @@ import pytest
 
 from configs import countdown as countdown_config
 from hapo_jax import assembly, plain
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import resolution
 from hapo_jax.grading import pool as pool_lib
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
@@ -62,7 +62,7 @@ def config():
         c.learner.minibatch_prompts = MINIBATCH_PROMPTS
         c.learner.passes = PASSES
         c.algo.entropy.floor = FLOOR
-    return config_lib.resolve(c).config
+    return resolution.resolve(c).config
 
 
 def descent():

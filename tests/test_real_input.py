@@ -22,8 +22,7 @@ import transformers
 from flax import nnx
 
 from hapo_jax import assembly, evaluate, session, sft, train
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.config import eval_sets
+from hapo_jax.config import defaults, eval_sets, presets
 from hapo_jax.evaluation import sampling as sampling_lib
 from hapo_jax.model import huggingface, transformer
 from hapo_jax.model import policy as policy_lib
@@ -150,7 +149,7 @@ def data(tmp_path_factory):
 
 def make_config(checkpoint, data, method="hapo", **changes):
     """Two steps of one update, on eight devices with all three axes."""
-    c = config_lib.default()
+    c = defaults.default()
     c.num_steps = 2
     c.task.name = "math"
     c.task.train = dict(
@@ -167,7 +166,7 @@ def make_config(checkpoint, data, method="hapo", **changes):
     c.learner.update(minibatch_prompts=4, learning_rate=1e-2, warmup_steps=0)
     c.eval.update(num_problems=0, k=2)
     c.log.record_every_steps = 1
-    c = config_lib.apply_method(c, method)
+    c = presets.apply_method(c, method)
     c.update_from_flattened_dict(changes)
     return c.lock()
 
@@ -182,7 +181,7 @@ def in_hub(data):
 
 def make_sft_config(checkpoint, data, **changes):
     """Eight updates, each on all four solutions."""
-    c = config_lib.default_sft()
+    c = defaults.default_sft()
     c.num_steps = 8
     c.task.name = "math"
     options = dict(path=str(data / "shown.csv"), prompt_template="{problem} so")

@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import dotted
 from hapo_jax.grading import pool as pool_lib
 
 _NEARLY_ALL = 0.95
@@ -69,7 +69,7 @@ def _percent(share: float) -> str:
 
 def _options(facts: Facts) -> Mapping[str, Any]:
     """The options of the problems."""
-    return config_lib.get(facts.config, facts.section) if facts.section else {}
+    return dotted.get(facts.config, facts.section) if facts.section else {}
 
 
 def _ungraded(metrics: Metrics, facts: Facts) -> bool:

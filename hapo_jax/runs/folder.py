@@ -32,7 +32,7 @@ import numpy as np
 
 from hapo_jax.runs import board
 from hapo_jax.runs import records as records_lib
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, resolution
 from hapo_jax.system import patience, side
 from hapo_jax.system.errors import Refused
 
@@ -62,7 +62,7 @@ class Home(NamedTuple):
     """
 
     workdir: str | pathlib.Path
-    resolved: config_lib.Resolved
+    resolved: resolution.Resolved
     may_change: Collection[str]
 
 
@@ -277,7 +277,7 @@ def check_config(home: Home) -> list[Change]:
         return []
     given = _flatten(_plain(resolved.config))
     # What an earlier version did not know has its default, which does what that did.
-    default = _flatten(_plain(config_lib.default_like(resolved.config)))
+    default = _flatten(_plain(defaults.default_like(resolved.config)))
     saved = {key: default[key] for key in given.keys() & default.keys()}
     saved |= _flatten(records_lib.read_config(workdir))
     follow = {d.key for d in resolved.derived} & records_lib.read_derived(workdir)
@@ -338,7 +338,7 @@ def _rewind(path: pathlib.Path, last: int) -> None:
 
 def _write_config(
     path: pathlib.Path,
-    resolved: config_lib.Resolved,
+    resolved: resolution.Resolved,
     resume_step: int | None,
     changes: Sequence[Change],
     devices: str,

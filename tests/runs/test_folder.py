@@ -14,7 +14,7 @@ import pytest
 from ml_collections import ConfigDict
 from tensorboardX.proto import event_pb2
 
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, presets, resolution, upgrade
 from hapo_jax.runs import folder as folder_lib
 from hapo_jax.runs import records as records_lib
 
@@ -34,7 +34,7 @@ def make_config(**changes):
 def open_folder(path, *, resume_step=None, config=None, derived=(), **options):
     home = folder_lib.Home(
         workdir=path,
-        resolved=config_lib.Resolved(config or make_config(), tuple(derived)),
+        resolved=resolution.Resolved(config or make_config(), tuple(derived)),
         may_change=("num_steps", "mesh"),
     )
     return folder_lib.RunFolder(home, resume_step=resume_step, **options)
@@ -258,7 +258,7 @@ def test_a_derived_setting_may_follow_what_may_change(tmp_path):
 
     def settings(num_steps, decay):
         config = make_config(num_steps=num_steps, decay_steps=decay)
-        return config, config_lib.Derived("decay_steps", 0, decay, "num_steps")
+        return config, resolution.Derived("decay_steps", 0, decay, "num_steps")
 
     config, derived = settings(10, 8)
     with open_folder(tmp_path, config=config, derived=[derived]):
@@ -275,20 +275,20 @@ def test_a_derived_setting_may_follow_what_may_change(tmp_path):
 
 def test_a_run_of_an_earlier_version_is_read_in_todays_units():
     """Its warm-up and decay counted updates, of which a step here has 4."""
-    old = config_lib.apply_method(config_lib.default(), "dapo").to_dict()
+    old = presets.apply_method(defaults.default(), "dapo").to_dict()
     old["rollout"] |= {"batch_prompts": 32, "round_prompts": 32}
     old["learner"] |= {"minibatch_prompts": 16, "passes": 2}
     old["learner"] |= {"warmup_steps": 20, "decay_steps": 580}
     for section, key in (("learner", "schedule"), ("learner", "final_share")):
         del old[section][key]
     del old["settings_of"]
-    found = config_lib.upgraded(old, 1)
+    found = upgrade.upgraded(old, 1)
     assert found["settings_of"] == "dapo"
     assert found["learner"]["schedule"] == "cosine"
     assert found["learner"]["warmup_steps"] == 5
     assert found["learner"]["decay_steps"] == 145
     old["learner"] |= {"warmup_steps": 10}  # no whole number of steps: named as it is
-    assert config_lib.upgraded(old, 1)["learner"]["warmup_steps"] == 2.5
+    assert upgrade.upgraded(old, 1)["learner"]["warmup_steps"] == 2.5
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 from hapo_jax import (evaluate, sft, train)
 from hapo_jax.evaluation import compare
 from hapo_jax.runs import evaluations
@@ -391,7 +391,7 @@ def dated(home):
 
 
 def make_sft(home, **changes):
-    c = config_lib.default_sft()
+    c = defaults.default_sft()
     c.num_steps = 1
     c.task.name = "math"
     options = dict(path=str(home / "train.jsonl.gz"), prompt_template="{problem} so")

@@ -23,7 +23,7 @@ from hapo_jax.config import resolution
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
-from hapo_jax.runs import alarms, evaluations
+from hapo_jax.runs import alarms, changes
 from hapo_jax.runs import folder as folder_lib
 from hapo_jax.runs import inputs as inputs_lib
 from hapo_jax.runs import records as records_lib
@@ -312,8 +312,8 @@ def _tell_other_protocols(scores: Mapping[int, Score], now: Mapping[str, Any]) -
             continue
         under = "a protocol that was not noted"
         if before is not None:
-            changes = "; ".join(evaluations.differences(before, now))
-            under = f"another protocol (then and now: {changes})"
+            told = "; ".join(map(str, changes.between(before, now)))
+            under = f"another protocol ({told})"
         _log.info(
             "Step %d has %s %.4f under %s. Its checkpoint is kept, and new scores do "
             "not compete with it.",

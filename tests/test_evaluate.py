@@ -182,7 +182,9 @@ def test_a_protocol_is_what_scores_depend_on(changes, differ):
 
 def test_another_setting_is_refused_by_name(whole):
     before = (whole / "test.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"(?s)other settings.*temperature: 1.0 and 0"):
+    with pytest.raises(
+        ValueError, match=r"(?s)other settings.*temperature: was 1.0, now 0"
+    ):
         evaluated(whole, **{"eval.temperature": 0.5})
     assert (whole / "test.jsonl").read_bytes() == before
 

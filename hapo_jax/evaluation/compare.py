@@ -11,7 +11,7 @@ import numpy as np
 
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.evaluation import report
-from hapo_jax.runs import evaluations
+from hapo_jax.runs import changes, evaluations
 from hapo_jax.system.errors import Refused
 
 # What may differ between two evaluations that are compared: the policy …
@@ -92,9 +92,11 @@ def _set(
 ) -> list[tuple[str, ...]]:
     """The lines of one set; `unlike` are settings that are not compared."""
     (settings_a, records_a), (settings_b, records_b) = a, b
-    differing = evaluations.differences(
-        settings_a, settings_b, ignore=(*_MAY_DIFFER, *unlike)
-    )
+    ignore = (*_MAY_DIFFER, *unlike)
+    differing = [
+        f"{key}: {of_a!r} and {of_b!r}"
+        for key, of_a, of_b in changes.between(settings_a, settings_b, ignore=ignore)
+    ]
     if records_a.keys() != records_b.keys():
         only = sorted(records_a.keys() ^ records_b.keys())
         differing.append(f"problems in one of them alone: {', '.join(only[:5])}")

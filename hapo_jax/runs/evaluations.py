@@ -16,6 +16,7 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from hapo_jax.runs import changes
 from hapo_jax.runs import records as records_lib
 from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
@@ -35,15 +36,6 @@ def settings_path(folder: pathlib.Path, name: str) -> pathlib.Path:
 def records_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where the records of a set lie."""
     return folder / f"{name}.jsonl"
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], *, ignore=()) -> list[str]:
-    """What differs between two settings, one line each."""
-    return [
-        f"{key}: {a.get(key)!r} and {b.get(key)!r}"
-        for key in sorted({*a, *b} - {*ignore})
-        if a.get(key) != b.get(key)
-    ]
 
 
 def resume(
@@ -68,15 +60,15 @@ def resume(
         saved = user_files.read_object(path)
         # Of an earlier version; what it did not note is taken for equal, and noted now.
         unknown = sorted(settings.keys() - saved.keys())
-        found = differences(saved, settings, ignore=(FILES, *unknown))
+        found = changes.between(saved, settings, ignore=(FILES, *unknown))
         if found:
-            listing = "\n".join(f"  {d}" for d in found)
+            listing = "\n".join(f"  {c}" for c in found)
             files = records_lib.changed_files(
                 *(s.get(FILES, {}) for s in (saved, settings))
             )
             raise Refused(
-                f"{folder} holds an evaluation of {name} with other settings "
-                f"(there, and now):\n{listing}\n{files}\nGive another --out, or "
+                f"{folder} holds an evaluation of {name} with other settings:"
+                f"\n{listing}\n{files}\nGive another --out, or "
                 f"remove {path} and {records_path(folder, name).name}."
             )
         if unknown:

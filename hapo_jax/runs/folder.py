@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Self
 import ml_collections
 import numpy as np
 
-from hapo_jax.runs import board
+from hapo_jax.runs import board, changes
 from hapo_jax.runs import records as records_lib
 from hapo_jax.config import defaults, resolution
 from hapo_jax.system import patience, side
@@ -41,14 +41,6 @@ _log = logging.getLogger(__name__)
 _PART = ".part"  # suffix of the records of an evaluation that is under way
 
 PACKAGES = ("hapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-class Change(NamedTuple):
-    """One key that differs between the folder's config and the given one."""
-
-    key: str
-    saved: Any
-    given: Any
 
 
 class Home(NamedTuple):
@@ -113,12 +105,12 @@ class RunFolder:
         """Makes what is missing, and removes what a resumed run makes anew."""
         for folder in (records_lib.ROLLOUTS, records_lib.EVAL, "tensorboard"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
-        changes = []
+        changed = []
         if resume_step is not None:
-            changes = check_config(home)
-            for change in changes:
-                _log.info("Resumed with %s: was %r, now %r.", *change)
-        _write_config(self.path, home.resolved, resume_step, changes, devices, inputs)
+            changed = check_config(home)
+            for change in changed:
+                _log.info("Resumed with %s.", change)
+        _write_config(self.path, home.resolved, resume_step, changed, devices, inputs)
         last = -1 if resume_step is None else resume_step
         _remove_leftovers(self.path)
         _rewind(self.path, last)
@@ -254,7 +246,7 @@ class RunFolder:
         self.close()
 
 
-def check_config(home: Home) -> list[Change]:
+def check_config(home: Home) -> list[changes.Change]:
     """Compares a config with the one that a folder's run has had so far.
 
     Call it before restoring a checkpoint: half a run under each of two settings is
@@ -281,28 +273,21 @@ def check_config(home: Home) -> list[Change]:
     saved = {key: default[key] for key in given.keys() & default.keys()}
     saved |= _flatten(records_lib.read_config(workdir))
     follow = {d.key for d in resolved.derived} & records_lib.read_derived(workdir)
-    changes = [
-        Change(key=key, saved=saved.get(key), given=given.get(key))
-        for key in sorted(saved.keys() | given.keys())
-        if saved.get(key) != given.get(key)
-        and not _same_place(key, saved.get(key), given.get(key))
-    ]
+    found = [c for c in changes.between(saved, given) if not _same_place(*c)]
     refused = [
         c
-        for c in changes
+        for c in found
         if c.key not in follow
         and not any(c.key == k or c.key.startswith(f"{k}.") for k in may_change)
     ]
     if refused:
-        listing = "\n".join(
-            f"  {c.key}: was {c.saved!r}, now {c.given!r}" for c in refused
-        )
+        listing = "\n".join(f"  {c}" for c in refused)
         raise Refused(
             f"workdir={str(workdir)!r} holds a run with another config:\n{listing}\n"
             "Use a new workdir, or give the run's own values. If the run shall go on "
             f"with the new ones, write them into {path}."
         )
-    return changes
+    return found
 
 
 def _same_place(key: str, a: Any, b: Any) -> bool:
@@ -340,7 +325,7 @@ def _write_config(
     path: pathlib.Path,
     resolved: resolution.Resolved,
     resume_step: int | None,
-    changes: Sequence[Change],
+    changed: Sequence[changes.Change],
     devices: str,
     inputs: Mapping[str, str],
 ) -> None:
@@ -359,7 +344,7 @@ def _write_config(
             "versions": {name: _version(name) for name in PACKAGES},
             "devices": devices,
             "inputs": dict(inputs),
-            "changes": {c.key: [c.saved, c.given] for c in changes},
+            "changes": {c.key: [c.saved, c.given] for c in changed},
         }
     )
     run = {

@@ -322,7 +322,7 @@ def test_other_sets_may_be_evaluated_on(home, workdir, tmp_path, caplog):
     sets = {"eval.sets": f"math:{tmp_path / 'other.jsonl.gz'}"}
     train.train(make_config(home, num_steps=1, **sets), str(workdir))
     assert "Step 1 has eval/avg@1" in caplog.text
-    assert "(then and now: problems: '2, crc" in caplog.text
+    assert "another protocol (problems: was '2, crc" in caplog.text
     noted = inputs_lib.read(workdir)
     assert noted["evaluation set other"]["number"] == 3
     assert noted["evaluation set test"]["number"] == len(ROWS)

@@ -90,7 +90,8 @@ class Kl:
     """KL term to the reference, the policy that the run started from."""
 
     strength: float = _setting(0.0, Range(0, 1_000))  # 0: off, no reference is kept
-    estimator: str = _setting("k3", kl.ESTIMATORS)  # …+: the gradient of k2
+    # …+: the gradient of k2; k3r: k3 times the ratio.
+    estimator: str = _setting("k3", kl.ESTIMATORS)
     # Of k3; nats: the log-ratio and the estimate are clipped to these.
     limit: float = _setting(20.0, Range(0, 80, above=True))
     cap: float = _setting(10.0, Range(0, 1e9, above=True))

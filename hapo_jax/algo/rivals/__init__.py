@@ -7,12 +7,14 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    acpo,
     adaptive_entropy,
     archer,
     aspo,
     ce_gppo,
     cispo,
     clip_cov,
+    dppo,
     edge_grpo,
     entropy_adv,
     entropy_bonus,
@@ -34,12 +36,14 @@ from hapo_jax.algo.rivals import (
 )
 
 MODULES = (
+    acpo,
     adaptive_entropy,
     archer,
     aspo,
     ce_gppo,
     cispo,
     clip_cov,
+    dppo,
     edge_grpo,
     entropy_adv,
     entropy_bonus,

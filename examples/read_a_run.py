@@ -2,7 +2,7 @@
 
     python examples/read_a_run.py runs/demo
 
-Needs no JAX. docs/metrics.md lists the metrics, `records_lib.PER_TOKEN` the columns.
+Needs no JAX. docs/metrics.md lists the metrics, `records.PER_TOKEN` the columns.
 """
 
 import sys

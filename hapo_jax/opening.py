@@ -54,7 +54,7 @@ def of_run(
       run: with its problems.
       resolved: its config, and what of it was derived.
       given: the config before that, to be compared with its method.
-      held_out: the evaluation's sets, see `sampling_lib.read_sets`.
+      held_out: the evaluation's sets, see `sampling.read_sets`.
     """
     policy, prompts = run.policy, run.prompts
     c, r = run.config, run.config.rollout

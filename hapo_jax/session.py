@@ -58,7 +58,7 @@ def check_home(
     """Compares a config with that of the folder's run, and says what it may do.
 
     Args:
-      workdir, resolved, may_change: see `folder_lib.Home`.
+      workdir, resolved, may_change: see `folder.Home`.
 
     Raises:
       Refused: the folder's run cannot go on with this config.

@@ -11,7 +11,7 @@ def upgraded(saved: dict, format: int) -> dict:
 
     Args:
       saved: nested dicts, resolved.
-      format: see `records_lib.FORMAT`.
+      format: see `records.FORMAT`.
     """
     if format < 3 and "algo" in saved:
         saved = saved | {"algo": _with_stages(saved["algo"])}

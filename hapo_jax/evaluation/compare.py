@@ -65,7 +65,7 @@ def paired(
     Args:
       a, b: [n] the figure of each problem, in one order.
       most: what it cannot exceed; the difference lies within ± this.
-      draws: completions per problem of a rate, see `figures_lib.interval`.
+      draws: completions per problem of a rate, see `figures.interval`.
     """
     difference = np.asarray(b, np.float64) - np.asarray(a, np.float64)
     ends = figures_lib.interval(difference, -most, most, draws=draws)

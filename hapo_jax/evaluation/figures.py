@@ -150,7 +150,7 @@ def per_problem(
     """Each figure of each problem.
 
     Args:
-      records: of an evaluation, see `sampling_lib.records`; at least one.
+      records: of an evaluation, see `sampling.records`; at least one.
       passes: the j of pass@j that are wanted, each at most k.
 
     Returns:

@@ -164,7 +164,7 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The records of all problems, set by set in their order, and the sets' figures.
 
-    Those of the first set are named as in `figures_lib.summary`, `eval/avg@k`, with the
+    Those of the first set are named as in `figures.summary`, `eval/avg@k`, with the
     protocol's number; of several sets each also has its own, `eval/<set>/avg@k`.
 
     Args:

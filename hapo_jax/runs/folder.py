@@ -169,8 +169,8 @@ class RunFolder:
         Args:
           step: the update that these completions were sampled for.
           completion_mask: [b, T] bool.
-          per_completion: b values for every name in `records_lib.PER_COMPLETION`.
-          per_token: [b, T] values for every name in `records_lib.PER_TOKEN`;
+          per_completion: b values for every name in `records.PER_COMPLETION`.
+          per_token: [b, T] values for every name in `records.PER_TOKEN`;
             `token_strings` are b lists without padding.
 
         Raises:

@@ -62,7 +62,7 @@ def of_run(
     Args:
       config, policy: the run's.
       prompts: the training problems.
-      held_out: the evaluation's sets, from `sampling_lib.read_sets`.
+      held_out: the evaluation's sets, from `sampling.read_sets`.
       reference_params: as they were loaded, or None without a KL term.
     """
     found = of_policy(policy, weights=True)

@@ -525,28 +525,28 @@ def results(home, tmp_path_factory):
         (
             "model/chat_template.jinja",
             lambda data: data.replace(b"<|im_end|>", b""),
-            "prompts: '",
+            "prompts: was '",
         ),
         (
             "model/tokenizer.json",
             lambda data: data.replace(b'"####"', b'"##"'),
-            "tokenizer: '",
+            "tokenizer: was '",
         ),
-        ("model/generation_config.json", end_tokens, "stop_ids: [1, 3] and [3]"),
+        ("model/generation_config.json", end_tokens, "stop_ids: was [1, 3], now [3]"),
         (
             "model/config.json",
             with_json(rms_norm_eps=1e-3),
-            "model: '",
+            "model: was '",
         ),
         (
             "model/model.safetensors",
             with_tensor("model.norm.weight", lambda x: -x),
-            "checkpoint: '",
+            "checkpoint: was '",
         ),
         (
             "test.parquet",
             gold_of(0),
-            "problems: '",
+            "problems: was '",
         ),
     ],
 )

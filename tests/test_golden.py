@@ -32,10 +32,6 @@ RTOL, ATOL = 1e-4, 1e-5
 # Functions of the archives without a counterpart here.
 NOT_BUILT = {
     "htpo",
-    "remax",
-    "sent_v1",
-    "sent_v2_int64mask",
-    "sent_v2_intended",
     "stare",
 }
 

@@ -8,8 +8,9 @@ from flax import nnx
 
 from hapo_jax import plain
 from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import methods
 from hapo_jax.algo import settings as settings_lib
-from hapo_jax.config import defaults, presets, resolution
+from hapo_jax.config import arguments, defaults, presets, resolution
 from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
@@ -56,9 +57,11 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
     """The settings of a method of the configs, with some changed.
 
     `clip_low` is `algo.clip.low`, and so on; a stage is given by its name, or as a dict
-    with its options.
+    with its options. What a user has to give is given.
     """
     config = presets.apply_method(defaults.default(), name)
+    for key, value in methods.METHODS[name].given.items():
+        arguments.override(config, key, str(value))
     config, _ = resolution.resolve(config)
     section = config.algo.to_dict()
     keys = {key.removeprefix("algo."): None for key in settings_lib.LEGAL}

@@ -30,7 +30,9 @@ from hapo_jax.algo.rivals import (
     passk,
     ppo,
     rejection,
+    remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )
@@ -59,7 +61,9 @@ MODULES = (
     passk,
     ppo,
     rejection,
+    remax,
     sapo,
+    sent,
     stapo,
     v32_mask,
 )

@@ -65,9 +65,9 @@ def tokens(case, **fields):
     zeros = jnp.zeros(case.mask.shape)
     numbers = {
         "logprobs": inputs["log_prob"],
-        "entropy": inputs["entropy"],
+        "entropy": inputs.get("entropy", zeros),
         "old_logprobs": inputs["old_log_prob"],
-        "old_entropy": inputs["entropy"],
+        "old_entropy": inputs.get("entropy", zeros),
         "behavior_logprobs": inputs["old_log_prob"],
         "reference_logprobs": None,
         "advantages": inputs.get("advantages", zeros),

@@ -32,7 +32,6 @@ RTOL, ATOL = 1e-4, 1e-5
 # Functions of the archives without a counterpart here.
 NOT_BUILT = {
     "remax",
-    "stare",
 }
 
 

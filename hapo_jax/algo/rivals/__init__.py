@@ -34,6 +34,7 @@ from hapo_jax.algo.rivals import (
     sapo,
     sent,
     stapo,
+    stare,
     v32_mask,
 )
 
@@ -65,5 +66,6 @@ MODULES = (
     sapo,
     sent,
     stapo,
+    stare,
     v32_mask,
 )

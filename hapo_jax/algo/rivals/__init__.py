@@ -35,6 +35,7 @@ from hapo_jax.algo.rivals import (
     sent,
     stapo,
     stare,
+    steer,
     v32_mask,
 )
 
@@ -67,5 +68,6 @@ MODULES = (
     sent,
     stapo,
     stare,
+    steer,
     v32_mask,
 )

@@ -9,6 +9,7 @@ To add one, write its module and name it here; `methods.py` takes up both.
 from hapo_jax.algo.rivals import (
     acpo,
     adaptive_entropy,
+    advantage_reweighting,
     archer,
     aspo,
     ce_gppo,
@@ -43,6 +44,7 @@ from hapo_jax.algo.rivals import (
 MODULES = (
     acpo,
     adaptive_entropy,
+    advantage_reweighting,
     archer,
     aspo,
     ce_gppo,

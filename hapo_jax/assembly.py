@@ -184,6 +184,7 @@ def assemble(config: ConfigDict) -> Run:
     prompts = make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
+    method = make_method(config, num_prompts=len(prompts))
     return dataclasses.replace(of_policy(config, policy, method), prompts=prompts)
 
 
@@ -194,9 +195,11 @@ def of_policy(config: ConfigDict, policy: Policy, method: Method) -> Run:
     )
 
 
-def make_method(config: ConfigDict) -> Method:
-    """The method of the config's section `algo`."""
-    return method_lib.make(settings.of(config.algo.to_dict()))
+def make_method(config: ConfigDict, *, num_prompts: int = 1) -> Method:
+    """The method of the config's section `algo`, for so many training problems."""
+    return method_lib.make(
+        settings.of(config.algo.to_dict()), seed=config.seed, num_prompts=num_prompts
+    )
 
 
 def work_of(config: ConfigDict) -> Work:

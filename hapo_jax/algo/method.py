@@ -83,6 +83,8 @@ class Rows(NamedTuple):
       old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
         the method reads it.
       old_values: [B, T] float32, of the critic before the updates; None without one.
+      baselines: [B] float32, reward of the prompt's greedy completion; None if none is
+        drawn.
     """
 
     mask: Array
@@ -97,6 +99,7 @@ class Rows(NamedTuple):
     old_square_sum: Array | None = None
     old_cut_logprobs: Array | None = None
     old_values: Array | None = None
+    baselines: Array | None = None
 
 
 class Terms(NamedTuple):

@@ -40,6 +40,7 @@ NAMES = {
     "values": "of the current critic; differentiable, and read by algo.critic alone",
     "rewards": "[B]; the verifier's score plus penalties",
     "scores": "[B]; the verifier's score, 1 is correct",
+    "baselines": "[B]; reward of the prompt's greedy completion",
     "group_ids": "[B] int32; equal for the completions of a prompt",
     "prompt_ids": "[B] int32; which of the run's training problems it answers",
     "correct": "bool; the verifier found the completion right",
@@ -58,7 +59,9 @@ NAMES = {
     "selected": "what algo.selection gives",
     "state": "the stage's own state; any pytree",
 }
-PER_COMPLETION = frozenset({"rewards", "scores", "group_ids", "prompt_ids"})
+PER_COMPLETION = frozenset(
+    {"rewards", "scores", "baselines", "group_ids", "prompt_ids"}
+)
 
 
 class Declared(NamedTuple):

@@ -49,6 +49,7 @@ def rows(tokens, rewards=None, group_ids=None):
         group_ids=jnp.arange(size) if group_ids is None else group_ids,
         prompt_ids=jnp.arange(size) if group_ids is None else group_ids,
         old_values=jnp.zeros(tokens.mask.shape),
+        baselines=zeros,
         old_square_sum=jnp.exp(2 * tokens.old_logprobs),
         old_cut_logprobs=tokens.old_logprobs + 0.2,
     )

@@ -30,10 +30,7 @@ from tests.algo import given, rivals
 RTOL, ATOL = 1e-4, 1e-5
 
 # Functions of the archives without a counterpart here.
-NOT_BUILT = {
-    "htpo",
-    "stare",
-}
+NOT_BUILT = {}
 
 
 def test_every_function_is_built_or_named_as_missing():

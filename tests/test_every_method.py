@@ -13,7 +13,7 @@ import pytest
 from configs import countdown
 from hapo_jax import assembly
 from hapo_jax.algo import methods
-from hapo_jax.config import resolution
+from hapo_jax.config import arguments, defaults, resolution
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import sharding
@@ -37,6 +37,8 @@ def config(name):
         c.rollout.max_completion_tokens = 24
         c.learner.minibatch_prompts = 2
         c.learner.warmup_steps = 2
+        for key, value in methods.METHODS[name].given.items():
+            arguments.override(c, key, str(value))
         for key, value in test_relations.GIVEN.get(name, {}).items():
             c.algo[key] = value
     return resolution.resolve(c).config

@@ -13,7 +13,7 @@ import pytest
 from configs import countdown
 from hapo_jax import assembly
 from hapo_jax.algo import methods
-from hapo_jax.config import arguments, defaults, resolution
+from hapo_jax.config import arguments, resolution
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import sharding

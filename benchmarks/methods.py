@@ -65,8 +65,15 @@ class Row(NamedTuple):
 
 
 def variants() -> dict[str, tuple[str, tuple[str, ...]]]:
-    """{name: (method, further flags)}; supervised ones have no rollout."""
-    return {name: (name, ()) for name in methods.METHODS} | SAMPLED
+    """{name: (method, further flags)}; supervised ones have no rollout.
+
+    What a user has to give a method is what the tests give it.
+    """
+    given = {
+        name: tuple(f"--config.{key}={value}" for key, value in row.given.items())
+        for name, row in methods.METHODS.items()
+    }
+    return {name: (name, flags) for name, flags in given.items()} | SAMPLED
 
 
 def command(

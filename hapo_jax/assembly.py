@@ -22,10 +22,9 @@ from hapo_jax import tasks
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import phases, settings
 from hapo_jax.algo.method import Method
-from hapo_jax.config import check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, dotted
 from hapo_jax.config.eval_sets import EvalSet
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.learner import cuts, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
@@ -353,7 +352,7 @@ def make_demonstrations(
     Raises:
       Refused: the task's files cannot be used, or a demonstration is too long.
     """
-    options = config_lib.get(config, section).to_dict()
+    options = dotted.get(config, section).to_dict()
     texts = tasks.get(config.task.name).demonstrations(**options)
     work = work_of(config)
     rows = demonstrations.tokenise(
@@ -367,7 +366,7 @@ def make_demonstrations(
     return Demonstrations(texts, rows)
 
 
-def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.GradingPool:
+def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> pool_lib.GradingPool:
     """The processes that grade; close it, or use `with`.
 
     Args:
@@ -380,7 +379,7 @@ def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.Gradi
     for task, options in [*own, *((s.task, s.options) for s in sets)]:
         waits = options.get("total_s", 0.0) + _CLOCK_SLACK_S
         timeouts_s[task] = max(timeouts_s[task], waits)
-    return grading.GradingPool(
+    return pool_lib.GradingPool(
         num_workers=config.grading.workers or _usable_cores(),
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
@@ -555,7 +554,7 @@ def make_generator(
     run: Run,
     programs: programs_lib.Programs,
     prompts: PromptSet,
-    pool: grading.GradingPool,
+    pool: pool_lib.GradingPool,
     *,
     task: str = "",
     should_stop: Callable[[], bool] = lambda: False,

@@ -35,7 +35,7 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.runs import inputs as run_inputs
+from hapo_jax.runs import inputs as inputs_lib
 from hapo_jax.session import Launch, Session
 from hapo_jax.system.interrupt import Interrupt
 from hapo_jax.system.watchdog import Watchdog
@@ -107,8 +107,8 @@ def _check(
         for name in ("train", "test")
     }
     tokens = {name: shown.rows for name, shown in found.items()}
-    inputs = run_inputs.of_sft(config, policy, found)
-    run_inputs.check(folder, inputs)
+    inputs = inputs_lib.of_sft(config, policy, found)
+    inputs_lib.check(folder, inputs)
     run = assembly.of_policy(config, policy, likelihood(config.loss.to_dict()))
     facts = opening.of_sft(run, resolved, tokens["train"], tokens["test"])
     facts["devices"] += opening.cut(run.learner)

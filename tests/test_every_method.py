@@ -13,7 +13,7 @@ import pytest
 from configs import countdown
 from hapo_jax import assembly, train
 from hapo_jax.algo import methods
-from hapo_jax.config import arguments, defaults
+from hapo_jax.config import arguments, resolution
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import sharding
@@ -37,13 +37,13 @@ def config(name):
         c.rollout.max_completion_tokens = 24
         c.learner.minibatch_prompts = 2
         c.learner.warmup_steps = 2
+        for key, value in methods.METHODS[name].given.items():
+            arguments.override(c, key, str(value))
         for key, value in test_relations.GIVEN.get(name, {}).items():
             c.algo[key] = value
         c.task.demonstrations.size = c.task.demonstrations.num_problems = 100
         c.task.demonstrations.max_attempts = 3  # which are 20 tokens
-    for key, value in methods.METHODS[name].given.items():
-        arguments.override(c, key, str(value))
-    return defaults.resolve(c).config
+    return resolution.resolve(c).config
 
 
 @functools.cache

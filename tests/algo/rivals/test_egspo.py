@@ -4,9 +4,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hapo_jax.algo import methods
 from hapo_jax.algo.rivals import egspo
 from hapo_jax.config import arguments, check
-from hapo_jax.config import defaults as config_lib
 from tests import tiny
 from tests.algo import test_method
 from tests.config.test_check import load
@@ -54,7 +54,7 @@ def test_without_its_open_choices_it_is_refused_with_all_of_them():
     config = load("countdown", "method=egspo")
     with pytest.raises(ValueError) as error:
         check.check(config, num_devices=1)
-    given = config_lib.METHODS["egspo"].given
+    given = methods.METHODS["egspo"].given
     assert len(given) == 5
     for key in given:
         assert key in str(error.value)

@@ -214,6 +214,7 @@ def _build(
         assembly.make_programs(run, run.draws),
         run.prompts,
         pool,
+        correction=run.correction,
         should_stop=stop.asked,
         beat=watch.beat,
     )

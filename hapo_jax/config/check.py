@@ -103,6 +103,12 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
         "whole, correct by algo.importance.mode='token', or set "
         "rollout.off_policy='accept'.",
     )
+    need(
+        not r.correction.share or learner.recompute_old_logprobs,
+        f"rollout.correction.share={r.correction.share} puts tokens into completions "
+        "that nobody drew, and with learner.recompute_old_logprobs=False log-probs are "
+        "those that the sampler recorded; set one of them to 0 or True.",
+    )
     for section in ("task.train", "task.test"):
         total_s = config_lib.get(c, f"{section}.total_s")
         need(

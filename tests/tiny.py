@@ -77,8 +77,8 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
 
 
 def method(name: str = "hapo", **changes) -> method_lib.Method:
-    """A method of the configs; `changes` as in `settings`."""
-    return method_lib.make(settings(name, **changes))
+    """A method of the configs, for eight problems; `changes` as in `settings`."""
+    return method_lib.make(settings(name, **changes), num_prompts=8)
 
 
 def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):

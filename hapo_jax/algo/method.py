@@ -374,10 +374,11 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             reshape,
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
+            dual=s.clip.dual,
         ),
         selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
-        mask=bind("mask", s.mask),
+        mask=bind("mask", s.mask, dual=s.clip.dual),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
         if s.kl.strength
         else None,

@@ -30,7 +30,14 @@ def by_probability(
 
 
 STAGES = {"algo.shaping": {"by_probability": by_probability}}
-_GRPO = {**row.GRPO, "algo.aggregation": {"name": "token_mean"}}
+# Its scripts' GRPO.
+_GRPO = {
+    **row.GRPO,
+    "algo.aggregation": {"name": "token_mean"},
+    "algo.clip.high": 0.24,
+    "algo.clip.dual": 10.0,
+    "algo.kl.strength": 1e-3,
+}
 _LOPTI = {**_GRPO, "algo.phases": {"name": "low_probability_first"}}
 _SOURCE = "arXiv 2505.12929, and its published code"
 METHODS = {

@@ -26,7 +26,7 @@ from examples import own_verifier, read_a_run
 from hapo_jax import cli, tasks
 from hapo_jax.config import check
 from hapo_jax.model import tokenizer as tokenizer_lib
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 from tests.test_docs import PAGES, ROOT
 from tests.test_real_input import GOLD, write_model, write_tokenizer
 
@@ -228,7 +228,7 @@ def test_a_command_runs(page, line, root, ends):
     assert status == 0, said[-10000:]
     print(f"{seconds:.1f} s")
     if workdir := re.search(r"--workdir=(\S+)", line):
-        assert run_records.read_metrics(root / workdir[1])
+        assert records_lib.read_metrics(root / workdir[1])
         assert list((root / workdir[1] / "hf").glob("*.safetensors"))
 
 
@@ -248,8 +248,8 @@ def test_an_own_verifier_decides_the_rewards_of_a_run(root, ends):
     task = tasks.get("examples.own_verifier:palindrome")
     problems = task.problems("train", path=str(root / "words.jsonl"))
     answers = {problem.id: problem.answer for problem in problems}
-    (metrics,) = (m for m in run_records.read_metrics(workdir) if m["step"] == 1)
-    records = run_records.read_rollouts(workdir, 1)
+    (metrics,) = (m for m in records_lib.read_metrics(workdir) if m["step"] == 1)
+    records = records_lib.read_rollouts(workdir, 1)
     assert len(records) == metrics["rollout/completions"] == 4 * 8
     for record in records:
         expected = own_verifier.palindrome(

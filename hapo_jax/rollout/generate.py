@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import jax
 import numpy as np
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import correction as correction_lib
 from hapo_jax.rollout import schedule
@@ -27,7 +27,7 @@ from hapo_jax.system import distributed
 
 # (completion, gold answer) pairs -> their grades, some time later
 SubmitFn = Callable[
-    [list[tuple[str, str]]], concurrent.futures.Future[list[grading.GradeResult]]
+    [list[tuple[str, str]]], concurrent.futures.Future[list[pool_lib.GradeResult]]
 ]
 # Completions per message to the verifier: fewer would spend the time on messages.
 _GRADED_TOGETHER = 32
@@ -217,7 +217,7 @@ def _generate_share(
         "rollout/unreadable": float((~grades.answered & kept).sum()),
         "time/sample": sampling_s,
         "time/grade": time.perf_counter() - started - sampling_s,
-        **grading.count(grades.results),
+        **pool_lib.count(grades.results),
     }
 
 
@@ -234,7 +234,7 @@ class _Grades:
         self._waiting: list[int] = []
         self._submitted: list[tuple[list[int], concurrent.futures.Future]] = []
         self.answered = np.zeros(len(batch.scores), bool)
-        self.results: list[grading.GradeResult] = []
+        self.results: list[pool_lib.GradeResult] = []
 
     def add(self, b: int) -> None:
         """Hands in a completion, perhaps not before some more."""

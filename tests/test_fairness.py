@@ -13,7 +13,7 @@ from tests.test_real_input import checkpoint, data, make_config  # noqa: F401, f
 CORRECTION = {"share": 1.0, "new_tokens": 2}
 CHANGES = {
     "edge_grpo": {
-        "rollout.max_completion_tokens": 12,
+        "rollout.max_completion_tokens": 20,
         **{f"rollout.correction.{key}": value for key, value in CORRECTION.items()},
     }
 }
@@ -117,16 +117,17 @@ def test_corrections_are_paid_for_and_change_what_is_learnt_from(runs):
         wrong = 32 * (1 - line["correction/first_accuracy"])
         assert 0 < sum(kinds) <= round(wrong) and min(kinds) > 0
         assert line["rollout/accuracy"] > line["correction/first_accuracy"]
-        # Put there: behind a first token, of which there is one, or from the start.
+        # Put behind a first completion, or in its place.
         given = batch.given.any(1)
         assert given.sum() == sum(kinds)
         assert (batch.given & batch.completion_mask).sum() == batch.given.sum()
         assert not batch.record.temperature[batch.given].any()
         drawn_there = batch.completion_mask & ~batch.given
         assert (batch.record.temperature[drawn_there] > 0).all()
-    # Most of a batch's tokens were put there, and nobody has paid for those.
-    tokens = sum(batch.completion_mask.sum() for batch in drawn)
-    assert sum(lengths) < tokens
+    # Nobody has paid for what was put there, and somebody for what it replaced.
+    paid = sum(line["ledger/sampled_tokens"] for line in lines)
+    kept = sum((b.completion_mask & ~b.given).sum() for b in drawn)
+    assert sum(lengths) == paid >= kept
 
 
 @pytest.mark.slow

@@ -90,6 +90,13 @@ def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
         f"data.on_error={c.data.on_error!r} is about files, and "
         f"task.name={c.task.name!r} reads none; leave it at 'stop'.",
     )
+    if c.data.order == "semantic_entropy":
+        for name, what in (("samples", "completions"), ("stages", "stages")):
+            need(
+                c.data.curriculum[name] > 0,
+                f"data.curriculum.{name} is missing: data.order='semantic_entropy' "
+                f"needs its number of {what}, which arXiv 2512.04359 does not give.",
+            )
     cut = [
         f"rollout.{name}={r[name]}"
         for name, whole in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))

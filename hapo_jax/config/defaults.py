@@ -42,6 +42,13 @@ def default() -> ConfigDict:
     # Training problems to leave out: JSON files of ids or flags, joined by commas, each
     # perhaps with the flags that count, as in "flags.json:broken_ids+chinese_ids".
     c.data.exclude_ids = ""
+    # In which training problems come: shuffled | semantic_entropy, from those that the
+    # first policy answers alike to the others; see evaluation/curriculum.py.
+    c.data.order = "shuffled"
+    c.data.curriculum = ConfigDict()
+    c.data.curriculum.samples = 0  # per problem, M; must be given for that order
+    c.data.curriculum.stages = 0  # N; must be given for that order
+    c.data.curriculum.per_token = True  # probabilities of completions; False: whole
 
     c.model = ConfigDict()
     c.model.path = ""  # Hugging Face folder: config.json, *.safetensors, tokenizer

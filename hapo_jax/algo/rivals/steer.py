@@ -73,6 +73,6 @@ METHODS = {
     "steer": row.Row(
         {**row.DAPO, "algo.shaping": {"name": "steer"}, "algo.clip.dual": 10.0},
         source="arXiv 2510.10150, by its published code",
-        open=f"the weight: algo.shaping.form; {row.STATISTICS}",
+        open=f"the weight: algo.shaping.form; {row.STATISTICS}, as in its code",
     ),
 }

@@ -6,12 +6,12 @@ hapo-train --config=configs/countdown.py:method=dapo --workdir=runs/dapo
 
 import pathlib
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, method="hapo", seed=0)
-    c = config_lib.default()
+    args = config.parse_arg(arg, method="hapo", seed=0)
+    c = config.default()
     c.seed = args.seed
     c.num_steps = 150
 
@@ -36,4 +36,4 @@ def get_config(arg=None):
     c.eval.every_steps = 30
     c.eval.num_problems = 256
     c.eval.top_p = 0.95
-    return config_lib.apply_method(c, args.method).lock()
+    return config.apply_method(c, args.method).lock()

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from hapo_jax.algo import method, methods, row, settings, stages, supervised
-from hapo_jax.config import arguments, defaults
+from hapo_jax.config import arguments, defaults, dotted, presets, resolution
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
 _ELSEWHERE = {
@@ -122,10 +122,10 @@ def _stages_of_methods() -> Iterator[str]:
 def _at_stages(name: str) -> Iterator[str]:
     """The cells of a method, by its settings and by what it is put together from."""
     given = methods.METHODS[name].given
-    config = defaults.apply_method(defaults.default(), name)
+    config = presets.apply_method(defaults.default(), name)
     for key, value in given.items():
         arguments.override(config, key, str(value))
-    s = settings.of(defaults.resolve(config).config.algo.to_dict())
+    s = settings.of(resolution.resolve(config).config.algo.to_dict())
     made = method.make(s)
     for key in given:  # it has no value to be shown
         _, section, option = key.split(".")
@@ -178,7 +178,7 @@ def _settings() -> Iterator[str]:
     yield "\n## Settings of all methods\n\n| setting | default | legal |\n|---|---|---|"
     config = defaults.default()
     for key, legal in settings.LEGAL.items():
-        default = defaults.get(config, key)
+        default = dotted.get(config, key)
         yield f"| `{key}` | `{default!r}` | {_legal(legal)} |"
 
 

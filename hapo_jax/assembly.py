@@ -24,7 +24,7 @@ from hapo_jax.algo import phases, settings
 from hapo_jax.algo.method import Method
 from hapo_jax.config import check
 from hapo_jax.config.eval_sets import EvalSet
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.learner import cuts, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
@@ -307,7 +307,7 @@ def prompt_encoder(
     )
 
 
-def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.GradingPool:
+def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> pool_lib.GradingPool:
     """The processes that grade; close it, or use `with`.
 
     Args:
@@ -320,7 +320,7 @@ def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.Gradi
     for task, options in [*own, *((s.task, s.options) for s in sets)]:
         waits = options.get("total_s", 0.0) + _CLOCK_SLACK_S
         timeouts_s[task] = max(timeouts_s[task], waits)
-    return grading.GradingPool(
+    return pool_lib.GradingPool(
         num_workers=config.grading.workers or _usable_cores(),
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
@@ -489,7 +489,7 @@ def make_generator(
     run: Run,
     programs: programs_lib.Programs,
     prompts: PromptSet,
-    pool: grading.GradingPool,
+    pool: pool_lib.GradingPool,
     *,
     task: str = "",
     should_stop: Callable[[], bool] = lambda: False,

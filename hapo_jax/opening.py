@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 from hapo_jax import tasks
 from hapo_jax.algo import settings
 from hapo_jax.assembly import Run
-from hapo_jax.config import check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, presets, resolution
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.learner import train_step
 from hapo_jax.model.policy import Policy
@@ -45,7 +44,7 @@ def show(title: str, facts: Facts) -> None:
 
 def of_run(
     run: Run,
-    resolved: config_lib.Resolved,
+    resolved: resolution.Resolved,
     given: ConfigDict,
     held_out: Sequence[tuple[EvalSet, PromptSet]],
 ) -> Facts:
@@ -55,7 +54,7 @@ def of_run(
       run: with its problems.
       resolved: its config, and what of it was derived.
       given: the config before that, to be compared with its method.
-      held_out: the evaluation's sets, see `eval_sampling.read_sets`.
+      held_out: the evaluation's sets, see `sampling.read_sets`.
     """
     policy, prompts = run.policy, run.prompts
     c, r = run.config, run.config.rollout
@@ -109,7 +108,7 @@ def of_evaluation(run: Run, held_out: Sequence[tuple[EvalSet, PromptSet]]) -> Fa
 
 def of_sft(
     run: Run,
-    resolved: config_lib.Resolved,
+    resolved: resolution.Resolved,
     train: RolloutBatch,
     test: RolloutBatch,
 ) -> Facts:
@@ -244,7 +243,7 @@ def _method(config: ConfigDict, given: ConfigDict) -> str:
         if name in settings.STAGES and name not in own and a[name].to_dict() != default:
             text += f", {name} {a[name].name}"
     text += f", KL {a.kl.strength:g})" if a.kl.strength else ")"
-    if changed := config_lib.departures(given):
+    if changed := presets.departures(given):
         pairs = (f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items())
         text += f" with {', '.join(pairs)}"
     return text
@@ -273,7 +272,7 @@ def _schedule(config: ConfigDict) -> str:
     )
 
 
-def _derived(resolved: config_lib.Resolved) -> str:
+def _derived(resolved: resolution.Resolved) -> str:
     return ", ".join(f"{d.key}={d.value} ({d.rule})" for d in resolved.derived)
 
 

@@ -19,15 +19,14 @@ from ml_collections import ConfigDict
 
 from hapo_jax import cli, opening
 from hapo_jax.assembly import Run
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.config import resolution
+from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
-from hapo_jax.runs import alarms
-from hapo_jax.runs import evaluations as eval_folder
-from hapo_jax.runs import folder as run_folder
-from hapo_jax.runs import inputs as run_inputs
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import alarms, changes
+from hapo_jax.runs import folder as folder_lib
+from hapo_jax.runs import inputs as inputs_lib
+from hapo_jax.runs import records as records_lib
 from hapo_jax.runs.checkpoint import Checkpoints, Score, ranking
 from hapo_jax.system import distributed, errors, lock
 from hapo_jax.system.interrupt import Interrupt
@@ -54,24 +53,24 @@ MAY_CHANGE = (
 
 
 def check_home(
-    workdir: str, resolved: config_lib.Resolved, may_change: Collection[str]
-) -> run_folder.Home:
+    workdir: str, resolved: resolution.Resolved, may_change: Collection[str]
+) -> folder_lib.Home:
     """Compares a config with that of the folder's run, and says what it may do.
 
     Args:
-      workdir, resolved, may_change: see `run_folder.Home`.
+      workdir, resolved, may_change: see `folder.Home`.
 
     Raises:
       Refused: the folder's run cannot go on with this config.
     """
     folder = pathlib.Path(workdir)
     distributed.check_shared(folder)
-    home = run_folder.Home(
+    home = folder_lib.Home(
         workdir=workdir,
         resolved=resolved,
-        may_change=run_inputs.may_change(folder, may_change),
+        may_change=inputs_lib.may_change(folder, may_change),
     )
-    run_folder.check_config(home)
+    folder_lib.check_config(home)
     cli.warn(resolved.config)
     return home
 
@@ -88,8 +87,8 @@ class Launch(NamedTuple):
     """
 
     run: Run
-    home: run_folder.Home
-    inputs: run_inputs.Inputs
+    home: folder_lib.Home
+    inputs: inputs_lib.Inputs
     title: str
     facts: opening.Facts
 
@@ -113,7 +112,7 @@ class Session:
     workdir: str
     first: int
     checkpoints: Checkpoints
-    files: run_folder.RunFolder
+    files: folder_lib.RunFolder
     alarms: alarms.Alarms | None
     stop: Interrupt
     watch: Watchdog
@@ -257,7 +256,7 @@ def start(
         best = {}
         if protocol is not None:
             keep_best = config.checkpoint.keep_best
-            best = dict(keep_best=keep_best, best_metric=eval_scores.BEST)
+            best = dict(keep_best=keep_best, best_metric=figures_lib.BEST)
         checkpoints = stack.enter_context(
             Checkpoints(
                 str(folder / "checkpoints"),
@@ -284,21 +283,21 @@ def start(
                 state = state_lib.from_saved(restored.state, run.abstract.frozen)
                 position = Position(state=state, extra=restored.extra)
         files = stack.enter_context(
-            run_folder.RunFolder(
+            folder_lib.RunFolder(
                 home,
                 resume_step=restored and restored.step,
                 writes=first_process,
                 devices=cli.devices(),
-                inputs=run_inputs.digest(launch.inputs),
+                inputs=inputs_lib.digest(launch.inputs),
                 give_up=stop.asked,
             )
         )
         watched = None
         if first_process:
-            run_inputs.note(folder, launch.inputs, resumed=restored is not None)
+            inputs_lib.note(folder, launch.inputs, resumed=restored is not None)
             watched = alarms.Alarms(
                 alarms.facts(config, run.policy),
-                run_records.read_metrics(folder),
+                records_lib.read_metrics(folder),
                 every_steps=looks_every,
             )
         session = Session(
@@ -323,8 +322,8 @@ def _tell_other_protocols(scores: Mapping[int, Score], now: Mapping[str, Any]) -
             continue
         under = "a protocol that was not noted"
         if before is not None:
-            changes = "; ".join(eval_folder.differences(before, now))
-            under = f"another protocol (then and now: {changes})"
+            told = "; ".join(map(str, changes.between(before, now)))
+            under = f"another protocol ({told})"
         _log.info(
             "Step %d has %s %.4f under %s. Its checkpoint is kept, and new scores do "
             "not compete with it.",

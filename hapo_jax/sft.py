@@ -36,7 +36,7 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.runs import inputs as run_inputs
+from hapo_jax.runs import inputs as inputs_lib
 from hapo_jax.session import Launch, Session
 from hapo_jax.system.errors import Refused
 from hapo_jax.system.interrupt import Interrupt
@@ -114,8 +114,8 @@ def _check(
         name: tokenise(found, config, policy, f"task.{name}")
         for name, found in shown.items()
     }
-    inputs = run_inputs.of_sft(config, policy, shown, tokens)
-    run_inputs.check(folder, inputs)
+    inputs = inputs_lib.of_sft(config, policy, shown, tokens)
+    inputs_lib.check(folder, inputs)
     run = assembly.of_policy(config, policy, likelihood(config.loss.to_dict()))
     facts = opening.of_sft(run, resolved, tokens["train"], tokens["test"])
     facts["devices"] += opening.cut(run.learner)

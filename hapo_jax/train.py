@@ -24,9 +24,9 @@ from hapo_jax import session as session_lib
 from hapo_jax.assembly import Run
 from hapo_jax.config import check, eval_sets
 from hapo_jax.config.eval_sets import EvalSet
+from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.evaluation import report
-from hapo_jax.evaluation import sampling as eval_sampling
-from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.evaluation import sampling as sampling_lib
 from hapo_jax.evaluation.sampling import Evaluator
 from hapo_jax.grading.pool import GradingPool
 from hapo_jax.learner import flops, perf
@@ -42,9 +42,9 @@ from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
-from hapo_jax.runs import inputs as run_inputs
-from hapo_jax.runs import records as run_records
-from hapo_jax.runs import tokens as records
+from hapo_jax.runs import inputs as inputs_lib
+from hapo_jax.runs import records as records_lib
+from hapo_jax.runs import tokens as tokens_lib
 from hapo_jax.session import Launch, Session
 from hapo_jax.system import compile_ahead, distributed, errors
 from hapo_jax.system.errors import Refused
@@ -93,7 +93,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             stream = StreamState.from_plain(start.extra)
         evaluate = functools.partial(_evaluate, session, parts.evaluators)
         ends = stream.has_sampled(config.max_sampled_tokens)
-        if session.owes_evaluation(eval_scores.PROTOCOL, ends=ends):
+        if session.owes_evaluation(figures_lib.PROTOCOL, ends=ends):
             evaluate(state, session.first)
 
         asked, num_programs = None, 0
@@ -167,12 +167,12 @@ def _check(
     home = session_lib.check_home(workdir, resolved, MAY_CHANGE)
     given, config = config, resolved.config
     run = assembly.assemble(config)
-    held_out = eval_sampling.read_sets(run, eval_sets.parse(config.eval.sets, config))
+    held_out = sampling_lib.read_sets(run, eval_sets.parse(config.eval.sets, config))
     reference_params = run.load_reference()
-    inputs = run_inputs.of_run(
+    inputs = inputs_lib.of_run(
         config, run.policy, run.prompts, held_out, reference_params
     )
-    run_inputs.check(pathlib.Path(workdir), inputs)
+    inputs_lib.check(pathlib.Path(workdir), inputs)
     found = data_checks.report(
         run.prompts.problems, [p for _, found in held_out for p in found.problems]
     )
@@ -219,7 +219,7 @@ def _build(
         should_stop=stop.asked,
         beat=watch.beat,
     )
-    evaluators = eval_sampling.make_evaluators(run, pool, held_out, beat=watch.beat)
+    evaluators = sampling_lib.make_evaluators(run, pool, held_out, beat=watch.beat)
     samples_first = [(generator.programs, run.abstract.method_state)]
     if config.eval.at_start:
         samples_first.insert(0, (evaluators[0].generator.programs, None))
@@ -292,7 +292,7 @@ def _record(
     if not ends and step % config.log.record_every_steps:
         return
     with session_lib.side_job(f"the record of step {step}"):
-        records.save(
+        tokens_lib.save(
             session.files,
             step,
             learnt,
@@ -333,7 +333,7 @@ def _evaluate(
     files, sound = session.files, _finite_policy(session, state, step)
     with session_lib.side_job(f"the evaluation of step {step}"), sound:
         with session.stop.at_once(f"evaluating step {step}"):
-            results, figures = eval_sampling.evaluate(
+            results, figures = sampling_lib.evaluate(
                 evaluators,
                 session.run.to_sampler(state.params),
                 found=files.eval_records(step),
@@ -380,13 +380,13 @@ def _finish(session: Session, state: TrainState) -> None:
 
 def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
     """Prints each set's table before and after, and draws the curves."""
-    metrics = {m["step"]: m for m in run_records.read_metrics(folder)}
+    metrics = {m["step"]: m for m in records_lib.read_metrics(folder)}
     sets = eval_sets.parse(config.eval.sets, config)
     for name in [s.name for s in sets]:
         figures = metrics
         if len(sets) > 1:
             print(name)
-            figures = {k: eval_scores.of_set(m, name) for k, m in metrics.items()}
+            figures = {k: figures_lib.of_set(m, name) for k, m in metrics.items()}
         evaluated = [step for step, f in figures.items() if "eval/length" in f]
         if not evaluated:
             continue

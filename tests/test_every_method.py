@@ -13,7 +13,7 @@ import pytest
 from configs import countdown
 from hapo_jax import assembly
 from hapo_jax.algo import methods
-from hapo_jax.config import arguments, defaults
+from hapo_jax.config import arguments, resolution
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import sharding
@@ -41,7 +41,7 @@ def config(name):
             arguments.override(c, key, str(value))
         for key, value in test_relations.GIVEN.get(name, {}).items():
             c.algo[key] = value
-    return defaults.resolve(c).config
+    return resolution.resolve(c).config
 
 
 @functools.cache

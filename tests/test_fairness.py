@@ -5,7 +5,7 @@ import pytest
 
 from hapo_jax import train
 from hapo_jax.rollout import generate as generate_lib
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 from tests.test_real_input import checkpoint, data, make_config  # noqa: F401, fixtures
 
 # Rollouts that differ: temperatures, groups left out, other rewards.
@@ -29,7 +29,7 @@ def runs(checkpoint, data, tmp_path_factory):  # noqa: F811
             patch.setattr(generate_lib, "generate", generate)
             config = make_config(checkpoint, data, method, num_steps=2)
             train.train(config, str(workdir))
-        lines = [m for m in run_records.read_metrics(workdir) if m["step"]]
+        lines = [m for m in records_lib.read_metrics(workdir) if m["step"]]
         found[method] = lines, drawn
     return found
 

@@ -8,9 +8,9 @@ from flax import nnx
 
 from hapo_jax import plain
 from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import methods
 from hapo_jax.algo import settings as settings_lib
-from hapo_jax.config import arguments
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import arguments, defaults, presets, resolution
 from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
@@ -59,10 +59,10 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
     `clip_low` is `algo.clip.low`, and so on; a stage is given by its name, or as a dict
     with its options. What a user has to give is given.
     """
-    config = config_lib.apply_method(config_lib.default(), name)
-    for key, value in config_lib.METHODS[name].given.items():
+    config = presets.apply_method(defaults.default(), name)
+    for key, value in methods.METHODS[name].given.items():
         arguments.override(config, key, str(value))
-    config, _ = config_lib.resolve(config)
+    config, _ = resolution.resolve(config)
     section = config.algo.to_dict()
     keys = {key.removeprefix("algo."): None for key in settings_lib.LEGAL}
     by_name = {key.replace(".", "_"): key for key in keys}

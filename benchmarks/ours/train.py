@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import worker, workload
 from benchmarks.ours import parts
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, presets
 from hapo_jax.learner import head, metrics
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.model import policy as policy_lib
@@ -45,7 +45,7 @@ def build(job: worker.Job) -> worker.Engine:
 def config_of(method: str, job: worker.Job) -> ConfigDict:
     """The default config with the workload's sizes and the job's options."""
     _, work = job.load()
-    update, config = job.update(), config_lib.apply_method(config_lib.default(), method)
+    update, config = job.update(), presets.apply_method(defaults.default(), method)
     config.rollout.group_size = work.group_size
     config.rollout.max_prompt_tokens = work.prompts.shape[1]
     config.rollout.max_completion_tokens = work.max_tokens

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax.runs import evaluations as eval_folder
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import evaluations
+from hapo_jax.runs import records as records_lib
 from hapo_jax.system import user_files
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.runs import fingerprint
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 
 NAME = "inputs.json"
 # Input → path → checksum. Not compared, but told where something else differs.
-_FILES = eval_folder.FILES
+_FILES = evaluations.FILES
 _MODEL = "model.path"
 # Fields of a ModelConfig: one is a limit, one is of new models.
 _NO_PART_IN_NUMBERS = ("max_positions", "init_std")
@@ -62,7 +62,7 @@ def of_run(
     Args:
       config, policy: the run's.
       prompts: the training problems.
-      held_out: the evaluation's sets, from `eval_sampling.read_sets`.
+      held_out: the evaluation's sets, from `sampling.read_sets`.
       reference_params: as they were loaded, or None without a KL term.
     """
     found = of_policy(policy, weights=True)
@@ -200,7 +200,7 @@ def check(workdir: str | pathlib.Path, inputs: Inputs) -> None:
     agree(inputs)
     folder = pathlib.Path(workdir)
     if saved is None:
-        if (folder / run_records.CONFIG).exists() and distributed.is_first():
+        if (folder / records_lib.CONFIG).exists() and distributed.is_first():
             _log.warning(
                 "%s has no %s: it cannot be told whether data, tokenizer and weights "
                 "are those that the run has read so far. From now on it can.",
@@ -232,7 +232,7 @@ def check_policy(
       Refused: they differ.
     """
     saved, given = read(workdir) or {}, dict(inputs)
-    trained = run_records.read_config(workdir)["model"]
+    trained = records_lib.read_config(workdir)["model"]
     if list(config.model.stop_tokens) != trained.get("stop_tokens"):
         known = given["tokenizer"].items()
         given["tokenizer"] = {k: v for k, v in known if k != "stop_ids"}
@@ -327,7 +327,7 @@ def note(workdir: str | pathlib.Path, inputs: Inputs, *, resumed: bool) -> None:
         if part == _FILES or "options" in inputs[part]:
             merged[part] = inputs[part]
     text = json.dumps(merged, indent=2) + "\n"
-    run_records.replace(pathlib.Path(workdir) / NAME, text.encode())
+    records_lib.replace(pathlib.Path(workdir) / NAME, text.encode())
 
 
 def _part(eval_set: EvalSet) -> str:
@@ -352,7 +352,7 @@ def _listing(lines: Iterable[str], saved: Inputs, given: Inputs) -> str:
     """What differs, line by line, and the files that have changed."""
     files = saved.get(_FILES, {}), given.get(_FILES, {})
     lines = [f"  {line}" for line in lines]
-    return "\n".join([*lines, run_records.changed_files(*files)])
+    return "\n".join([*lines, records_lib.changed_files(*files)])
 
 
 def _crc(content: Any) -> str:

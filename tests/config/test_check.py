@@ -6,9 +6,8 @@ import pathlib
 import pytest
 
 from hapo_jax import sft, train
-from hapo_jax.algo import method, settings
-from hapo_jax.config import arguments, check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.algo import method, methods, settings
+from hapo_jax.config import arguments, check, presets, resolution
 from hapo_jax.system.errors import Refused
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -184,7 +183,7 @@ def test_a_misspelt_key_names_the_right_one():
 
 
 @pytest.mark.parametrize("name", ["countdown", "gsm8k", "dapo_math"])
-@pytest.mark.parametrize("method", config_lib.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_makes_a_config(name, method):
     config = load(name, f"method={method},seed=3")
     assert config.method == method and config.seed == 3
@@ -271,14 +270,14 @@ def test_what_is_left_open_follows_the_flags():
 def test_the_penalty_of_gsm8k_stays_a_quarter(longest, buffer):
     config = load("gsm8k", "data=x")
     config.rollout.max_completion_tokens = longest
-    assert config_lib.resolve(config).config.reward.overlong_buffer_tokens == buffer
+    assert resolution.resolve(config).config.reward.overlong_buffer_tokens == buffer
 
 
 def test_departures_from_a_method_are_named():
     config = load("countdown", "method=dapo")
-    assert not config_lib.departures(config)
+    assert not presets.departures(config)
     config.algo.clip.low = 0.1
-    assert config_lib.departures(config) == {"algo.clip.low": (0.1, 0.2)}
+    assert presets.departures(config) == {"algo.clip.low": (0.1, 0.2)}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,7 @@ from flax import nnx
 
 from hapo_jax import plain, sft
 from hapo_jax.algo import method as method_lib
-from hapo_jax.config import check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, defaults, presets
 from hapo_jax.learner import head, packing, shapes, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
@@ -329,7 +328,7 @@ def test_a_method_gets_what_it_reads_of_old_and_current_policy(devices):
     shapes_of_rows = shapes.rows(learner, *mask.shape, with_reference=False)
     assert jax.tree.map(np.shape, shapes_of_rows) == jax.tree.map(np.shape, found)
     assert learner.num_programs() == 3
-    config = config_lib.apply_method(config_lib.default(), "lp_reg")
+    config = presets.apply_method(defaults.default(), "lp_reg")
     config.learner.recompute_old_logprobs = False
     with pytest.raises(Refused, match="reads old_cut_logprobs, old_square_sum"):
         check.check_method(config, method)

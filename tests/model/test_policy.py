@@ -10,7 +10,7 @@ import transformers
 
 from configs import countdown
 from hapo_jax import assembly, sft
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 from hapo_jax.model import huggingface
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.tasks.problems import Demonstration
@@ -87,7 +87,7 @@ def test_lengths_beyond_the_model(config):
 
 def test_a_demonstration_that_cannot_be_encoded_is_named(config):
     policy = describe(config)
-    c = config_lib.default_sft()
+    c = defaults.default_sft()
     shown = [Demonstration("1 2", "3"), Demonstration("1 \ud800", "3")]
     with pytest.raises(
         ValueError, match="demonstration 2 of task.train: .*half a char"

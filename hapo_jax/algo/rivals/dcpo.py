@@ -117,7 +117,8 @@ def by_old_probability(
         1 - low_t  = (1 + sqrt(max(0, 1 - 4 low / p))) / 2
         1 + high_t = min((1 + sqrt(1 + 4 high / p)) / 2, largest)
 
-    arXiv 2509.02333: |r (r - 1)| p is at most low or high.
+    arXiv 2509.02333, Eq. (4): |r (r - 1)| p is at most low or high. For negative
+    advantages `algo.clip.dual` is the bound that `largest` is for positive ones.
 
     Args:
       old_logprobs: [B, T] float32, nats, ln p.
@@ -144,7 +145,11 @@ METHODS = {
             "algo.advantage": {"name": "dcpo"},
             "algo.clip_range": {"name": "by_old_probability"},
             "algo.clip.high": 0.28,
+            "algo.clip.dual": 10.0,
         },
         source="arXiv 2509.02333, by its published code",
+        open="the widths: 0.2/0.28 as published code, 0.16/0.2 in the paper's appendix "
+        "A.9, by algo.clip.low and algo.clip.high; the paper adds completions up, here "
+        "their mean is taken, which scales the gradient",
     ),
 }

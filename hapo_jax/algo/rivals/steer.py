@@ -39,7 +39,8 @@ def steer(
         exp:     A' = A * max(exp(-k M), lowest),   k = -ln lowest / max(max M, 0.02)
         linear:  A' = A * w,   w from highest at min M down to lowest at max M
 
-    arXiv 2510.10150, by its code. Extremes are over all tokens of the mask.
+    arXiv 2510.10150, by its code. Extremes are over all tokens of the mask. Both
+    probabilities are at least 1e-8, as in the code.
 
     Args:
       source_logprobs, entropy: [B, T] float32, nats, ln p and H, of the policy that
@@ -55,7 +56,7 @@ def steer(
       [B, T] float32.
     """
     p = jnp.clip(jnp.exp(source_logprobs), 1e-8, 1 - 1e-8)
-    p_old = jnp.exp(jnp.clip(old_logprobs, -20, 0))
+    p_old = jnp.clip(jnp.exp(old_logprobs), 1e-8, 1)
     change = jnp.abs(advantages / p_old * p * (1 - p) * (jnp.log(p) + entropy))
     most = masked.max(change, mask)
     if form == "exp":
@@ -63,7 +64,10 @@ def steer(
         weight = jnp.maximum(jnp.exp(-k * change), lowest)
     else:
         least = masked.min(change, mask)
-        along = (change - least) / jnp.maximum(most - least, masked.EPSILON)
+        width = most - least
+        # Tokens that all change it equally are in the middle.
+        along = (change - least) / jnp.where(width > 0, width, 1)
+        along = jnp.where(width > 0, along, 0.5)
         weight = highest - (highest - lowest) * along
     return advantages * jnp.where(mask, weight, 1)
 
@@ -71,7 +75,13 @@ def steer(
 STAGES = {"algo.shaping": {"steer": steer}}
 METHODS = {
     "steer": row.Row(
-        {**row.DAPO, "algo.shaping": {"name": "steer"}, "algo.clip.dual": 10.0},
+        {
+            **row.GRPO,
+            "algo.shaping": {"name": "steer"},
+            "algo.clip.high": 0.28,
+            "algo.clip.dual": 10.0,
+            "algo.aggregation": {"name": "token_mean"},
+        },
         source="arXiv 2510.10150, by its published code",
         open=f"the weight: algo.shaping.form; {row.STATISTICS}, as in its code",
     ),

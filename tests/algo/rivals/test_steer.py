@@ -53,6 +53,24 @@ def test_by_hand():
     np.testing.assert_allclose(shaped, [[1.2, 1.0, 0.8]], rtol=1e-5)
 
 
+def test_improbable_tokens_by_hand():
+    """Below 1e-8 under both policies p / p_old is 1, so that the token changes the
+    entropy by ln 1e8 = 18.4; the other one, p = 1/2, changes it by 1/2."""
+    logprobs = jnp.array([[-60.0, np.log(0.5)]])
+    nats = jnp.array([[0.0, np.log(2) + 1]])
+    ones = jnp.ones((1, 2))
+    shaped = steer.steer(logprobs, logprobs, nats, ones, ones > 0)
+    expected = [[0.8, 0.8 ** (0.5 / np.log(1e8))]]
+    np.testing.assert_allclose(shaped, expected, rtol=1e-5)
+
+
+def test_equal_changes_have_the_middle_of_the_linear_weights():
+    one = jnp.ones((1, 2))
+    half = jnp.full((1, 2), jnp.log(0.5))
+    shaped = steer.steer(half, half, one, one, one > 0, form="linear", lowest=0.6)
+    np.testing.assert_allclose(shaped, [[0.9, 0.9]], rtol=1e-6)
+
+
 def test_a_lowest_weight_near_1_is_dapo():
     numbers = _random(0)
     shaped = steer.steer(*numbers, lowest=1 - 1e-7)

@@ -102,6 +102,12 @@ def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
         "whole, correct by algo.importance.mode='token', or set "
         "rollout.off_policy='accept'.",
     )
+    need(
+        not (c.algo.demonstrations.share and r.second.share),
+        f"algo.demonstrations.share={c.algo.demonstrations.share} and "
+        f"rollout.second.share={r.second.share} both add completions beside the "
+        "batch; set one of them to 0.",
+    )
     for section in ("task.train", "task.test"):
         total_s = dotted.get(c, f"{section}.total_s")
         need(
@@ -302,7 +308,8 @@ def _check_mesh(config: ConfigDict, num_devices: int) -> int:
 
 
 def _check_method(config: ConfigDict, need) -> None:
-    """A label stands for settings; without them it would be a lie."""
+    """A label stands for settings; without them it would be a lie, and without what
+    its paper leaves open it is none."""
     method, of = dotted.get(config, "method"), dotted.get(config, "settings_of")
     if method is None and of is None:  # a supervised run
         return
@@ -318,6 +325,15 @@ def _check_method(config: ConfigDict, need) -> None:
         f"the method by the file's argument, --config=FILE:method={method}, or in "
         f"Python by config.apply_method(c, {method!r}).",
     )
+    row = methods.METHODS.get(method)
+    missing = [
+        key for key in (row.given if row else ()) if dotted.get(config, key) is None
+    ]
+    need(
+        not missing,
+        f"method={method!r} needs what its source does not fix: give "
+        f"{', '.join(missing)}. Open are: {row and row.open}.",
+    )
 
 
 def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
@@ -325,6 +341,9 @@ def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
     are not of their type or range."""
     reads = "problems" if "rollout" in config else "demonstrations"
     functions = {"task.train": reads, "task.test": reads}
+    shown = dotted.get(config, "task.demonstrations")
+    if shown or dotted.get(config, "algo.demonstrations.share"):
+        functions["task.demonstrations"] = "demonstrations"
     if reads == "demonstrations" and not config.model.path:
         functions["task.words"] = "words"
     for section, name in functions.items():

@@ -29,6 +29,8 @@ def default() -> ConfigDict:
     # Options of the task's `problems`; of files: path, columns, …, see docs/data.md.
     c.task.train = ConfigDict()  # for training …
     c.task.test = ConfigDict()  # … and for evaluation
+    # Options of the task's `demonstrations`, if some are imitated beside the rollout.
+    c.task.demonstrations = ConfigDict()
     c.task.chat_template = "auto"  # auto | chat | plain
     # Variables of the chat template, such as enable_thinking (Qwen3). Prompts that name
     # a day need it as date_string, "26 Jul 2024" or "2024-07-26".
@@ -78,6 +80,15 @@ def default() -> ConfigDict:
     c.rollout.off_policy = "refuse"
     # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
     c.rollout.greedy_baseline = False
+    # A second rollout of some of a step's prompts, whose better completions are added
+    # to the loss (AEPO); see rollout/second.py.
+    c.rollout.second = ConfigDict()
+    c.rollout.second.share = 0.0  # of the batch's prompts; 0: off
+    c.rollout.second.entropy_target = 0.5  # nats per token
+    c.rollout.second.high_temperature = 1.2  # at or below the target …
+    c.rollout.second.low_temperature = 0.8  # … and above it, where half is kept
+    c.rollout.second.most_rows = 60  # completions that are kept
+    c.rollout.second.least_advantage = 0.05  # which theirs exceed
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 

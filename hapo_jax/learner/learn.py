@@ -153,6 +153,7 @@ def prepare(
         old_cut_logprobs=old.cut_logprobs,
         old_values=old.values,
         baselines=batch.baselines,
+        beside=batch.beside if learner.beside_rows else None,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)
@@ -209,6 +210,8 @@ def trained_tokens(
     """Tokens with a gradient in the mini-batch that begins at completion `first`."""
     constants = learnt.prepared.constants
     trained = constants["signal" if learner.silent_at_zero else "mask"]
+    if learner.beside_rows:
+        trained = trained | constants["beside"]
     if learner.phases > 1:
         trained = trained & (constants["waits"] == phase)
     return int(trained[first : first + learner.minibatch_rows].sum())

@@ -27,20 +27,23 @@ class StreamState(NamedTuple):
       cursor: prompts taken from the stream so far.
       carried: useful groups that wait for the next step, or None.
       spent: up to here; None where checkpoints of an earlier version do not say.
+      entropy: mean over the tokens of the last step that drew some, in nats; 0 before.
     """
 
     cursor: int = 0
     carried: RolloutBatch | None = None
     spent: ledger.Ledger | None = ledger.Ledger()
+    entropy: float = 0.0
 
     def pay(
         self, metrics: Mapping[str, float]
     ) -> tuple["StreamState", dict[str, float]]:
         """After a step with these metrics: with what it cost, and the totals."""
+        after = self._replace(entropy=metrics.get("entropy/mean", self.entropy))
         if self.spent is None:
-            return self, {}
+            return after, {}
         spent = self.spent.plus(metrics)
-        return self._replace(spent=spent), spent.metrics()
+        return after._replace(spent=spent), spent.metrics()
 
     def has_sampled(self, budget: int) -> bool:
         """Whether the run has sampled that many tokens; never for a budget of 0.
@@ -63,14 +66,20 @@ class StreamState(NamedTuple):
             carried = self.carried._asdict()
             carried |= carried.pop("record")._asdict()
         spent = self.spent and self.spent._asdict()
-        return {"cursor": self.cursor, "carried": carried, "spent": spent}
+        return {
+            "cursor": self.cursor,
+            "carried": carried,
+            "spent": spent,
+            "entropy": self.entropy,
+        }
 
     @classmethod
     def from_plain(cls, plain: dict) -> "StreamState":
         """The inverse of `to_plain`."""
         carried = plain["carried"]
         if carried is not None:
-            fields = {"baselines": np.zeros_like(carried["rewards"]), **carried}
+            none = np.zeros_like(carried["rewards"])
+            fields = {"baselines": none, "beside": none > 0, **carried}
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")
@@ -78,6 +87,7 @@ class StreamState(NamedTuple):
             cursor=int(plain["cursor"]),
             carried=carried,
             spent=spent and ledger.Ledger(**spent),
+            entropy=float(plain.get("entropy", 0.0)),
         )
 
 

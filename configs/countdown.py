@@ -19,6 +19,16 @@ def get_config(arg=None):
     game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
     c.task.train = dict(split="train", size=10_000, seed=0, **game)
     c.task.test = dict(split="test", size=10_000, seed=0, **game)
+    # Of a player who never gives up, for methods that imitate beside the rollout.
+    c.task.demonstrations = dict(
+        split="train",
+        size=10_000,
+        seed=0,
+        num_problems=10_000,
+        give_up=0.0,
+        max_attempts=15,
+        **game,
+    )
     c.model.path = str(pathlib.Path(__file__).parent / "countdown_warm")
 
     c.rollout.batch_prompts = 32

@@ -24,7 +24,7 @@ from hapo_jax import tasks
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import phases, settings
 from hapo_jax.algo.method import Method
-from hapo_jax.config import check
+from hapo_jax.config import check, dotted
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.grading import pool as pool_lib
 from hapo_jax.learner import cuts, packing, train_step
@@ -36,11 +36,12 @@ from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import correction as correction_lib
-from hapo_jax.rollout import memory, second
+from hapo_jax.rollout import demonstrations, memory, second
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import tuning as tuning_lib
 from hapo_jax.rollout.correction import Correction
+from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.rewards import Rewards
@@ -60,9 +61,10 @@ class Work(NamedTuple):
 
     Attributes:
       prompt_tokens, completion_tokens: of the longest.
-      batch_rows: completions of a step, and places for those of a second rollout.
+      batch_rows: completions of a step, and places for those beside the batch.
       minibatch_rows: of an update.
-      second_rows: of them places for a second rollout.
+      beside_rows: of them places for a second rollout, or for demonstrations.
+      shown_rows: demonstrations in these places.
       passes: over the batch.
       phases: that each of them has, see `algo/phases.py`.
       recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
@@ -72,7 +74,8 @@ class Work(NamedTuple):
     completion_tokens: int
     batch_rows: int
     minibatch_rows: int
-    second_rows: int
+    beside_rows: int
+    shown_rows: int
     passes: int
     phases: int
     recompute_old_logprobs: bool
@@ -116,6 +119,7 @@ class Run:
       method: what learns from rewards, and sets temperatures.
       optimizer: with its learning rate.
       prompts: the problems that are trained on.
+      demonstrations: that are imitated beside them.
       correction: of wrong completions; None if they stay as they are.
     """
 
@@ -124,6 +128,7 @@ class Run:
     method: Method | None = None
     optimizer: optimizer_lib.Optimizer | None = None
     prompts: PromptSet | None = None
+    demonstrations: Demonstrations | None = None
     correction: Correction | None = None
 
     @property
@@ -184,15 +189,21 @@ def assemble(config: ConfigDict) -> Run:
     """The run of hapo-train that a resolved config describes.
 
     Raises:
-      Refused: the method, the model's folder or the problems cannot be used.
+      Refused: the method, the model's folder, the problems or the demonstrations
+        cannot be used.
     """
     check.check_method(config, make_method(config))  # before anything is read
     policy = describe(config)
     prompts = make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
+    shown = None
+    if config.algo.demonstrations.share:
+        shown = make_demonstrations(config, policy, "task.demonstrations")
     method = make_method(config, num_prompts=len(prompts))
-    run = dataclasses.replace(of_policy(config, policy, method), prompts=prompts)
+    run = dataclasses.replace(
+        of_policy(config, policy, method), prompts=prompts, demonstrations=shown
+    )
     return dataclasses.replace(run, correction=_make_correction(run))
 
 
@@ -223,7 +234,8 @@ def work_of(config: ConfigDict, *, shards: int = 1) -> Work:
             completion_tokens=config.max_completion_tokens,
             batch_rows=options.batch_rows,
             minibatch_rows=options.batch_rows,
-            second_rows=0,
+            beside_rows=0,
+            shown_rows=0,
             passes=1,
             phases=1,
             recompute_old_logprobs=False,
@@ -238,13 +250,17 @@ def work_of(config: ConfigDict, *, shards: int = 1) -> Work:
         num_minibatches=num_minibatches,
         multiple=shards,
     )
-    rows = options.minibatch_prompts * r.group_size + free
+    sampled = options.minibatch_prompts * r.group_size
+    shown = demonstrations.per_minibatch(config.algo.demonstrations.share, sampled)
+    free = free or -(-shown // shards) * shards
+    rows = sampled + free
     return Work(
         prompt_tokens=r.max_prompt_tokens,
         completion_tokens=r.max_completion_tokens,
         batch_rows=num_minibatches * rows,
         minibatch_rows=rows,
-        second_rows=free,
+        beside_rows=free,
+        shown_rows=shown,
         passes=options.passes,
         phases=phases.number(config.algo.phases.name),
         recompute_old_logprobs=options.recompute_old_logprobs,
@@ -330,6 +346,32 @@ def prompt_encoder(
         template_options=config.task.template_options.to_dict(),
         system_prompt=config.task.system_prompt,
     )
+
+
+def make_demonstrations(
+    config: ConfigDict, policy: Policy, section: str
+) -> Demonstrations:
+    """The demonstrations that a section of the config asks for.
+
+    Args:
+      config, policy: of the run, of either kind.
+      section: with the options of the task's `demonstrations`.
+
+    Raises:
+      Refused: the task's files cannot be used, or a demonstration is too long.
+    """
+    options = dotted.get(config, section).to_dict()
+    texts = tasks.get(config.task.name).demonstrations(**options)
+    work = work_of(config)
+    rows = demonstrations.tokenise(
+        texts,
+        policy.tokenizer,
+        prompt_encoder(config, policy),
+        max_prompt_tokens=work.prompt_tokens,
+        max_completion_tokens=work.completion_tokens,
+        section=section,
+    )
+    return Demonstrations(texts, rows)
 
 
 def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> pool_lib.GradingPool:
@@ -420,7 +462,7 @@ def _make_learner(run: Run) -> train_step.Learner:
         layout=make_layout(options, longest=work.longest, shards=shards, rows=cut.rows),
         chunk_tokens=cut.head_tokens,
         remat=cut.remat,
-        second_rows=work.second_rows,
+        beside_rows=work.beside_rows,
     )
 
 

@@ -38,9 +38,11 @@ from hapo_jax.learner.state import TrainState
 from hapo_jax.model import huggingface
 from hapo_jax.planning import dry_run
 from hapo_jax.rollout import collect as collect_lib
+from hapo_jax.rollout import demonstrations
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import second as second_lib
+from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.ledger import Ledger
@@ -174,7 +176,12 @@ def _check(
     held_out = sampling_lib.read_sets(run, eval_sets.parse(config.eval.sets, config))
     reference_params = run.load_reference()
     inputs = inputs_lib.of_run(
-        config, run.policy, run.prompts, held_out, reference_params
+        config,
+        run.policy,
+        run.prompts,
+        held_out,
+        reference_params,
+        run.demonstrations,
     )
     inputs_lib.check(pathlib.Path(workdir), inputs)
     found = data_checks.report(
@@ -297,7 +304,7 @@ def _collect(
     The sampler's copy of the parameters lives no longer than this.
     """
     run = session.run
-    r, work = run.config.rollout, run.work
+    r = run.config.rollout
     draw = functools.partial(
         generate_lib.generate,
         generator,
@@ -318,25 +325,61 @@ def _collect(
             dynamic_sampling=r.dynamic_sampling,
             max_rounds=r.max_rounds,
         )
-        if work.second_rows:
-            batch, metrics = second_lib.extend(
-                second_lib.Second(**r.second.to_dict()),
-                batch,
-                metrics,
-                lambda temperature, ids, first: draw(
-                    prompt_ids=ids,
-                    first_sample=first,
-                    base_temperatures=[temperature] * r.group_size,
-                    greedy_baseline=False,
-                ),
-                entropy=stream.entropy,
-                group_size=r.group_size,
-                num_minibatches=work.batch_rows // work.minibatch_rows,
-                free=work.second_rows,
-                # Behind all that the step may have given to a prompt.
-                first_sample=r.max_rounds * r.round_prompts * r.group_size,
-            )
+        batch, metrics = put_beside(
+            run, batch, metrics, draw, step=step, entropy=stream.entropy
+        )
         return batch, stream, metrics
+
+
+def put_beside(
+    run: Run,
+    batch: RolloutBatch,
+    metrics: dict[str, float],
+    draw: Callable[..., tuple[RolloutBatch, dict[str, float]]],
+    *,
+    step: int,
+    entropy: float,
+) -> tuple[RolloutBatch, dict[str, float]]:
+    """The batch and metrics of a step, with what is imitated beside the rollout.
+
+    Args:
+      run: the run.
+      batch, metrics: of `collect`.
+      draw: `generate`, but for what a second rollout draws otherwise.
+      step: of the run, from 1.
+      entropy: of the last step, see `StreamState`.
+    """
+    r, work = run.config.rollout, run.work
+    num_minibatches = work.batch_rows // work.minibatch_rows
+    if run.demonstrations is not None:
+        batch = demonstrations.put_beside(
+            batch,
+            run.demonstrations.rows,
+            step=step,
+            seed=run.config.seed,
+            number=work.shown_rows,
+            num_minibatches=num_minibatches,
+            free=work.beside_rows,
+        )
+    elif work.beside_rows:
+        batch, metrics = second_lib.extend(
+            second_lib.Second(**r.second.to_dict()),
+            batch,
+            metrics,
+            lambda temperature, ids, first: draw(
+                prompt_ids=ids,
+                first_sample=first,
+                base_temperatures=[temperature] * r.group_size,
+                greedy_baseline=False,
+            ),
+            entropy=entropy,
+            group_size=r.group_size,
+            num_minibatches=num_minibatches,
+            free=work.beside_rows,
+            # Behind all that the step may have given to a prompt.
+            first_sample=r.max_rounds * r.round_prompts * r.group_size,
+        )
+    return batch, metrics
 
 
 def _speed(run: Run, parts: _Parts, learnt: Learnt, seconds: float) -> dict[str, float]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs import countdown
-from hapo_jax import assembly
+from hapo_jax import assembly, train
 from hapo_jax.algo import methods
 from hapo_jax.config import arguments, resolution
 from hapo_jax.learner import learn as learn_lib
@@ -41,6 +41,8 @@ def config(name):
             arguments.override(c, key, str(value))
         for key, value in test_relations.GIVEN.get(name, {}).items():
             c.algo[key] = value
+        c.task.demonstrations.size = c.task.demonstrations.num_problems = 100
+        c.task.demonstrations.max_attempts = 3  # which are 20 tokens
     return resolution.resolve(c).config
 
 
@@ -80,12 +82,17 @@ class Trainer:
         scored = bool(method.old_outputs) or method.has_critic
         with self.config.unlocked():
             self.config.learner.recompute_old_logprobs = scored
+        shown = None
+        if self.config.algo.demonstrations.share:
+            section = "task.demonstrations"
+            shown = assembly.make_demonstrations(self.config, policy, section)
         self.run = assembly.Run(
             config=self.config,
             policy=policy,
             method=method,
             optimizer=assembly.make_optimizer(self.config),
             prompts=prompts,
+            demonstrations=shown,
         )
         self.generator, self.to_sampler = sampling_of(self.run)
         self.reference = self.run.load_reference()
@@ -94,28 +101,27 @@ class Trainer:
         """State, stream and metrics after these steps."""
         r, found = self.config.rollout, []
         for step in steps:
-
-            def draw(prompt_ids, first_sample, step=step, state=state):
-                return generate_lib.generate(
-                    self.generator,
-                    self.to_sampler(state.params),
-                    state.method_state,
-                    base_temperatures=[r.base_temperature] * r.group_size,
-                    step=step,
-                    prompt_ids=prompt_ids,
-                    first_sample=first_sample,
-                    greedy_baseline=r.greedy_baseline,
-                )
-
+            draw = functools.partial(
+                generate_lib.generate,
+                self.generator,
+                self.to_sampler(state.params),
+                state.method_state,
+                base_temperatures=[r.base_temperature] * r.group_size,
+                step=step,
+                greedy_baseline=r.greedy_baseline,
+            )
             batch, stream, metrics = collect_lib.collect(
                 stream,
-                draw,
+                lambda ids, first, draw=draw: draw(prompt_ids=ids, first_sample=first),
                 functools.partial(prompts_lib.take, len(self.run.prompts), 0),
                 batch_prompts=r.batch_prompts,
                 round_prompts=r.round_prompts,
                 group_size=r.group_size,
                 dynamic_sampling=r.dynamic_sampling,
                 max_rounds=r.max_rounds,
+            )
+            batch, metrics = train.put_beside(
+                self.run, batch, metrics, draw, step=step, entropy=stream.entropy
             )
             state, _, learnt = learn_lib.learn(
                 self.run.learner,

@@ -149,4 +149,8 @@ def packed_scores(model, batch: batch_lib.RolloutBatch, layout: packing.Layout):
         )
     )
     shape = batch.completion_mask.shape
-    return tuple(packing.scatter(index, np.asarray(x), shape) for x in score(params))
+    found = score(params)
+    return tuple(
+        packing.scatter(index, np.asarray(x), shape)
+        for x in (found.logprobs, found.entropy)
+    )

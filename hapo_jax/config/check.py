@@ -115,6 +115,12 @@ def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
         "that nobody drew, and with learner.recompute_old_logprobs=False log-probs are "
         "those that the sampler recorded; set one of them to 0 or True.",
     )
+    need(
+        not (c.algo.demonstrations.share and r.second.share),
+        f"algo.demonstrations.share={c.algo.demonstrations.share} and "
+        f"rollout.second.share={r.second.share} both add completions beside the "
+        "batch; set one of them to 0.",
+    )
     for section in ("task.train", "task.test"):
         total_s = dotted.get(c, f"{section}.total_s")
         need(
@@ -177,12 +183,6 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
             f"algo.advantage.name={config.algo.advantage.name!r} reads baselines, the "
             "rewards of greedy completions, and rollout.greedy_baseline=False draws "
             "none; set it to True."
-        )
-    if method.has_critic and r.second.share:
-        raise Refused(
-            f"rollout.second.share={r.second.share} adds completions that no advantage "
-            f"is taken of, and algo.critic.name={config.algo.critic.name!r} learns the "
-            "values of all; set one of them to 0 or 'none'."
         )
     constants = method.constants(jax.tree.map(jnp.asarray, rows), method.init_state())
     if not np.any(np.asarray(constants["advantages"])):
@@ -321,7 +321,8 @@ def _check_mesh(config: ConfigDict, num_devices: int) -> int:
 
 
 def _check_method(config: ConfigDict, need) -> None:
-    """A label stands for settings; without them it would be a lie."""
+    """A label stands for settings; without them it would be a lie, and without what
+    its paper leaves open it is none."""
     method, of = dotted.get(config, "method"), dotted.get(config, "settings_of")
     if method is None and of is None:  # a supervised run
         return
@@ -337,6 +338,15 @@ def _check_method(config: ConfigDict, need) -> None:
         f"the method by the file's argument, --config=FILE:method={method}, or in "
         f"Python by config.apply_method(c, {method!r}).",
     )
+    row = methods.METHODS.get(method)
+    missing = [
+        key for key in (row.given if row else ()) if dotted.get(config, key) is None
+    ]
+    need(
+        not missing,
+        f"method={method!r} needs what its source does not fix: give "
+        f"{', '.join(missing)}. Open are: {row and row.open}.",
+    )
 
 
 def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
@@ -344,6 +354,9 @@ def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
     are not of their type or range."""
     reads = "problems" if "rollout" in config else "demonstrations"
     functions = {"task.train": reads, "task.test": reads}
+    shown = dotted.get(config, "task.demonstrations")
+    if shown or dotted.get(config, "algo.demonstrations.share"):
+        functions["task.demonstrations"] = "demonstrations"
     if reads == "demonstrations" and not config.model.path:
         functions["task.words"] = "words"
     for section, name in functions.items():

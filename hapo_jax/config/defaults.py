@@ -29,6 +29,8 @@ def default() -> ConfigDict:
     # Options of the task's `problems`; of files: path, columns, …, see docs/data.md.
     c.task.train = ConfigDict()  # for training …
     c.task.test = ConfigDict()  # … and for evaluation
+    # Options of the task's `demonstrations`, if some are imitated beside the rollout.
+    c.task.demonstrations = ConfigDict()
     c.task.chat_template = "auto"  # auto | chat | plain
     # Variables of the chat template, such as enable_thinking (Qwen3). Prompts that name
     # a day need it as date_string, "26 Jul 2024" or "2024-07-26".

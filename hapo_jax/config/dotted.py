@@ -15,6 +15,7 @@ OPEN = (
     "loss",
     "task.train",
     "task.test",
+    "task.demonstrations",
     "task.words",
     "task.template_options",
     "model.sizes",

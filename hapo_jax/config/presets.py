@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hapo_jax.algo.methods import METHODS
+from hapo_jax.algo.not_offered import NOT_OFFERED
 from hapo_jax.config import defaults, dotted
 from hapo_jax.system.errors import Refused
 
@@ -38,8 +39,13 @@ def apply_method(config: ConfigDict, name: str) -> ConfigDict:
     """Sets what the method sets and leaves the rest; returns the config.
 
     Raises:
-      Refused: the method is unknown.
+      Refused: the method is unknown, or known too little of.
     """
+    if missing := NOT_OFFERED.get(name):
+        raise Refused(
+            f"method={name!r} is not offered. Known of {missing.source}: "
+            f"{missing.known}. Missing: {missing.missing}. See docs/methods.md."
+        )
     if name not in METHODS:
         raise Refused(
             f"method={name!r} is unknown{dotted.nearest(name, METHODS)}; "

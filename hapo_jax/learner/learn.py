@@ -156,7 +156,7 @@ def prepare(
         old_cut_logprobs=old.cut_logprobs,
         old_values=old.values,
         baselines=batch.baselines,
-        second=batch.second if learner.second_rows else None,
+        beside=batch.beside if learner.beside_rows else None,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)
@@ -213,8 +213,8 @@ def trained_tokens(
     """Tokens with a gradient in the mini-batch that begins at completion `first`."""
     constants = learnt.prepared.constants
     trained = constants["signal" if learner.silent_at_zero else "mask"]
-    if learner.second_rows:
-        trained = trained | constants["second"]
+    if learner.beside_rows:
+        trained = trained | constants["beside"]
     if learner.phases > 1:
         trained = trained & (constants["waits"] == phase)
     return int(trained[first : first + learner.minibatch_rows].sum())

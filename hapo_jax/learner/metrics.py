@@ -53,8 +53,8 @@ def of_ledger(tallies: Sequence[Tally], tokens: Sequence[int]) -> dict[str, floa
 
 
 def _own(batch: RolloutBatch) -> np.ndarray:
-    """[B, T] bool, the tokens that are not of a second rollout."""
-    return batch.completion_mask & ~batch.second[:, None]
+    """[B, T] bool, the tokens that are not beside the batch."""
+    return batch.completion_mask & ~batch.beside[:, None]
 
 
 def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, float]:

@@ -99,8 +99,8 @@ class Learner(NamedTuple):
       layout: how rows are cut.
       width: columns of a chunk of the head.
       remat: see `transformer.REMATS`.
-      minibatch_rows: b, completions per update, those of a second rollout included.
-      second_rows: of them places for these, the last ones.
+      minibatch_rows: b, completions per update, those beside the batch included.
+      beside_rows: of them places for these, the last ones.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       by_rows, has_critic, silent_at_zero, phases, old_outputs: see `Method`.
       row_sharding: of every field of `Rows`.
@@ -115,7 +115,7 @@ class Learner(NamedTuple):
     width: int
     remat: str
     minibatch_rows: int
-    second_rows: int
+    beside_rows: int
     recompute_old_logprobs: bool
     by_rows: bool
     has_critic: bool
@@ -151,7 +151,7 @@ def make_learner(
     layout: packing.Layout,
     chunk_tokens: int,
     remat: str,
-    second_rows: int = 0,
+    beside_rows: int = 0,
 ) -> Learner:
     """Jits the learner's functions.
 
@@ -167,7 +167,7 @@ def make_learner(
       layout: how rows are cut.
       chunk_tokens: tokens whose logits exist at a time, per device with rows.
       remat: what the backward pass computes again, see `transformer.REMATS`.
-      second_rows: see Learner.
+      beside_rows: see Learner.
     """
     rows = sharding.batch_sharding(mesh)
     by_row = sharding.batch_sharding(mesh, leading=1)
@@ -231,7 +231,7 @@ def make_learner(
         width=width,
         remat=remat,
         minibatch_rows=minibatch_rows,
-        second_rows=second_rows,
+        beside_rows=beside_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
         has_critic=method.has_critic,
@@ -257,19 +257,19 @@ def _prepare(
     state = method.update_state(rows, state)
     constants = method.constants(rows, state)
     counted = constants.get("counted", rows.mask) & rows.mask
-    second = constants.get("second")
-    if second is not None:
-        counted &= ~second
+    beside = constants.get("beside")
+    if beside is not None:
+        counted &= ~beside
     shape = counted.shape
-    counted, second = jax.tree.map(
-        lambda x: x.reshape(-1, minibatch_rows, shape[1]), (counted, second)
+    counted, beside = jax.tree.map(
+        lambda x: x.reshape(-1, minibatch_rows, shape[1]), (counted, beside)
     )
     if method.by_rows:
         zeros = jnp.zeros(len(counted), jnp.float32)
         return Prepared(constants, None, zeros, state)
-    weights, denominators = jax.vmap(functools.partial(method_lib.aggregation, method))(
-        counted, second
-    )
+    weights, denominators = jax.vmap(
+        functools.partial(method_lib.aggregation, method, state=state)
+    )(counted, beside)
     return Prepared(constants, weights.reshape(shape), denominators, state)
 
 

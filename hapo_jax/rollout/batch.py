@@ -54,7 +54,8 @@ class RolloutBatch(NamedTuple):
         was drawn.
       truncated: [B] bool, stopped by the token limit.
       given: [B, T] bool, tokens that were put there and not drawn; `correction.py`.
-      second: [B] bool, of a second rollout, see `second.py`.
+      beside: [B] bool, learnt from beside the batch: of a second rollout, or a
+        demonstration.
     """
 
     prompt_tokens: np.ndarray
@@ -70,7 +71,7 @@ class RolloutBatch(NamedTuple):
     baselines: np.ndarray
     truncated: np.ndarray
     given: np.ndarray
-    second: np.ndarray
+    beside: np.ndarray
 
     @classmethod
     def of_tokens(
@@ -85,7 +86,7 @@ class RolloutBatch(NamedTuple):
         """Completions of which the tokens alone are known.
 
         Their record, scores, rewards and baselines are 0, none is truncated and none
-        of a second rollout. Groups are `group_size` rows one after another, and
+        beside the batch. Groups are `group_size` rows one after another, and
         prompts are numbered like them.
         """
         B, T = completion_tokens.shape
@@ -104,7 +105,7 @@ class RolloutBatch(NamedTuple):
             baselines=np.zeros(B, np.float32),
             truncated=np.zeros(B, bool),
             given=np.zeros((B, T), bool),
-            second=np.zeros(B, bool),
+            beside=np.zeros(B, bool),
         )
 
     @classmethod
@@ -163,3 +164,25 @@ def pad_rows(batch: RolloutBatch, num_rows: int) -> RolloutBatch:
     padded.prompt_ids[present:] = -1
     padded.prompt_lengths[present:] = 1  # a sequence has at least one token
     return padded
+
+
+def behind_minibatches(
+    batch: RolloutBatch, extra: RolloutBatch, num_minibatches: int, free: int
+) -> RolloutBatch:
+    """Each mini-batch's rows, then its share of the extra ones, and empty rows where
+    they are fewer than `free`."""
+    size = len(batch.rewards) // num_minibatches
+    parts = []
+    for i in range(num_minibatches):
+        own = rows(batch, slice(i * size, (i + 1) * size))
+        more = pad_rows(rows(extra, slice(i, None, num_minibatches)), free)
+        shift = i * (size + free)
+        parts += [
+            own._replace(group_ids=own.group_ids - i * size + shift),
+            # A completion of its own: its group is not the prompt's of the batch.
+            more._replace(
+                group_ids=np.arange(free, dtype=np.int32) + shift + size,
+                beside=np.ones(free, bool),
+            ),
+        ]
+    return concatenate(parts)

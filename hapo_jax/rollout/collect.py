@@ -81,7 +81,7 @@ class StreamState(NamedTuple):
             none = np.zeros_like(carried["rewards"])
             fields = {
                 "baselines": none,
-                "second": none > 0,
+                "beside": none > 0,
                 "given": np.zeros_like(carried["completion_mask"]),
                 **carried,
             }

@@ -110,7 +110,7 @@ def extend(
                 found[key] = found.get(key, 0) + value
         found["second/accuracy"] = float(drawn.scores.mean())
     found["second/kept"] = len(extra.rewards)
-    return behind_minibatches(batch, extra, num_minibatches, free), found
+    return batch_lib.behind_minibatches(batch, extra, num_minibatches, free), found
 
 
 def _kept(rewards: np.ndarray, group_size: int, least: float) -> np.ndarray:
@@ -119,27 +119,3 @@ def _kept(rewards: np.ndarray, group_size: int, least: float) -> np.ndarray:
     centred = groups - groups.mean(1, keepdims=True)
     std = groups.std(1, keepdims=True, ddof=min(1, group_size - 1))
     return np.flatnonzero(centred / (std + _EPSILON) > least)
-
-
-def behind_minibatches(
-    batch: RolloutBatch, extra: RolloutBatch, num_minibatches: int, free: int
-) -> RolloutBatch:
-    """Each mini-batch's rows, then its share of the extra ones, and empty rows where
-    they are fewer than `free`."""
-    size = len(batch.rewards) // num_minibatches
-    parts = []
-    for i in range(num_minibatches):
-        own = batch_lib.rows(batch, slice(i * size, (i + 1) * size))
-        more = batch_lib.pad_rows(
-            batch_lib.rows(extra, slice(i, None, num_minibatches)), free
-        )
-        shift = i * (size + free)
-        parts += [
-            own._replace(group_ids=own.group_ids - i * size + shift),
-            # A completion of its own: its group is not the prompt's of the batch.
-            more._replace(
-                group_ids=np.arange(free, dtype=np.int32) + shift + size,
-                second=np.ones(free, bool),
-            ),
-        ]
-    return batch_lib.concatenate(parts)

@@ -31,11 +31,10 @@ from hapo_jax.model import huggingface
 from hapo_jax.system import distributed
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import prompts as prompts_lib
-from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, math_sets
-from hapo_jax.tasks.problems import Demonstration
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ def of_run(
     prompts: PromptSet,
     held_out: Sequence[tuple[EvalSet, PromptSet]],
     reference_params=None,
+    demonstrations: Demonstrations | None = None,
 ) -> Inputs:
     """The inputs of a run of hapo-train.
 
@@ -64,6 +64,7 @@ def of_run(
       prompts: the training problems.
       held_out: the evaluation's sets, from `sampling.read_sets`.
       reference_params: as they were loaded, or None without a KL term.
+      demonstrations: beside the rollout, if there are any.
     """
     found = of_policy(policy, weights=True)
     found["task.train"] = prompts.checksums()
@@ -72,6 +73,9 @@ def of_run(
         flags = data_checks.flag_files(config.data.exclude_ids.split(","))
         _add_files(found, "data.exclude_ids", flags)
     add_sets(found, held_out)
+    if demonstrations is not None:
+        part = "task.demonstrations"
+        _add_demonstrations(found, part, config.task.demonstrations, demonstrations)
     if reference_params is not None:
         # To the bit, as the loss depends on it. In the type that layers compute in,
         # which differs where a run goes on on other hardware.
@@ -122,25 +126,30 @@ def _add_weights(found: Inputs, folder: pathlib.Path) -> None:
 def of_sft(
     config: ConfigDict,
     policy: Policy,
-    demonstrations: Mapping[str, Sequence[Demonstration]],
-    tokens: Mapping[str, RolloutBatch],
+    demonstrations: Mapping[str, Demonstrations],
 ) -> Inputs:
     """The inputs of a run of hapo-sft.
 
     Args:
       config, policy: the run's.
-      demonstrations, tokens: the same in two forms, under `train` and `test`.
+      demonstrations: under `train` and `test`.
     """
     found = of_policy(policy, weights=True)
     for name, shown in demonstrations.items():
-        part, rows = f"task.{name}", tokens[name]
-        found[part] = prompts_lib.checksums(
-            prompts=[d.prompt for d in shown],
-            completions=[d.completion for d in shown],
-            tokens=np.concatenate([rows.prompt_tokens, rows.completion_tokens], axis=1),
-        )
-        _add_files(found, part, _data(config.task[name]))
+        _add_demonstrations(found, f"task.{name}", config.task[name], shown)
     return _plain(found)
+
+
+def _add_demonstrations(
+    found: Inputs, part: str, options: ConfigDict, demonstrations: Demonstrations
+) -> None:
+    texts, rows = demonstrations
+    found[part] = prompts_lib.checksums(
+        prompts=[d.prompt for d in texts],
+        completions=[d.completion for d in texts],
+        tokens=np.concatenate([rows.prompt_tokens, rows.completion_tokens], axis=1),
+    )
+    _add_files(found, part, _data(options))
 
 
 def add_sets(found: Inputs, sets: Iterable[tuple[EvalSet, PromptSet]]) -> None:

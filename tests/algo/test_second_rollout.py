@@ -36,7 +36,7 @@ def joined(given, seed=1):
     current = {
         name: np.concatenate([x, more(name, x)]) for name, x in given.current.items()
     }
-    return rows._replace(**fields, second=second), current
+    return rows._replace(**fields, beside=second), current
 
 
 def loss(method, rows, current):
@@ -89,7 +89,7 @@ def test_their_log_probs_are_added_in_the_denominator_of_the_batch(name):
 
 def test_without_one_there_is_no_such_number():
     method, given = test_relations.made("dapo"), test_relations.batch("dapo")
-    assert given.rows.second is None
+    assert given.rows.beside is None
     *_, constants, _ = loss(method, *given)
-    assert "second" not in constants
+    assert "beside" not in constants
     assert tiny.method("dapo").aggregate(MASK)[1] == LENGTHS.sum()

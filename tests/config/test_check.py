@@ -6,7 +6,7 @@ import pathlib
 import pytest
 
 from hapo_jax import sft, train
-from hapo_jax.algo import method, methods, settings
+from hapo_jax.algo import method, methods, not_offered, settings
 from hapo_jax.config import arguments, check, presets, resolution
 from hapo_jax.system.errors import Refused
 
@@ -59,6 +59,18 @@ def refuse(program, config, workdir, changes):
         (
             {"algo.critic.name": "value_head", "learner.recompute_old_logprobs": False},
             ["learner.recompute_old_logprobs=False", "reads old_values"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "rollout.second.share": 0.2},
+            ["algo.demonstrations.share=0.2", "rollout.second.share=0.2", "one of"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "task.demonstrations.give_up": 2.0},
+            ["task.demonstrations.give_up=2.0"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "task.demonstrations.max_attempts": 99},
+            ["of task.demonstrations has", "max_completion_tokens=96"],
         ),
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
@@ -195,6 +207,8 @@ def test_every_method_makes_a_config(name, method):
     [
         ("metod=dapo", "did you mean 'method'"),
         ("method=dappo", "did you mean 'dapo'"),
+        ("method=paec", "Known of arXiv 2606.08543.* Missing: all constants"),
+        ("method=erpo", "Known of arXiv 2603.28204.* edges of the windows"),
         ("seed=x", "must be of type int"),
     ],
 )
@@ -303,3 +317,10 @@ def test_what_is_seldom_meant_is_said(changes, words):
     said = list(check.cautions(resolved))
     assert len(said) == bool(words)
     assert all(word in said[0] for word in words)
+
+
+@pytest.mark.parametrize("name", not_offered.NOT_OFFERED)
+def test_what_is_not_offered_is_no_method(name):
+    assert name not in methods.METHODS
+    with pytest.raises(ValueError, match=f"method={name!r} is not offered"):
+        load("countdown", f"method={name}")

@@ -80,7 +80,7 @@ def make(mesh, method, *, cut="padded", micro_rows=8, optimizer=None, **options)
         layout=packing.Layout(micro_rows=micro_rows, shards=shards, **CUTS[cut]),
         chunk_tokens=options.get("chunk_tokens", 64),
         remat=options.get("remat", "none"),
-        second_rows=options.get("second_rows", 0),
+        beside_rows=options.get("beside_rows", 0),
     )
     params = jax.device_put(tiny.params(), policy.train_shardings)
     return learner, state_lib.place(params, optimizer, method, abstract)
@@ -412,17 +412,17 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
 
 
 @pytest.mark.parametrize(
-    ("method", "second_rows"),
+    ("method", "beside_rows"),
     [("hapo_public", 0), ("grpo", 0), ("dr_grpo", 0), ("dapo", 4), ("hapo_public", 4)],
 )
-def test_every_kind_of_method_gives_its_own_loss(devices, method, second_rows):
+def test_every_kind_of_method_gives_its_own_loss(devices, method, beside_rows):
     """In one micro-batch, so that statistics are those of the mini-batch: the loss of
     the first update equals `method.rows_loss`."""
     mesh, method = one_device(devices), tiny.method(method)
     reference = tiny.params(seed=1) if method.needs_reference else None
     batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
-    second = np.arange(MINIBATCH_ROWS) >= MINIBATCH_ROWS - second_rows
-    batch = batch._replace(second=second)
+    second = np.arange(MINIBATCH_ROWS) >= MINIBATCH_ROWS - beside_rows
+    batch = batch._replace(beside=second)
     (_, learnt), metrics = step(
         mesh,
         method,
@@ -430,7 +430,7 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method, second_rows):
         reference_params=reference,
         cut="packed",
         micro_rows=MINIBATCH_ROWS,
-        second_rows=second_rows,
+        beside_rows=beside_rows,
     )
     trained = learnt.prepared.constants["signal" if method.silent_at_zero else "mask"]
     trained = trained | (batch.completion_mask & second[:, None])

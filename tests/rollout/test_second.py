@@ -67,7 +67,7 @@ def test_better_completions_are_spread_over_the_mini_batches():
         found.prompt_ids, [7, 7, 3, 3, 7, -1, 5, 5, 9, 9, 3, -1]
     )
     second = [False] * 4 + [True] * 2
-    np.testing.assert_array_equal(found.second, second * 2)
+    np.testing.assert_array_equal(found.beside, second * 2)
     np.testing.assert_array_equal(
         found.group_ids, [0, 0, 2, 2, 4, 5, 6, 6, 8, 8, 10, 11]
     )
@@ -86,7 +86,7 @@ def test_better_completions_are_spread_over_the_mini_batches():
 def test_above_the_target_it_is_cooler_and_half_is_kept():
     found, metrics, calls = run([0, 1, 1, 0], entropy=0.51)
     assert calls == [(0.8, [7, 3])] and metrics["second/kept"] == 1
-    assert (found.completion_mask.any(1) & found.second).sum() == 1
+    assert (found.completion_mask.any(1) & found.beside).sum() == 1
     assert run([0, 1, 1, 0], entropy=0.5)[2][0][0] == 1.2
 
 
@@ -95,7 +95,7 @@ def test_no_more_are_kept_than_may_be():
     # Groups of equal rewards have none that is better.
     found, metrics, _ = run([1, 1, 0, 0])
     assert metrics["second/kept"] == 0
-    assert not (found.completion_mask.any(1) & found.second).any()
+    assert not (found.completion_mask.any(1) & found.beside).any()
     # By its advantage, 0.707 in a mixed group of two.
     assert run([0, 1, 1, 0], least_advantage=0.7)[1]["second/kept"] == 2
     assert run([0, 1, 1, 0], least_advantage=0.71)[1]["second/kept"] == 0
@@ -104,7 +104,7 @@ def test_no_more_are_kept_than_may_be():
 def test_without_a_prompt_nothing_is_drawn():
     found, metrics, calls = run([0, 1], prompt_ids=(-1, -1, 5, 9))
     assert not calls and metrics["second/kept"] == 0
-    assert found.second.sum() == 4
+    assert found.beside.sum() == 4
     assert "second/accuracy" not in metrics
 
 

@@ -106,6 +106,6 @@ METHODS = {
     "stare": row.Row(
         {**row.DAPO, "algo.shaping": {"name": "stare"}, "algo.clip.dual": 10.0},
         source="arXiv 2606.19236, and its published code",
-        open=row.STATISTICS,
+        open=f"{row.STATISTICS}, as in its code",
     ),
 }

@@ -83,6 +83,6 @@ METHODS = {
             "algo.aggregation": {"name": "token_mean"},
         },
         source="arXiv 2510.10150, by its published code",
-        open=f"the weight: algo.shaping.form; {row.STATISTICS}",
+        open=f"the weight: algo.shaping.form; {row.STATISTICS}, as in its code",
     ),
 }

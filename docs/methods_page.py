@@ -7,7 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from hapo_jax.algo import method, methods, row, settings, stages
+from hapo_jax.algo import method, methods, row, settings, stages, supervised
 from hapo_jax.config import defaults
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
@@ -38,7 +38,14 @@ def page() -> str:
     """The page as Markdown."""
     return (
         "\n".join(
-            [_HEAD, *_stages_of_methods(), *_methods(), *_settings(), *_stages()]
+            [
+                _HEAD,
+                *_stages_of_methods(),
+                *_methods(),
+                *_supervised(),
+                *_settings(),
+                *_stages(),
+            ]
         ).rstrip()
         + "\n"
     )
@@ -52,6 +59,20 @@ def _methods() -> Iterator[str]:
         "| method | status | source | sets | open |\n|---|---|---|---|---|"
     )
     for name, found in methods.METHODS.items():
+        yield (
+            f"| `{name}` | {found.status} | {found.source} | "
+            f"{_sets(name, found.settings)} | {found.open} |"
+        )
+
+
+def _supervised() -> Iterator[str]:
+    yield (
+        "\n## Supervised: what a token of a demonstration weighs\n\nThese are no "
+        "reinforcement learning. `hapo-sft` takes one by `loss.name`; options follow\n"
+        "at `algo.surrogate` below.\n\n| loss | status | source | sets | open |\n"
+        "|---|---|---|---|---|"
+    )
+    for name, found in supervised.METHODS.items():
         yield (
             f"| `{name}` | {found.status} | {found.source} | "
             f"{_sets(name, found.settings)} | {found.open} |"
@@ -74,13 +95,22 @@ def _sets(name: str, settings: Mapping) -> str:
 def _stages_of_methods() -> Iterator[str]:
     yield (
         "## What each method does at each stage\n\nClip ranges are `low/high`, and the "
-        "dual clip behind them. Entropies are those of the policy\nthat starts the "
-        "step (old) or of the current one, and statistics are over the whole batch or "
-        "a\nmicro-batch; without an entry no stage reads an entropy."
+        "dual clip behind them. Entropies, and\nlog-probs that choose tokens, are of "
+        "the policy that starts the step (old) or of the current\none, and statistics "
+        "of the entropy score over the whole batch or a micro-batch; without an\nentry "
+        "no stage reads one."
     )
     columns = (
-        *("temperature", "advantage", "shaping", "ratio", "clip range", "surrogate"),
-        *("mask", "aggregation", "regulariser", "entropy", "state"),
+        *("temperature", "advantage", "shaping", "ratio", "clip range", "selection"),
+        *(
+            "surrogate",
+            "mask",
+            "aggregation",
+            "regulariser",
+            "phases",
+            "entropy",
+            "state",
+        ),
     )
     yield f"\n| method | {' | '.join(columns)} |\n|---{'|---' * len(columns)}|"
     for name in methods.METHODS:
@@ -94,7 +124,8 @@ def _at_stages(name: str) -> Iterator[str]:
     made = method.make(s)
     tau, group = s.temperature.strength, s.token_group.strength
     yield f"adaptive, τ={tau:g}" if tau else "constant"
-    yield f"token group × {group:g}" if group else _chosen(s.advantage)
+    advantage = f"token group × {group:g}" if group else _chosen(s.advantage)
+    yield advantage + (f", critic {_chosen(s.critic)}" if made.has_critic else "")
     reshapes = s.shaping["name"] != "redistribute" or s.redistribution.strength
     yield _chosen(s.shaping) if reshapes else ""
     yield _chosen(s.ratio)
@@ -103,13 +134,16 @@ def _at_stages(name: str) -> Iterator[str]:
     reads_range = made.reads & {"clip_low", "clip_high"}
     widths = f"{s.clip.low:g}/{s.clip.high:g}{dual}"
     yield f"{_chosen(s.clip_range) if adapts else ''} {widths}" if reads_range else ""
+    yield _chosen(s.selection)
     yield _chosen(s.surrogate)
     yield _chosen(s.mask)
     yield _chosen(s.aggregation)
     kl = [f"KL {s.kl.estimator} × {s.kl.strength:g}"] if s.kl.strength else []
     yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
+    yield _chosen(s.phases)
     scope = f"{s.entropy.source}, {s.entropy.scope}"
-    entropies = [scope] if made.reads & {"entropy", "score"} else []
+    of_source = made.reads & {"entropy", "score", "source_logprobs"}
+    entropies = [scope] if of_source else []
     if made.differentiates_entropy:
         entropies.append("current, with a gradient")
     yield "; ".join(entropies)
@@ -118,7 +152,7 @@ def _at_stages(name: str) -> Iterator[str]:
 
 def _chosen(choice: Mapping) -> str:
     """A stage with its options; nothing for one that does nothing."""
-    if choice["name"] in ("none", "all"):
+    if choice["name"] in ("none", "all", "one"):
         return ""
     given = [f"{k}={v!r}" for k, v in choice.items() if k != "name"]
     return f"`{choice['name']}`" + (f" ({', '.join(given)})" if given else "")
@@ -169,7 +203,7 @@ def _stage(key: str, name: str, function: Callable) -> Iterator[str]:
     for option, parameter in options.items():
         other = _ELSEWHERE.get(option)
         if option == "strength":
-            other = _STRENGTHS[key]
+            other = _STRENGTHS.get(key)
         if other:
             yield f"- `{option}` is `{other}`"
         else:

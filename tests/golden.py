@@ -76,6 +76,12 @@ def tokens(case, **fields):
     return given.Tokens(**{**numbers, **fields})
 
 
+def completions(case):
+    """(rewards, mask, group_ids) of a case with its reward at the last token."""
+    total = jnp.sum(case.inputs["token_level_rewards"], axis=1)
+    return total, case.mask, case.inputs["group_index"].astype(jnp.int32)
+
+
 def sampler(case):
     """(fields of Tokens, settings) for the importance weights of a case, if it has any.
 

@@ -31,29 +31,12 @@ RTOL, ATOL = 1e-4, 1e-5
 
 # Functions of the archives without a counterpart here.
 NOT_BUILT = {
-    "archer",
-    "cispo_upper_only",
-    "cispo_verl",
-    "clip_cov",
-    "edge_grpo",
-    "entropy_adv",
-    "gae",
-    "gmpo",
-    "gpg_advantage",
-    "gpg_loss",
-    "grpo_passk",
     "htpo",
-    "kl_cov",
-    "kl_cov_original",
     "remax",
-    "rollout_rejection_mask",
-    "sapo",
     "sent_v1",
     "sent_v2_int64mask",
     "sent_v2_intended",
-    "stapo",
     "stare",
-    "value_loss",
 }
 
 
@@ -153,25 +136,19 @@ def _redistribute(case):
 # --- advantages ----------------------------------------------------------------------
 
 
-def _completions(case):
-    """(rewards, mask, group_ids) of a case with its reward at the last token."""
-    total = jnp.sum(case.inputs["token_level_rewards"], axis=1)
-    return total, case.mask, case.inputs["group_index"].astype(jnp.int32)
-
-
 def _advantage(function, **options):
-    return lambda case: {"advantages": function(*_completions(case), **options)}
+    return lambda case: {"advantages": function(*golden.completions(case), **options)}
 
 
 def _grpo(case):
     scale = case.config.get("norm_adv_by_std_in_grpo", True)
     function = advantages.grpo if scale else advantages.dr_grpo
-    return {"advantages": function(*_completions(case), singleton="verl")}
+    return {"advantages": function(*golden.completions(case), singleton="verl")}
 
 
 def _hapo_token_group(case):
     adapted = advantages.hapo_token_group(
-        *_completions(case),
+        *golden.completions(case),
         fallback=5.0,
         scale_by_std=case.config.get("norm_adv_by_std_in_grpo", True),
         singleton="verl",
@@ -181,7 +158,7 @@ def _hapo_token_group(case):
 
 def _reinforce_pp(case):
     gamma = case.config["gamma"]
-    total, mask, group_ids = _completions(case)
+    total, mask, group_ids = golden.completions(case)
     return {
         "advantages": advantages.reinforce_pp(total, mask, group_ids, gamma=gamma),
         "returns": advantages.returns_to_go(total, mask, gamma=gamma),
@@ -238,7 +215,7 @@ def _hapo_policy_loss(case):
 
 def _hapo_public_chain(case):
     made = _hapo_public(case)
-    adapted = given.advantages(made, *_completions(case))
+    adapted = given.advantages(made, *golden.completions(case))
     tokens = golden.tokens(case, advantages=adapted)
     value, grad, _ = golden.value_and_grad(made, tokens, entropy.initial_stats())
     return {"loss": value, "grad_log_prob": grad, "advantages": adapted}
@@ -278,7 +255,7 @@ def _hapo_paper(case):
     )
     nats, mask = case.inputs["entropy"], case.mask
     stats = given.fit(made, nats, mask, entropy.initial_stats())
-    adapted = given.advantages(made, *_completions(case))
+    adapted = given.advantages(made, *golden.completions(case))
     tokens = golden.tokens(case, advantages=adapted)
     terms = given.terms(made, tokens, stats)
     value, grad, _ = golden.value_and_grad(made, tokens, stats)

@@ -125,15 +125,15 @@ def plain_setup(*, stop_ids=(1, 2), max_tokens=12, optimizer=None) -> plain.Setu
 def packed_scores(model, batch: batch_lib.RolloutBatch, layout: packing.Layout):
     """Log-probs and entropies [B, T] as the learner makes them, in packed rows."""
     graphdef, params = model
-    plan = packing.make_plan(
+    placement = packing.place(
         layout, batch.prompt_lengths, batch.lengths, batch.group_ids
     )
     packed, index = packing.pack(
         layout,
-        plan,
+        placement,
         batch.prompt_tokens,
         batch.completion_tokens,
-        num_micros=plan.num_micros(layout),
+        num_micros=placement.num_micros(layout),
         pad_targets_to=8,
     )
     score = jax.jit(

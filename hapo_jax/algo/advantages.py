@@ -59,9 +59,7 @@ def grpo(
     centred, size = centre(rewards, group_ids)
     scaled = centred
     if scale_by_std:
-        square = group_sum(jnp.square(centred), group_ids)
-        std = jnp.sqrt(square / jnp.maximum(size - 1, 1))
-        scaled = centred / (std + STD_EPSILON)
+        scaled = centred / (group_std(centred, size, group_ids) + STD_EPSILON)
     single = rewards / (1 + STD_EPSILON) if scale_by_std else rewards
     scaled = jnp.where(size == 1, _singleton(single, singleton), scaled)
     return per_token(scaled, mask)
@@ -219,6 +217,12 @@ def centre(
     low = -group_max(jnp.where(counts, -rewards, -jnp.inf), group_ids)
     centred = rewards - group_mean(rewards, group_ids, weights)
     return jnp.where(low < high, centred, 0), size
+
+
+def group_std(centred: Array, size: Array, group_ids: Array) -> Array:
+    """[B] deviation of a sample, of each row's group; of what `centre` gives."""
+    square = group_sum(jnp.square(centred), group_ids)
+    return jnp.sqrt(square / jnp.maximum(size - 1, 1))
 
 
 def group_mean(rewards: Array, group_ids: Array, weights: Array) -> Array:

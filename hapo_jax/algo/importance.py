@@ -15,7 +15,7 @@ from hapo_jax.algo import masked, stages
 
 Array = jax.Array
 
-LEVELS = ("token", "sequence")
+LEVELS = ("token", "sequence", "geometric")
 OUTSIDE = ("clip", "zero")
 
 # Clamp of a log-ratio before exp, nats; exp(20) = 5e8 is far beyond any cap.
@@ -40,13 +40,14 @@ def weights(
       old_logprobs: [B, T] float32, nats, old policy at the base temperature.
       behavior_logprobs: [B, T] float32, nats, under the distribution drawn from.
       mask: [B, T] bool.
-      level: "token", or "sequence" for exp of the log-ratios summed over the row.
+      level: "token", or "sequence" for exp of the log-ratios summed over the row, or
+        "geometric" for the geometric mean of the row's bounded weights, as verl's GMPO.
       outside: "clip" moves a weight outside [floor, cap] to the bound (truncated
         importance sampling), "zero" drops the token or sequence (IcePop).
       floor: smallest weight, >= 0.
       cap: largest weight, > floor.
       normalize: divide by the mean weight of the batch: over tokens, or over the rows
-        that have tokens for level "sequence".
+        that have tokens where all tokens of a row have one weight.
 
     Returns:
       [B, T] float32, 0 outside the mask; no gradient.
@@ -63,6 +64,9 @@ def weights(
         bounded = jnp.clip(raw, floor, cap)
     else:
         bounded = jnp.where((raw >= floor) & (raw <= cap), raw, 0)
+    if level == "geometric":
+        mean = masked.mean(jnp.log(bounded), mask, axis=1)[:, None]
+        bounded = jnp.broadcast_to(jnp.exp(mean), mask.shape)
     bounded = jnp.where(mask, bounded, 0)
     if normalize:
         bounded = bounded / _mean_weight(bounded, mask, level)

@@ -89,16 +89,16 @@ def ppo(
     return Surrogate(-advantages * bounded, clipped_low, clipped_high, dual_clipped)
 
 
-@stages.declare(silent_at_zero=False)
-def likelihood(logprobs: Array) -> Surrogate:
-    """L = -log π(token), maximum likelihood: no ratio, no clip, no advantage."""
+@stages.declare()
+def reinforce(logprobs: Array, advantages: Array) -> Surrogate:
+    """L = -A log π(token), the plain policy gradient: no ratio, no clip."""
     never = jnp.zeros(logprobs.shape, bool)
-    return Surrogate(-logprobs, never, never, never)
+    return Surrogate(-advantages * logprobs, never, never, never)
 
 
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
     "ppo": ppo,
-    "likelihood": likelihood,
+    "reinforce": reinforce,
 }
 
 

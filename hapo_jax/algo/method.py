@@ -1,7 +1,7 @@
 """A method: its stages, put together once from settings, and run in two places.
 
     before the policy is run   Rows ─► advantage, score, weight, …        ─► constants
-    at every token             ratio ─► clip range ─► shaping ─► surrogate
+    at every token             ratio ─► clip range ─► shaping ─► selection ─► surrogate
                                ─► weight ─► mask ─► regularisers          ─► loss
 
 `make` picks the stages; nothing here asks for the name of a method. HAPO with all
@@ -26,11 +26,13 @@ import jax.numpy as jnp
 
 from hapo_jax.algo import (
     advantages,
+    critics,
     entropy,
     importance,
     kl,
     masked,
     methods,
+    phases,
     stages,
     temperature,
 )
@@ -47,16 +49,21 @@ _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
 # Known only once the policy, or a stage that reads it, is run.
 _CURRENT = frozenset(
     {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
+    | {"selected", "values"}
 )
 _DIFFERENTIABLE = ("logprobs", "current_entropy")
 # Of the old policy, from the learner's scoring alone.
 _NOT_RECORDED = frozenset({"old_square_sum", "old_cut_logprobs"})
+# There with a critic alone, and what it may read.
+_OF_CRITIC = frozenset({"old_values", "returns", "values"})
+_CRITIC_READS = _OF_CRITIC | {"mask", "correct", "group_accuracy"}
 # What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
 # the order in which they run.
 _GIVES = {
     "weight": ("weight",),
     "clip_range": ("clip_low", "clip_high"),
     "shaping": ("advantages",),
+    "selection": ("selected",),
     "mask": ("kept", "counted"),
 }
 
@@ -75,6 +82,7 @@ class Rows(NamedTuple):
       prompt_ids: [B] int32, which of the training problems it answers.
       old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
         the method reads it.
+      old_values: [B, T] float32, of the critic before the updates; None without one.
     """
 
     mask: Array
@@ -88,6 +96,7 @@ class Rows(NamedTuple):
     prompt_ids: Array
     old_square_sum: Array | None = None
     old_cut_logprobs: Array | None = None
+    old_values: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -135,6 +144,8 @@ class Method:
       terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
         those of `outputs`. Only `logprobs` has a gradient, and `entropy` if the method
         `differentiates_entropy`.
+      value_loss: (values, constants) -> `critics.ValueLoss`, of the current critic,
+        in any arrangement of tokens; None without a critic.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
       reads: names of `stages.NAMES` that some stage reads.
       outputs: what `terms` reads of the current policy beside log-probs; names of
@@ -148,6 +159,9 @@ class Method:
         micro-batches changes the loss.
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
       silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
+      phases: passes of updates that each pass over a batch is made of. With two,
+        `constants` holds `waits`, bool: the tokens of the second; each takes the loss
+        of its tokens alone.
     """
 
     temperature: Callable[..., Array] | None
@@ -155,6 +169,7 @@ class Method:
     update_state: Callable[[Rows, Any], Any]
     constants: Callable[[Rows, Any], dict[str, Array]]
     terms: Callable[[Values, Values, Any], Terms]
+    value_loss: Callable[[Array, Values], critics.ValueLoss] | None
     aggregate: Callable[[Array], tuple[Array, Array]]
     reads: frozenset[str]
     outputs: frozenset[str]
@@ -164,6 +179,7 @@ class Method:
     across_rows: bool
     silent_at_zero: bool
     silent_at_equal_rewards: bool
+    phases: int
 
     @property
     def needs_reference(self) -> bool:
@@ -175,6 +191,11 @@ class Method:
         """Whether the loss has a gradient through the entropy of the current policy."""
         return "current_entropy" in self.reads
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether a value head is learnt beside the policy."""
+        return self.value_loss is not None
+
 
 class _Stages(NamedTuple):
     """The stages of a method, in the order in which they run."""
@@ -184,11 +205,15 @@ class _Stages(NamedTuple):
     ratio: stages.Stage
     clip_range: stages.Stage
     shaping: stages.Stage
+    selection: stages.Stage
     surrogate: stages.Stage
     mask: stages.Stage
     kl: stages.Stage | None
     regulariser: stages.Stage
     aggregation: stages.Stage
+    critic: stages.Stage | None
+    returns: stages.Stage | None
+    phases: stages.Stage | None
 
 
 class _Score(NamedTuple):
@@ -222,7 +247,9 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     if micro:
         known -= {"score"}
     early = _early(present, known)
-    late = [s for n, s in present.items() if n not in (*early, "advantage")]
+    beforehand = (*early, "advantage", "returns", "phases")
+    late = [s for n, s in present.items() if n not in beforehand]
+    _check_critic(chosen, present)
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
             raise Refused(
@@ -231,6 +258,13 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
                 f"{', '.join(n for n in stage.reads if n not in known)}; let it read "
                 "advantages, or compute what it needs in another stage."
             )
+    if ("selected" in reads) != (settings.selection["name"] != "none"):
+        raise Refused(
+            f"algo.selection.name={settings.selection['name']!r} must be another than "
+            f"'none' just if a stage reads `selected`, and "
+            f"{'one does' if 'selected' in reads else 'none does'}; change it, or the "
+            f"stage, which is algo.surrogate or algo.regulariser."
+        )
     read_late = frozenset(name for stage in late for name in stage.reads)
     of_entropy = {"entropy", "score"} if source == "current" else set()
     outputs = reads & {"rank"}
@@ -250,6 +284,10 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         ),
         micro,
     )
+    by_rows = micro and "score" in reads
+    by_rows = by_rows or any(stage.declared.by_rows for stage in late)
+    if chosen.phases is not None:
+        _check_phases(settings, chosen.phases, known, by_rows)
     stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
     draws = "random" in reads
     return Method(
@@ -259,6 +297,7 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         constants=functools.partial(
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
+        value_loss=chosen.critic and functools.partial(_value_loss, chosen.critic),
         terms=functools.partial(
             _terms, chosen, early, score, source, "score" in reads, outputs
         ),
@@ -269,15 +308,35 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             name.removeprefix("old_") for name in reads & _NOT_RECORDED
         ),
         cut_share=settings.cut_share,
-        by_rows=(micro and "score" in reads)
-        or any(stage.declared.by_rows for stage in late),
+        by_rows=by_rows,
         across_rows=(micro and "score" in reads)
         or any(stage.declared.across_rows for stage in late),
         silent_at_zero=all(
             s.declared.silent_at_zero for n, s in present.items() if n != "advantage"
         ),
         silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
+        phases=phases.number(settings.phases["name"]),
     )
+
+
+def _check_phases(
+    settings: Settings, stage: stages.Stage, known: frozenset[str], by_rows: bool
+) -> None:
+    """Raises Refused unless it can be known beforehand which tokens a pass is of."""
+    said = f"algo.phases.name={settings.phases['name']!r}"
+    wrong = [name for name in stage.reads if name not in known]
+    if wrong:
+        raise Refused(
+            f"{said} reads {wrong[0]}, and a token's pass is "
+            "chosen before the policy is run; let it read what is known by then."
+        )
+    if by_rows:
+        raise Refused(
+            f"{said} takes the tokens of a completion apart, "
+            "and another stage of this method reads the current policy at whole "
+            "completions; set it to 'one', or algo.entropy.source to 'old' and "
+            "algo.entropy.scope to 'batch'."
+        )
 
 
 def _choose(s: Settings, num_prompts: int) -> _Stages:
@@ -293,6 +352,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         key = f"algo.{name}"
         return stages.bind(key, methods.TABLES[key], choice, **given)
 
+    critic = bind("critic", s.critic)
     return _Stages(
         advantage=_advantage(s, num_prompts),
         weight=_weight(s),
@@ -310,6 +370,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
         ),
+        selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
         mask=bind("mask", s.mask),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
@@ -317,6 +378,9 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         else None,
         regulariser=bind("regulariser", s.regulariser),
         aggregation=bind("aggregation", s.aggregation),
+        critic=critic if (has_critic := s.critic["name"] != "none") else None,
+        returns=_returns(s) if has_critic else None,
+        phases=bind("phases", s.phases) if s.phases["name"] != "one" else None,
     )
 
 
@@ -346,6 +410,35 @@ def _advantage(s: Settings, num_prompts: int) -> stages.Stage:
         return (1 - strength) * base(values) + strength * token_group(values)
 
     return stages.Stage("algo.advantage", blend, reads, base.declared)
+
+
+def _returns(s: Settings) -> stages.Stage:
+    """Of the discounts that the advantage has, if it has any."""
+    discounts = {name: s.advantage.get(name, 1.0) for name in ("gamma", "lam")}
+    return stages.only("algo.critic", critics.returns, **discounts)
+
+
+def _check_critic(chosen: _Stages, present: Mapping[str, stages.Stage]) -> None:
+    """Refuses stages that read what a critic alone gives, and a critic that reads more
+    than it has."""
+    for name, stage in present.items():
+        read = [n for n in stage.reads if n in _OF_CRITIC]
+        if read and chosen.critic is None:
+            raise Refused(
+                f"{stage.key} reads {read[0]}, which only a critic gives, and "
+                "algo.critic.name='none'; set algo.critic.name='value_head'."
+            )
+        if name == "critic":
+            if wrong := [n for n in stage.reads if n not in _CRITIC_READS]:
+                raise Refused(
+                    f"{stage.key} reads {wrong[0]}, and a critic can read "
+                    f"{', '.join(sorted(_CRITIC_READS))}; let it do without."
+                )
+        elif "values" in read:
+            raise Refused(
+                f"{stage.key} reads values, and they are for algo.critic alone; let it "
+                "read old_values."
+            )
 
 
 def _weight(s: Settings) -> stages.Stage | None:
@@ -465,6 +558,8 @@ def _constants(
     # These are of the policy that algo.entropy.source names, perhaps the current one.
     names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
     given = {name: values[name] for name in names}
+    if chosen.returns is not None:
+        values["returns"] = given["returns"] = chosen.returns(values)
     if advantages is None:
         advantages = chosen.advantage({**values, "state": state.get("advantage")})
     values["advantages"] = given["advantages"] = advantages
@@ -474,6 +569,9 @@ def _constants(
     if with_score:
         scored = score.score(rows.old_entropy, state["entropy"])
         values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
+    if chosen.phases is not None:
+        state_of = {"state": state.get("phases")}
+        given["waits"] = rows.mask & chosen.phases({**values, **state_of})
     for name in early:
         found = _run(name, getattr(chosen, name), values, state)
         values |= found
@@ -526,6 +624,7 @@ def _terms(
     base_advantages = values["advantages"]
     values["advantages"] = values.get("shaped", base_advantages)
     run("shaping")
+    run("selection")
     surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
     loss = surrogate.loss
     if chosen.weight is not None:
@@ -559,6 +658,20 @@ def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any
     given = stage({**values, "state": state.get(name)})
     names = _GIVES.get(name, (name,))
     return dict(zip(names, given if len(names) > 1 else (given,), strict=True))
+
+
+def _value_loss(
+    critic: stages.Stage, values: Array, constants: Values
+) -> critics.ValueLoss:
+    """The critic's loss of each token; 0 outside the mask, whatever lies there."""
+    mask = constants["mask"]
+    given = {n: constants[n] for n in critic.reads if n in constants}
+    given = jax.lax.stop_gradient(given) | {"values": values}
+    given = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in given.items()}
+    found = critic(given)
+    return critics.ValueLoss(
+        jnp.where(mask, found.loss, 0), jnp.where(mask, found.clipped, False)
+    )
 
 
 def _clean(values: Values) -> dict[str, Array]:
@@ -621,6 +734,37 @@ def rows_loss(
     weights, denominator = jax.lax.stop_gradient(method.aggregate(terms.counted))
     numerator = masked.sum(terms.loss * weights, constants["mask"])
     return numerator, denominator, _sums(method, current, constants, terms)
+
+
+def critic_loss(
+    method: Method, values: Array, constants: Values, weights: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of a method's critic, beside `token_loss` or `rows_loss`.
+
+    Args:
+      method: with a critic.
+      values: float32, of the current critic; differentiable.
+      constants: see `token_loss`.
+      weights: of the policy's loss, 0 where a token does not count.
+
+    Returns:
+      numerator and sums as of `token_loss`, over all tokens of the mask.
+    """
+    found, mask = method.value_loss(values, constants), constants["mask"]
+    per_token = {
+        "critic/loss": found.loss,
+        "critic/frac_clipped": found.clipped,
+        "critic/value": values,
+        "critic/return": constants["returns"],
+    }
+    sums = {name: _sum(x, mask) for name, x in per_token.items()}
+    return masked.sum(found.loss * weights, mask), jax.lax.stop_gradient(sums)
+
+
+def row_weights(method: Method, current: Values, constants: Values, state) -> Array:
+    """The weights that `rows_loss` takes, [B, T] float32."""
+    terms = method.terms(current, constants, state)
+    return jax.lax.stop_gradient(method.aggregate(terms.counted)[0])
 
 
 def _sums(

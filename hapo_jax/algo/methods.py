@@ -5,11 +5,15 @@ from collections.abc import Callable, Mapping
 from hapo_jax.algo import (
     advantages,
     clipping,
+    critics,
     kl,
     losses,
     masks,
+    phases,
     rivals,
+    selections,
     shaping,
+    supervised,
 )
 from hapo_jax.algo.row import DAPO, GRPO, Row
 
@@ -18,10 +22,13 @@ _OWN_STAGES = {
     "algo.ratio": losses.RATIOS,
     "algo.clip_range": clipping.CLIP_RANGES,
     "algo.shaping": shaping.SHAPINGS,
-    "algo.surrogate": losses.SURROGATES,
+    "algo.selection": selections.SELECTIONS,
+    "algo.surrogate": losses.SURROGATES | supervised.LOSSES,
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,
+    "algo.critic": critics.CRITICS,
+    "algo.phases": phases.PHASES,
 }
 _OWN_METHODS = {
     "hapo": Row({}, source="arXiv 2509.16591, §A to §D"),
@@ -62,6 +69,17 @@ _OWN_METHODS = {
         },
         source="arXiv 2402.14740",
         open="with PPO's clipped ratio, as in verl; the paper's loss is REINFORCE",
+    ),
+    "opo": Row(
+        {
+            **GRPO,
+            "algo.advantage": {"name": "opo"},
+            "algo.surrogate": {"name": "reinforce"},
+            "algo.aggregation": {"name": "token_mean"},
+        },
+        source="arXiv 2505.23585",
+        open="strictly on-policy only with one update per batch: set "
+        "learner.minibatch_prompts to rollout.batch_prompts",
     ),
     "reinforce_pp": Row(
         {

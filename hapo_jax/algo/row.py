@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 STATUSES = ("full", "part")
+# What methods with statistics of many completions have in common; for `open`.
+STATISTICS = (
+    "statistics are of the whole batch under the policy before its updates; with "
+    "algo.entropy.source=current of each micro-batch under the current one, as in code"
+)
 
 
 class Row(NamedTuple):

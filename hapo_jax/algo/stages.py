@@ -35,6 +35,9 @@ NAMES = {
     "than `algo.cut_share` times the most probable one; -inf for such a token",
     "behavior_logprobs": "under the distribution that the token was drawn from",
     "reference_logprobs": "frozen reference policy",
+    "old_values": "of the critic before the step's updates",
+    "returns": "what a critic's values are fitted to",
+    "values": "of the current critic; differentiable, and read by algo.critic alone",
     "rewards": "[B]; the verifier's score plus penalties",
     "scores": "[B]; the verifier's score, 1 is correct",
     "group_ids": "[B] int32; equal for the completions of a prompt",
@@ -52,6 +55,7 @@ NAMES = {
     "advantages": "as the stage before it left them",
     "clip_low": "width of the clip range below 1",
     "clip_high": "width of the clip range above 1",
+    "selected": "what algo.selection gives",
     "state": "the stage's own state; any pytree",
 }
 PER_COMPLETION = frozenset({"rewards", "scores", "group_ids", "prompt_ids"})
@@ -150,9 +154,11 @@ def bind(
         is one, and is not an option then.
 
     Raises:
-      Refused: no such function, or an option that it does not have or that is out
-        of its range; names key, value, rule and remedy.
+      Refused: no name, no such function, or an option that it does not have or that
+        is out of its range; names key, value, rule and remedy.
     """
+    if "name" not in choice:
+        raise Refused(f"{key}.name is missing; choose one of {', '.join(table)}.")
     function = find(f"{key}.name", table, choice["name"])
     reads, options = signature(function)
     for name in reads:

@@ -81,6 +81,8 @@ def default() -> ConfigDict:
     # What to do about tokens that are cut off by these three: the learner's ratios are
     # of the whole vocabulary, so without algo.importance they are off. refuse | accept
     c.rollout.off_policy = "refuse"
+    # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
+    c.rollout.greedy_baseline = False
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 
@@ -190,6 +192,8 @@ def default_sft() -> ConfigDict:
     c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty
 
     c.mesh = full.mesh
+    # What a token weighs: a name of algo/supervised.py, and its options.
+    c.loss = ConfigDict({"name": "uniform"})
     c.max_prompt_tokens = 256  # longer prompts are an error
     c.max_completion_tokens = 256  # end token included; longer ones are an error
 
@@ -367,6 +371,7 @@ def resolve(config: ConfigDict) -> Resolved:
 # fields of a model's config.json.
 OPEN = (
     *(f"algo.{name}" for name in settings.STAGES),
+    "loss",
     "task.train",
     "task.test",
     "task.words",

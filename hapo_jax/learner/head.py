@@ -42,6 +42,7 @@ class Scores(NamedTuple):
       square_sum: sum of the squared probabilities of all tokens, base temperature.
       cut_logprobs: nats, under the distribution without all that is less probable than
         `cut_share` times the most probable token; -inf where the token itself is.
+      values: of a critic, which is no output of this head: it has no vocabulary.
     """
 
     logprobs: Array
@@ -49,6 +50,7 @@ class Scores(NamedTuple):
     rank: Array | None = None
     square_sum: Array | None = None
     cut_logprobs: Array | None = None
+    values: Array | None = None
 
     @classmethod
     def each(cls, value: Any, outputs: frozenset[str]) -> "Scores":

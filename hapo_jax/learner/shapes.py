@@ -20,7 +20,7 @@ def packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
         positions=row,
         segment_ids=row,
         branch_ids=row,
-        slots=row,
+        places=row,
         sources=target,
         targets=target,
         counts=_of((M, S)),
@@ -49,6 +49,7 @@ def rows(
         group_ids=_of((num_rows,)),
         prompt_ids=_of((num_rows,)),
         **{f"old_{name}": field for name in learner.old_outputs},
+        old_values=field if learner.has_critic else None,
     )
     return sharding.laid_out(found, learner.row_sharding)
 
@@ -71,6 +72,7 @@ def minibatch(
     )
     prepared = learner.prepare.eval_shape(given, method_state)
     constants, weights, index = prepared.constants, prepared.weights, None
+    constants.pop("waits", None)
     shape = micros.targets.shape
     if learner.by_rows:
         index = packing.Index(_of(shape), _of(shape))

@@ -50,6 +50,8 @@ class RolloutBatch(NamedTuple):
       sample_ids: [B] int32, which of the prompt's completions in its step.
       scores: [B] float32, what the verifier said; 1 is correct.
       rewards: [B] float32, score plus penalties.
+      baselines: [B] float32, reward of the prompt's greedy completion; 0 where none
+        was drawn.
       truncated: [B] bool, stopped by the token limit.
     """
 
@@ -63,6 +65,7 @@ class RolloutBatch(NamedTuple):
     sample_ids: np.ndarray
     scores: np.ndarray
     rewards: np.ndarray
+    baselines: np.ndarray
     truncated: np.ndarray
 
     @classmethod
@@ -77,8 +80,8 @@ class RolloutBatch(NamedTuple):
     ) -> "RolloutBatch":
         """Completions of which the tokens alone are known.
 
-        Their record, scores and rewards are 0 and none is truncated. Groups are
-        `group_size` rows one after another, and prompts are numbered like them.
+        Their record, scores, rewards and baselines are 0 and none is truncated. Groups
+        are `group_size` rows one after another, and prompts are numbered like them.
         """
         B, T = completion_tokens.shape
         row = np.arange(B, dtype=np.int32)
@@ -93,6 +96,7 @@ class RolloutBatch(NamedTuple):
             sample_ids=row % group_size,
             scores=np.zeros(B, np.float32),
             rewards=np.zeros(B, np.float32),
+            baselines=np.zeros(B, np.float32),
             truncated=np.zeros(B, bool),
         )
 

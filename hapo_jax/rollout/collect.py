@@ -56,7 +56,7 @@ class StreamState(NamedTuple):
         """The inverse of `to_plain`."""
         carried = plain["carried"]
         if carried is not None:
-            fields = dict(carried)
+            fields = {"baselines": np.zeros_like(carried["rewards"]), **carried}
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")

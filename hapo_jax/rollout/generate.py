@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from hapo_jax.grading import pool as grading
+from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import schedule
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.programs import Programs
@@ -30,7 +31,7 @@ SubmitFn = Callable[
 _GRADED_TOGETHER = 32
 _LOOK_S = 0.5  # how often who waits for grades looks whether to stop
 # Fields of a batch that only who sampled a completion knows, beside its tokens.
-_PER_COMPLETION = ("scores", "rewards", "truncated")
+_PER_COMPLETION = ("scores", "rewards", "baselines", "truncated")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,7 @@ def generate(
     step: int,
     prompt_ids: np.ndarray,
     first_sample: np.ndarray,
+    greedy_baseline: bool = False,
 ) -> tuple[RolloutBatch, dict[str, float]]:
     """Draws and grades G completions for each of N prompts.
 
@@ -82,12 +84,14 @@ def generate(
       step: part of the random keys.
       prompt_ids: [N] int64.
       first_sample: [N] int, id of each prompt's first completion in this step.
+      greedy_baseline: draw a greedy completion of each prompt as well, for the
+        baselines; it is no row of the batch.
 
     Returns:
       RolloutBatch of N·G rows, the same on every process; and, to be summed over calls,
       seconds spent (`time/sample`, `time/grade`: what grading took after the last
-      token; of the slowest process), the verifier's counts and the parts of the rewards
-      (`reward/…`).
+      token; of the slowest process), the verifier's counts, the parts of the rows'
+      rewards (`reward/…`), and all that was drawn (`ledger/…`).
 
     Raises:
       Abandoned: what was drawn is lost; parameters and stream are as they were.
@@ -103,6 +107,7 @@ def generate(
             step=step,
             prompt_ids=prompt_ids[mine],
             first_sample=first_sample[mine],
+            greedy_baseline=greedy_baseline,
         )
     _agree_to_go_on(found is not None)
     return _join(*found, _empty_batch(generator, prompt_ids, first_sample, G))
@@ -124,8 +129,11 @@ def _generate_share(
     step: int,
     prompt_ids: np.ndarray,
     first_sample: np.ndarray,
+    greedy_baseline: bool,
 ) -> tuple[RolloutBatch, dict[str, float]] | None:
     """`generate` on this process's prompts alone; None if it was told to stop."""
+    # A greedy completion is the last of its group until all are graded.
+    base_temperatures = [*base_temperatures, *[0.0] * greedy_baseline]
     g, G = generator, len(base_temperatures)
     started = time.perf_counter()
     batch = _empty_batch(g, prompt_ids, first_sample, G)
@@ -185,11 +193,18 @@ def _generate_share(
         lengths=batch.lengths,
     )
     batch = batch._replace(rewards=sum(parts.values()))
-    return batch, {
-        **{f"reward/{name}": float(part.sum()) for name, part in parts.items()},
-        "rollout/unreadable": float((~answered).sum()),
+    spent = {
         "ledger/sampled_tokens": int(batch.completion_mask.sum()),
         "ledger/sampled_completions": len(batch.scores),
+    }
+    kept = np.arange(len(batch.scores)) % G < G - greedy_baseline
+    if greedy_baseline:
+        baselines = np.repeat(batch.rewards[~kept], G - 1)
+        batch = batch_lib.number_groups(batch_lib.rows(batch, kept), G - 1)
+        batch = batch._replace(baselines=baselines)
+    return batch, spent | {
+        **{f"reward/{name}": float(part[kept].sum()) for name, part in parts.items()},
+        "rollout/unreadable": float((~answered & kept).sum()),
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
         **grading.count(results),

@@ -9,7 +9,10 @@ from hapo_jax.algo import method as method_lib
 
 
 class Tokens(NamedTuple):
-    """What a loss may read, current policy included; [B, T], see `stages.NAMES`."""
+    """What a loss may read, current policy included; [B, T], see `stages.NAMES`.
+
+    A critic's values are 0 before the updates.
+    """
 
     logprobs: jax.Array
     entropy: jax.Array | None
@@ -22,12 +25,17 @@ class Tokens(NamedTuple):
 
     def current(self):
         """Of the current policy."""
-        given = {"logprobs": self.logprobs, "entropy": self.entropy}
+        rank = jnp.full(self.mask.shape, 2.0)
+        given = {"logprobs": self.logprobs, "entropy": self.entropy, "rank": rank}
         return {name: x for name, x in given.items() if x is not None}
 
 
 def rows(tokens, rewards=None, group_ids=None):
-    """Rows of tokens; without rewards they are 0 and every row is a group."""
+    """Rows of tokens; without rewards they are 0 and every row is a group.
+
+    What tokens do not say of the old policy follows from its log-probs: the token is
+    all the mass there is, and a fifth more likely where others are cut.
+    """
     size = len(tokens.mask)
     zeros = jnp.zeros(size)
     return method_lib.Rows(
@@ -40,6 +48,9 @@ def rows(tokens, rewards=None, group_ids=None):
         scores=zeros if rewards is None else rewards,
         group_ids=jnp.arange(size) if group_ids is None else group_ids,
         prompt_ids=jnp.arange(size) if group_ids is None else group_ids,
+        old_values=jnp.zeros(tokens.mask.shape),
+        old_square_sum=jnp.exp(2 * tokens.old_logprobs),
+        old_cut_logprobs=tokens.old_logprobs + 0.2,
     )
 
 

@@ -39,6 +39,13 @@ def weighted(logprobs, ratio, advantages, clip_low, clip_high):
     return losses.Surrogate(-bounded * advantages * logprobs, never, never, never)
 
 
+@stages.declare()
+def by_rank(ratio, advantages, rank):
+    """Less of a token, the more there are that are more probable."""
+    never = jnp.zeros(ratio.shape, bool)
+    return losses.Surrogate(-ratio * advantages / rank, never, never, never)
+
+
 def undeclared(ratio, advantages):
     never = jnp.zeros(ratio.shape, bool)
     return losses.Surrogate(-ratio * advantages, never, never, never)
@@ -60,3 +67,18 @@ def reads_nonsense(entropies):
 @stages.declare()
 def reads_rewards(ratio, rewards):
     return ratio * rewards
+
+
+@stages.declare()
+def reads_values(advantages, values):
+    return advantages - values
+
+
+@stages.declare()
+def reads_logprobs(values, logprobs):
+    return values * logprobs
+
+
+def by_ratio(ratio):
+    """A token's pass by what only the current policy knows."""
+    return ratio > 1

@@ -123,3 +123,25 @@ def test_gradient_is_finite_with_nan_in_padding(name):
     grad = np.asarray(grad)
     assert np.isfinite(grad).all()
     np.testing.assert_array_equal(grad != 0, MASK)
+
+
+def test_on_policy_the_plain_policy_gradient_is_that_of_the_ratio():
+    """With the loss of -A log π beside it, by hand."""
+    old = jnp.array([[-1.0, -2.0, -0.5]])
+    advantage = jnp.array([[2.0, -1.0, 0.0]])
+    width = jnp.full((1, 3), 0.2)
+
+    def clipped(logprobs):
+        ratio = losses.importance_ratio(logprobs, old, limit=20.0)
+        return losses.ppo(ratio, advantage, width, width, dual=0.0).loss.sum()
+
+    def plain(logprobs):
+        found = losses.reinforce(logprobs, advantage)
+        assert not (found.clipped_low | found.clipped_high | found.dual_clipped).any()
+        return found.loss.sum()
+
+    assert plain(old) == 2.0 * 1.0 - 1.0 * 2.0
+    np.testing.assert_array_equal(jax.grad(plain)(old), -advantage)
+    np.testing.assert_array_equal(jax.grad(clipped)(old), -advantage)
+    # Off-policy PPO's is cut, and this one's is not.
+    np.testing.assert_array_equal(jax.grad(plain)(old + 1), -advantage)

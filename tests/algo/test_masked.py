@@ -144,3 +144,23 @@ def test_quantile_of_a_sharded_batch_without_gathering(mesh8):
     assert "all-reduce" in text
     for operation in ("all-gather", "all-to-all", "collective-permute", " sort("):
         assert operation not in text, operation
+
+
+def test_top_takes_the_first_of_equal_ones(variant):
+    x = jnp.array([[1.0, 3.0, 3.0], [jnp.nan, 3.0, 2.0]])
+    mask = jnp.array([[True, True, True], [False, True, True]])
+    for count, expected in (
+        (0, [[0, 0, 0], [0, 0, 0]]),
+        (2, [[0, 1, 1], [0, 0, 0]]),
+        (4, [[0, 1, 1], [0, 1, 1]]),
+        (9, [[1, 1, 1], [0, 1, 1]]),
+    ):
+        found = variant(masked.top)(x, mask, jnp.int32(count))
+        np.testing.assert_array_equal(found, np.array(expected, bool))
+        assert not variant(masked.top)(x, mask & False, jnp.int32(count)).any()
+
+
+def test_share_is_rounded_down_and_at_least_one():
+    for count, expected in ((0, 1), (4, 1), (5, 1), (9, 1), (10, 2)):
+        assert masked.share(jnp.arange(20) < count, 0.2) == expected
+    assert masked.share(jnp.arange(20) < 3, 0.2, least=0) == 0

@@ -56,6 +56,10 @@ def refuse(program, config, workdir, changes):
     ("changes", "words"),
     [
         ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "multiple of", "= 8"]),
+        (
+            {"algo.critic.name": "value_head", "learner.recompute_old_logprobs": False},
+            ["learner.recompute_old_logprobs=False", "reads old_values"],
+        ),
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
         (
@@ -149,6 +153,9 @@ def test_all_conflicts_come_at_once(tmp_path):
         ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
         ({"log.every_steps": 0}, ["log.every_steps=0", "[1, "]),
         ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
+        ({"loss.name": "dff"}, ["loss.name='dff'", "did you mean 'dft'"]),
+        ({"loss": {"name": "dft", "cap": 1}}, ["loss.cap is no option of", "none"]),
+        ({"loss": {}}, ["loss.name is missing", "uniform"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )

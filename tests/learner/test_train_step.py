@@ -13,13 +13,16 @@ from flax import nnx
 
 from hapo_jax import plain, sft
 from hapo_jax.algo import method as method_lib
-from hapo_jax.learner import head, packing, train_step
+from hapo_jax.config import check
+from hapo_jax.config import defaults as config_lib
+from hapo_jax.learner import head, packing, shapes, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.system.errors import Refused
 from tests import tiny
 
 NUM_PROMPTS, GROUP = 8, 4
@@ -347,6 +350,101 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
     assert_same(found, expected, atol=0)
 
 
+def test_a_method_gets_what_it_reads_of_old_and_current_policy(devices):
+    """Against whole softmaxes; and compiled ahead for the same arguments."""
+    mesh, T = one_device(devices), 0.7
+    stages = dict(advantage="otb", surrogate="tests.algo.own_stages:by_rank")
+    method = tiny.method("lp_reg", **stages)
+    assert method.outputs == {"rank"}
+    assert method.old_outputs == {"square_sum", "cut_logprobs"}
+    with jax.set_mesh(mesh):
+        learner, state = make(mesh, method, base_temperature=T, cut="shared")
+        old_params = jax.device_get(state.params)
+        state, learnt, _ = learn_lib.learn(learner, state, rollout(), passes=1)
+        terms, now = learn_lib.look_back(learner, state, learnt)
+    tokens, mask = rollout().completion_tokens, rollout().completion_mask
+
+    def logits(params):
+        rows = rollout().prompt_tokens, rollout().prompt_lengths, tokens
+        return np.asarray(plain.policy_logits(tiny.plain_setup(), params, *rows))
+
+    def of_tokens(x):
+        return np.take_along_axis(x, tokens[..., None], -1)[..., 0]
+
+    p = np.asarray(jax.nn.softmax(logits(old_params) / T))
+    kept = np.where(p >= 0.02 * p.max(-1, keepdims=True), p, 0)
+    with np.errstate(divide="ignore"):
+        cut = of_tokens(np.log(kept / kept.sum(-1, keepdims=True)))
+    found = learnt.rows
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(found.old_square_sum[mask], (p**2).sum(-1)[mask])
+    close(found.old_cut_logprobs[mask], cut[mask])
+    assert np.isneginf(cut[mask]).any()
+    sorted_places = np.argsort(np.argsort(-logits(jax.device_get(state.params))))
+    close(now.rank[mask], 1 + of_tokens(sorted_places)[mask])
+    close(terms.ratio, np.exp(now.logprobs - found.old_logprobs))
+
+    shapes_of_rows = shapes.rows(learner, *mask.shape, with_reference=False)
+    assert jax.tree.map(np.shape, shapes_of_rows) == jax.tree.map(np.shape, found)
+    assert learner.num_programs() == 3
+    config = config_lib.apply_method(config_lib.default(), "lp_reg")
+    config.learner.recompute_old_logprobs = False
+    with pytest.raises(Refused, match="reads old_cut_logprobs, old_square_sum"):
+        check.check_method(config, method)
+
+
+def lopti(**options):
+    return tiny.method("dapo", phases={"name": "low_probability_first", **options})
+
+
+def test_two_phases_are_two_updates_with_the_others_advantages_at_zero(devices):
+    """Lopti in its paper's words; the mini-batches of a phase come one after another.
+    1e-5: float32 sums in another order."""
+    mesh, options = one_device(devices), dict(optimizer=sgd(), cut="packed")
+    (found, learnt), metrics = step(mesh, lopti(below=0.1), **options)
+    likely = np.exp(learnt.rows.old_logprobs) >= 0.1
+    with jax.set_mesh(mesh):
+        learner, state = make(mesh, tiny.method("dapo"), **options)
+        scores = learn_lib.given_scores(learner, state.params, None, rollout())
+        whole, method_state = learn_lib.prepare(
+            learner, rollout(), state.method_state, *scores
+        )
+        state = state._replace(method_state=method_state)
+        constants = whole.prepared.constants
+        for phase in (~likely, likely):
+            own = np.where(phase, constants["advantages"], 0)
+            prepared = whole.prepared._replace(
+                constants={**constants, "advantages": own}
+            )
+            for first in range(0, ROWS, MINIBATCH_ROWS):
+                minibatch, _ = learn_lib.make_minibatch(
+                    learner, whole._replace(prepared=prepared), first
+                )
+                state, _ = learner.update(state, minibatch)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5),
+        found.params,
+        jax.device_get(state.params),
+    )
+    # Every token with signal is trained on once, in twice the updates.
+    assert metrics["ledger/updates"] == 2 * ROWS // MINIBATCH_ROWS
+    signal = constants["signal"]
+    assert (signal & likely).any() and (signal & ~likely).any()
+    assert metrics["ledger/trained_tokens"] == signal.sum()
+    assert metrics["ratio/deviation"] > 0
+
+
+@pytest.mark.parametrize("below", [0.0, 1.0])
+def test_a_phase_without_tokens_changes_nothing(devices, below):
+    """Without momentum or weight decay; then all tokens are learnt in the other."""
+    mesh, options = one_device(devices), dict(optimizer=sgd(), cut="packed")
+    (found, _), metrics = step(mesh, lopti(below=below), **options)
+    (expected, _), plain = step(mesh, tiny.method("dapo"), **options)
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    assert metrics["ledger/trained_tokens"] == plain["ledger/trained_tokens"]
+    assert metrics["ledger/updates"] == plain["ledger/updates"]
+
+
 def test_completions_without_advantages_are_skipped_exactly(devices):
     """The first group has equal rewards. What it adds is 0 in every parameter, and
     its tokens still count in the denominator. 1e-5: sums in another order."""
@@ -504,7 +602,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
     with jax.set_mesh(mesh):
         learner, state = make(
             mesh,
-            sft.likelihood(),
+            sft.likelihood({"name": "uniform"}),
             optimizer=adamw(peak=3e-2, warmup=1, weight_decay=0.0),
         )
         zeros = np.zeros_like(rollout().record.entropy)

@@ -1,5 +1,6 @@
 """A step goes on whatever completions hold: the real verifier behind a fake sampler."""
 
+import concurrent.futures
 import functools
 import json
 import sys
@@ -102,3 +103,79 @@ def test_steps_go_on_among_hostile_completions(monkeypatch):
     assert counters["grading/code/timed_out"] >= 1
     graded = counters["grading/code/graded"] + counters["grading/code/cached"]
     assert graded + counters["grading/code/timed_out"] == len(fake.texts)
+
+
+class Scripted(FakePrograms):
+    """Completions whose single token is the number of their request."""
+
+    def run(self, programs, params, requests, **_):
+        self.requests = list(requests)
+        for place in reversed(range(len(self.requests))):
+            length = 1 + place % 3
+            yield Completion(
+                request=place,
+                tokens=np.full(length, place, np.int32),
+                record=TokenRecord.zeros((length,)),
+                truncated=place % 4 == 0,
+            )
+
+
+def graded_at_once(pairs):
+    """Right if the number is odd; a future that is done."""
+    grades = [
+        grading.GradeResult(int(text) % 2, text, "graded", "") for text, _ in pairs
+    ]
+    future = concurrent.futures.Future()
+    future.set_result(grades)
+    return future
+
+
+def scripted(monkeypatch, **options):
+    """Two prompts, two completions each, and what was asked for."""
+    fake = Scripted()
+    monkeypatch.setattr(schedule, "run", fake.run)
+    problems = tuple(Problem(str(i), "p", "", "code") for i in range(2))
+    prompts = PromptSet(problems, tuple(np.ones(1, np.int32) for _ in problems), 0)
+    generator = generate.Generator(
+        programs=fake,
+        prompts=prompts,
+        decode=lambda tokens: str(tokens[0]),
+        submit=graded_at_once,
+        rewards=Rewards(3.0, -1.0, 0.0, 3, 0, 1.0),
+        seed=0,
+    )
+    batch, counts = generate.generate(
+        generator,
+        None,
+        None,
+        base_temperatures=[0.7, 0.7],
+        step=1,
+        prompt_ids=np.array([1, 0]),
+        first_sample=np.array([0, 2]),
+        **options,
+    )
+    return batch, counts, fake.requests
+
+
+def test_a_greedy_completion_is_a_baseline_and_no_row(monkeypatch):
+    """Requests 0, 1, 2 are of the first prompt, and 2 is greedy; so are 3, 4, 5."""
+    batch, counts, requests = scripted(monkeypatch, greedy_baseline=True)
+    assert [r.base_temperature for r in requests] == [0.7, 0.7, 0.0] * 2
+    assert [r.prompt_id for r in requests] == [1, 1, 1, 0, 0, 0]
+    np.testing.assert_array_equal(batch.completion_tokens[:, 0], [0, 1, 3, 4])
+    np.testing.assert_array_equal(batch.rewards, [-1, 3, 3, -1])
+    np.testing.assert_array_equal(batch.baselines, [-1, -1, 3, 3])  # of 2 and of 5
+    np.testing.assert_array_equal(batch.group_ids, [0, 0, 2, 2])
+    np.testing.assert_array_equal(batch.sample_ids, [0, 1, 2, 3])
+    # All that was drawn is paid for; rewards are of the rows alone.
+    assert counts["ledger/sampled_completions"] == 6
+    assert counts["ledger/sampled_tokens"] == 1 + 2 + 3 + 1 + 2 + 3
+    assert counts["reward/correctness"] == -1 + 3 + 3 - 1
+    assert counts["grading/graded"] == 6
+
+
+def test_without_it_none_is_drawn(monkeypatch):
+    batch, counts, requests = scripted(monkeypatch)
+    assert [r.base_temperature for r in requests] == [0.7] * 4
+    np.testing.assert_array_equal(batch.baselines, np.zeros(4))
+    assert counts["ledger/sampled_completions"] == len(batch.rewards) == 4

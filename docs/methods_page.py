@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from hapo_jax.algo import method, methods, row, settings, stages, supervised
-from hapo_jax.config import defaults
+from hapo_jax.config import arguments, defaults
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
 _ELSEWHERE = {
@@ -59,9 +59,11 @@ def _methods() -> Iterator[str]:
         "| method | status | source | sets | open |\n|---|---|---|---|---|"
     )
     for name, found in methods.METHODS.items():
+        wanted = f"to be given: {', '.join(f'`{key}`' for key in found.given)}"
+        still_open = filter(None, (wanted if found.given else "", found.open))
         yield (
             f"| `{name}` | {found.status} | {found.source} | "
-            f"{_sets(name, found.settings)} | {found.open} |"
+            f"{_sets(name, found.settings)} | {'; '.join(still_open)} |"
         )
 
 
@@ -119,9 +121,15 @@ def _stages_of_methods() -> Iterator[str]:
 
 def _at_stages(name: str) -> Iterator[str]:
     """The cells of a method, by its settings and by what it is put together from."""
-    config, _ = defaults.resolve(defaults.apply_method(defaults.default(), name))
-    s = settings.of(config.algo.to_dict())
+    given = methods.METHODS[name].given
+    config = defaults.apply_method(defaults.default(), name)
+    for key, value in given.items():
+        arguments.override(config, key, str(value))
+    s = settings.of(defaults.resolve(config).config.algo.to_dict())
     made = method.make(s)
+    for key in given:  # it has no value to be shown
+        _, section, option = key.split(".")
+        del getattr(s, section)[option]
     tau, group = s.temperature.strength, s.token_group.strength
     yield f"adaptive, τ={tau:g}" if tau else "constant"
     advantage = f"token group × {group:g}" if group else _chosen(s.advantage)

@@ -178,12 +178,12 @@ def assemble(config: ConfigDict) -> Run:
     Raises:
       Refused: the method, the model's folder or the problems cannot be used.
     """
-    method = make_method(config)
-    check.check_method(config, method)
+    check.check_method(config, make_method(config))  # before anything is read
     policy = describe(config)
     prompts = make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
+    method = make_method(config, num_prompts=len(prompts))
     return dataclasses.replace(of_policy(config, policy, method), prompts=prompts)
 
 
@@ -194,9 +194,10 @@ def of_policy(config: ConfigDict, policy: Policy, method: Method) -> Run:
     )
 
 
-def make_method(config: ConfigDict) -> Method:
-    """The method of the config's section `algo`."""
-    return method_lib.make(settings.of(config.algo.to_dict()))
+def make_method(config: ConfigDict, *, num_prompts: int = 1) -> Method:
+    """The method of the config's section `algo`; of so many training problems."""
+    found = settings.of(config.algo.to_dict())
+    return method_lib.make(found, seed=config.seed, num_prompts=num_prompts)
 
 
 def work_of(config: ConfigDict) -> Work:

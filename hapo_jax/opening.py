@@ -140,17 +140,22 @@ def of_sft(
     }
 
 
-def start(workdir: str, saved: Sequence[int], num_steps: int) -> str:
+def start(
+    workdir: str, saved: Sequence[int], num_steps: int, max_sampled_tokens: int = 0
+) -> str:
     """Where a run goes on, for its title.
 
     Args:
       workdir: the run's folder.
       saved: steps that there are checkpoints of, ascending.
-      num_steps: of the config.
+      num_steps, max_sampled_tokens: of the config.
     """
+    end = f"{num_steps}"
+    if max_sampled_tokens:
+        end += f", or until {max_sampled_tokens:,} tokens are sampled"
     if not saved:
-        return f"{workdir} is new; steps 1 to {num_steps}"
-    return f"{workdir} goes on behind step {saved[-1]}, to step {num_steps}"
+        return f"{workdir} is new; steps 1 to {end}"
+    return f"{workdir} goes on behind step {saved[-1]}, to step {end}"
 
 
 def leaks(found: Mapping[str, int]) -> str:

@@ -142,22 +142,24 @@ class Session:
             return self.stop.at_once("in its first step")
         return contextlib.nullcontext()
 
-    def is_evaluated(self, step: int) -> bool:
-        """Whether the policy after this step is."""
+    def is_evaluated(self, step: int, *, ends: bool = False) -> bool:
+        """Whether the policy after this step is; it is where the run `ends`."""
         options = self.config.eval
         if step == 0:  # which a supervised run never evaluates
             return "at_start" in options and options.at_start
         every = options.every_steps
-        return step == self.config.num_steps or bool(every and step % every == 0)
+        ends = ends or step == self.config.num_steps
+        return ends or bool(every and step % every == 0)
 
-    def owes_evaluation(self, metric: str) -> bool:
+    def owes_evaluation(self, metric: str, *, ends: bool = False) -> bool:
         """Whether `first` is to be evaluated still: it was saved before that was over.
 
         Args:
           metric: that an evaluation leaves.
+          ends: whether the run has come to its end with it.
         """
         known = distributed.of_first(self.files.has(self.first, metric))
-        return self.is_evaluated(self.first) and not known
+        return self.is_evaluated(self.first, ends=ends) and not known
 
     def raised(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """The alarms that a step's metrics raise, as metrics."""
@@ -175,6 +177,7 @@ class Session:
         asked: str | None,
         evaluate: Callable[[TrainState, int], None],
         extra: Any = None,
+        ends: bool = False,
     ) -> bool:
         """Saves and evaluates where it is time to.
 
@@ -183,11 +186,13 @@ class Session:
           asked: the signal that ends the run, or None.
           evaluate: (state, step) -> nothing, once that is saved.
           extra: see `Checkpoints.save`.
+          ends: whether the run ends before `num_steps`, and with this step.
 
         Returns:
           Whether the run ends here.
         """
-        evaluated, last = self.is_evaluated(step), self.is_last(step, asked)
+        evaluated = self.is_evaluated(step, ends=ends)
+        last = ends or self.is_last(step, asked)
         self.watch.beat()
         if last or evaluated or step % self.config.checkpoint.every_steps == 0:
             check_finite(state, step)
@@ -264,7 +269,12 @@ def start(
             _tell_other_protocols(checkpoints.scores(), protocol)
         stack.enter_context(stop.caught(last=checkpoints.wait))
         stack.enter_context(watch)
-        begins = opening.start(home.workdir, checkpoints.steps(), config.num_steps)
+        begins = opening.start(
+            home.workdir,
+            checkpoints.steps(),
+            config.num_steps,
+            config.get("max_sampled_tokens", 0),
+        )
         opening.show(f"{launch.title}: {begins}", launch.facts)
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(state_lib.to_saved(run.abstract))

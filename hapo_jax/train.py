@@ -54,6 +54,7 @@ from hapo_jax.tasks import data_checks
 
 # A resumed run may set these anew: they do not change what its numbers mean.
 MAY_CHANGE = (
+    "max_sampled_tokens",
     *session_lib.MAY_CHANGE,
     "grading",
     "rollout.chunk_tokens",
@@ -91,12 +92,13 @@ def train(config: ConfigDict, workdir: str) -> None:
         if start.extra is not None:
             stream = StreamState.from_plain(start.extra)
         evaluate = functools.partial(_evaluate, session, parts.evaluators)
-        if session.owes_evaluation(eval_scores.PROTOCOL):
+        ends = stream.has_sampled(config.max_sampled_tokens)
+        if session.owes_evaluation(eval_scores.PROTOCOL, ends=ends):
             evaluate(state, session.first)
 
         asked, num_programs = None, 0
         steps = session.steps(config.method)
-        for step in steps:
+        for step in () if ends else steps:
             started = time.perf_counter()
             with session.urgent(step):
                 try:
@@ -137,12 +139,13 @@ def train(config: ConfigDict, workdir: str) -> None:
             session.files.log(step, metrics | session.raised(step, metrics))
             _show(steps, metrics)
             session_lib.stop_if_diverged(state, step, config.learner.max_skipped)
-            _record(session, state, learnt, step)
+            ends = stream.has_sampled(config.max_sampled_tokens)
+            _record(session, state, learnt, step, ends=ends)
 
             asked = stop.agree()
             extra = stream.to_plain()
             if session.end_step(
-                step, state, asked=asked, evaluate=evaluate, extra=extra
+                step, state, asked=asked, evaluate=evaluate, extra=extra, ends=ends
             ):
                 break
     if asked:
@@ -280,10 +283,13 @@ def _speed(run: Run, parts: _Parts, learnt: Learnt, seconds: float) -> dict[str,
     }
 
 
-def _record(session: Session, state: TrainState, learnt: Learnt, step: int) -> None:
+def _record(
+    session: Session, state: TrainState, learnt: Learnt, step: int, *, ends: bool
+) -> None:
     """Keeps what happened to each token of some groups, where it is time to."""
     run, config = session.run, session.config
-    if step != config.num_steps and step % config.log.record_every_steps:
+    ends = ends or step == config.num_steps
+    if not ends and step % config.log.record_every_steps:
         return
     with session_lib.side_job(f"the record of step {step}"):
         records.save(

@@ -9,6 +9,7 @@ from flax import nnx
 from hapo_jax import plain
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings as settings_lib
+from hapo_jax.config import arguments
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
@@ -56,9 +57,11 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
     """The settings of a method of the configs, with some changed.
 
     `clip_low` is `algo.clip.low`, and so on; a stage is given by its name, or as a dict
-    with its options.
+    with its options. What a user has to give is given.
     """
     config = config_lib.apply_method(config_lib.default(), name)
+    for key, value in config_lib.METHODS[name].given.items():
+        arguments.override(config, key, str(value))
     config, _ = config_lib.resolve(config)
     section = config.algo.to_dict()
     keys = {key.removeprefix("algo."): None for key in settings_lib.LEGAL}
@@ -74,8 +77,8 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
 
 
 def method(name: str = "hapo", **changes) -> method_lib.Method:
-    """A method of the configs; `changes` as in `settings`."""
-    return method_lib.make(settings(name, **changes))
+    """A method of the configs, for eight problems; `changes` as in `settings`."""
+    return method_lib.make(settings(name, **changes), num_prompts=8)
 
 
 def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):

@@ -83,6 +83,8 @@ class Rows(NamedTuple):
       old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
         the method reads it.
       old_values: [B, T] float32, of the critic before the updates; None without one.
+      baselines: [B] float32, reward of the prompt's greedy completion; None if none is
+        drawn.
     """
 
     mask: Array
@@ -97,6 +99,7 @@ class Rows(NamedTuple):
     old_square_sum: Array | None = None
     old_cut_logprobs: Array | None = None
     old_values: Array | None = None
+    baselines: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -369,10 +372,11 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             reshape,
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
+            dual=s.clip.dual,
         ),
         selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
-        mask=bind("mask", s.mask),
+        mask=bind("mask", s.mask, dual=s.clip.dual),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
         if s.kl.strength
         else None,

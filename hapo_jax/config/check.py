@@ -119,8 +119,8 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
 def check_method(config: ConfigDict, method: method_lib.Method) -> None:
     """Refuses a method that cannot work under these settings.
 
-    Asks the method itself for advantages, with a batch of which every other completion
-    is right.
+    Asks the method itself for advantages, with a batch in which one completion of each
+    group is right, or every other one where groups are of one.
 
     Args:
       config: resolved.
@@ -139,7 +139,7 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
             f"reads {names}, which the sampler does not record."
         )
     number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
-    right = number % 2 == 0
+    right = number % max(r.group_size, 2) == 0
     shape = (len(number), 2)
     # Entropies that differ, for methods that weigh completions by them.
     entropy = (1 + number[:, None] + np.zeros(shape)).astype(np.float32)
@@ -156,6 +156,7 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
         scores=right.astype(np.float32),
         group_ids=number // r.group_size * r.group_size,
         prompt_ids=number // r.group_size,
+        baselines=np.zeros(len(number), np.float32),
         **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
         old_values=np.zeros(shape, np.float32) if method.has_critic else None,
     )

@@ -28,6 +28,9 @@ def default() -> ConfigDict:
     c.settings_of = "hapo"
     c.seed = 0
     c.num_steps = 100  # steps: a rollout and the updates from it. All `_steps` count so
+    # The run ends before that with the step by which it has sampled so many tokens,
+    # those that nobody trains on included; 0: never. Methods compare over it.
+    c.max_sampled_tokens = 0
 
     c.task = ConfigDict()
     c.task.name = ""  # a name of tasks.TASKS

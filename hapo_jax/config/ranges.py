@@ -42,6 +42,7 @@ _BETA = Range(0, 1, below=True)
 RANGES = {
     "seed": Range(0, 2**32 - 1, whole=True),  # what random keys are made of
     "num_steps": _EVERY,
+    "max_sampled_tokens": Range(0, 10**15, whole=True),
     "mesh.data": _AXIS,
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,

@@ -152,6 +152,7 @@ def prepare(
         old_square_sum=old.square_sum,
         old_cut_logprobs=old.cut_logprobs,
         old_values=old.values,
+        baselines=batch.baselines,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)

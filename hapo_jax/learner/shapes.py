@@ -50,6 +50,7 @@ def rows(
         prompt_ids=_of((num_rows,)),
         **{f"old_{name}": field for name in learner.old_outputs},
         old_values=field if learner.has_critic else None,
+        baselines=_of((num_rows,), jnp.float32),
     )
     return sharding.laid_out(found, learner.row_sharding)
 

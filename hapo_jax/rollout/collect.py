@@ -14,6 +14,7 @@ import numpy as np
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import ledger
 from hapo_jax.rollout.batch import RolloutBatch, TokenRecord
+from hapo_jax.system.errors import Refused
 
 # What `generate` sums over completions and metrics have the mean of.
 _PER_COMPLETION = ("reward/", "rollout/unreadable")
@@ -40,6 +41,19 @@ class StreamState(NamedTuple):
             return self, {}
         spent = self.spent.plus(metrics)
         return self._replace(spent=spent), spent.metrics()
+
+    def has_sampled(self, budget: int) -> bool:
+        """Whether the run has sampled that many tokens; never for a budget of 0.
+
+        Raises:
+          Refused: the run was begun before it was counted.
+        """
+        if budget and self.spent is None:
+            raise Refused(
+                f"max_sampled_tokens={budget} is no end for a run whose checkpoints do "
+                "not say how much it has sampled; leave it at 0 and set num_steps."
+            )
+        return bool(budget) and self.spent.sampled_tokens >= budget
 
     def to_plain(self) -> dict:
         """Nested dicts of arrays and numbers, for a checkpoint."""

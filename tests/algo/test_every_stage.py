@@ -20,6 +20,8 @@ NEEDS = {
     "adaptive_entropy": {"initial": 1.0, "target": 20.0},
     "rare_failures": {"share": 1.0},
     "top_covariance": {"share": 1.0},
+    "sent": dict(tau_entropy=20.0, tau_cov=0.0, beta_low=1.0, beta_high=2.0),
+    "sent_code": {"share": 1.0, "tails": 0.5},
 }
 
 

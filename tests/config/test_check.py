@@ -9,6 +9,7 @@ from hapo_jax import sft, train
 from hapo_jax.algo import method, settings
 from hapo_jax.config import arguments, check
 from hapo_jax.config import defaults as config_lib
+from hapo_jax.system.errors import Refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -223,6 +224,26 @@ def test_groups_of_one_are_accepted_where_they_learn(advantage, singleton, stren
     resolved, _ = check.check(config, num_devices=8)
     made = method.make(settings.of(resolved.algo.to_dict()))
     check.check_method(resolved, made)
+
+
+def checked(name, **rollout):
+    """Runs `check_method` for a method of the table on the demo."""
+    config = load("countdown", f"method={name}")
+    for key, value in rollout.items():
+        config.rollout[key] = value
+    resolved, _ = check.check(config, num_devices=8)
+    check.check_method(resolved, method.make(settings.of(resolved.algo.to_dict())))
+
+
+@pytest.mark.parametrize("name", ["passk", "remax"])
+def test_methods_with_few_advantages_are_accepted(name):
+    """Pass@k has none in a group with two right completions."""
+    checked(name)
+
+
+def test_a_greedy_baseline_that_is_not_drawn_is_refused():
+    with pytest.raises(Refused, match="rollout.greedy_baseline=False draws none"):
+        checked("remax", greedy_baseline=False)
 
 
 def test_what_is_left_open_follows_the_flags():

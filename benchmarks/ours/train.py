@@ -114,6 +114,7 @@ def batch_of(update: workload.Update, group_size: int) -> RolloutBatch:
         record=TokenRecord(
             entropy=(-update.old_logprobs * entropy).astype(np.float32),
             temperature=np.ones(update.mask.shape, np.float32),
+            cut_logit=np.full(update.mask.shape, -5, np.float32),
             behavior_logprobs=update.old_logprobs,
             base_logprobs=update.old_logprobs,
         ),

@@ -56,7 +56,14 @@ class StreamState(NamedTuple):
         """The inverse of `to_plain`."""
         carried = plain["carried"]
         if carried is not None:
-            fields = {"baselines": np.zeros_like(carried["rewards"]), **carried}
+            # Fields that checkpoints of earlier versions lack.
+            fields = {
+                "baselines": np.zeros_like(carried["rewards"]),
+                "cut_logit": np.full(
+                    carried["entropy"].shape, batch_lib.NO_CUT, np.float32
+                ),
+                **carried,
+            }
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")

@@ -119,6 +119,7 @@ class Learner(NamedTuple):
     silent_at_zero: bool
     phases: int
     old_outputs: frozenset[str]
+    ratio_of: str
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
 
@@ -231,6 +232,7 @@ def make_learner(
         silent_at_zero=method.silent_at_zero,
         phases=method.phases,
         old_outputs=method.old_outputs,
+        ratio_of=method.ratio_of,
         row_sharding=rows,
         shardings=minibatch,
     )
@@ -358,6 +360,7 @@ def _by_token(
         micro.targets,
         micro.counts,
         given,
+        drawn=micro.drawn,
         outputs=method.outputs,
         **options,
     )
@@ -380,6 +383,7 @@ def _by_rows(
         weight,
         micro.targets,
         micro.counts,
+        drawn=micro.drawn,
         outputs=method.outputs,
         **options,
     )
@@ -409,6 +413,7 @@ def _by_rows(
         micro.targets,
         micro.counts,
         slope,
+        drawn=micro.drawn,
         **options,
     )
     return (numerator, *aux), d_hidden, d_weight

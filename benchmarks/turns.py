@@ -15,10 +15,10 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from benchmarks import worker
+from hapo_jax.system import child
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _QUIT_SECONDS = 30
-_STDERR_BYTES = 4000  # of a failed worker, shown to the user
 
 
 def environment(
@@ -164,9 +164,7 @@ class Worker:
         if line:
             return json.loads(line)
         code = self._process.wait()
-        size = self._stderr.seek(0, os.SEEK_END)
-        self._stderr.seek(max(0, size - _STDERR_BYTES))
-        said = self._stderr.read().decode(errors="replace")
+        said = child.tail(self._stderr)
         raise RuntimeError(f"worker {self.name} ended with code {code}:\n{said}")
 
 

@@ -7,8 +7,8 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 
-from hapo_jax.algo import method, methods, row, settings, stages
-from hapo_jax.config import defaults
+from hapo_jax.algo import method, methods, row, settings, stages, supervised
+from hapo_jax.config import arguments, defaults
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
 _ELSEWHERE = {
@@ -38,7 +38,14 @@ def page() -> str:
     """The page as Markdown."""
     return (
         "\n".join(
-            [_HEAD, *_stages_of_methods(), *_methods(), *_settings(), *_stages()]
+            [
+                _HEAD,
+                *_stages_of_methods(),
+                *_methods(),
+                *_supervised(),
+                *_settings(),
+                *_stages(),
+            ]
         ).rstrip()
         + "\n"
     )
@@ -52,6 +59,22 @@ def _methods() -> Iterator[str]:
         "| method | status | source | sets | open |\n|---|---|---|---|---|"
     )
     for name, found in methods.METHODS.items():
+        wanted = f"to be given: {', '.join(f'`{key}`' for key in found.given)}"
+        still_open = filter(None, (wanted if found.given else "", found.open))
+        yield (
+            f"| `{name}` | {found.status} | {found.source} | "
+            f"{_sets(name, found.settings)} | {'; '.join(still_open)} |"
+        )
+
+
+def _supervised() -> Iterator[str]:
+    yield (
+        "\n## Supervised: what a token of a demonstration weighs\n\nThese are no "
+        "reinforcement learning. `hapo-sft` takes one by `loss.name`; options follow\n"
+        "at `algo.surrogate` below.\n\n| loss | status | source | sets | open |\n"
+        "|---|---|---|---|---|"
+    )
+    for name, found in supervised.METHODS.items():
         yield (
             f"| `{name}` | {found.status} | {found.source} | "
             f"{_sets(name, found.settings)} | {found.open} |"
@@ -98,12 +121,19 @@ def _stages_of_methods() -> Iterator[str]:
 
 def _at_stages(name: str) -> Iterator[str]:
     """The cells of a method, by its settings and by what it is put together from."""
-    config, _ = defaults.resolve(defaults.apply_method(defaults.default(), name))
-    s = settings.of(config.algo.to_dict())
+    given = methods.METHODS[name].given
+    config = defaults.apply_method(defaults.default(), name)
+    for key, value in given.items():
+        arguments.override(config, key, str(value))
+    s = settings.of(defaults.resolve(config).config.algo.to_dict())
     made = method.make(s)
+    for key in given:  # it has no value to be shown
+        _, section, option = key.split(".")
+        del getattr(s, section)[option]
     tau, group = s.temperature.strength, s.token_group.strength
     yield f"adaptive, τ={tau:g}" if tau else "constant"
-    yield f"token group × {group:g}" if group else _chosen(s.advantage)
+    advantage = f"token group × {group:g}" if group else _chosen(s.advantage)
+    yield advantage + (f", critic {_chosen(s.critic)}" if made.has_critic else "")
     reshapes = s.shaping["name"] != "redistribute" or s.redistribution.strength
     yield _chosen(s.shaping) if reshapes else ""
     yield _chosen(s.ratio)

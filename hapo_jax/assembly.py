@@ -1,4 +1,9 @@
-"""From config to a run's parts: problems, verifier, generator, optimizer, learner."""
+"""From config to run: the one place where a program's parts are put together.
+
+`assemble` makes the `Run` of hapo-train and its dry run. Who needs less, or has a
+policy of its own (hapo-sft, hapo-eval, hapo-plan, the benchmarks), makes one from its
+policy. What is open while a run goes on is in `session.py`.
+"""
 
 import collections
 import dataclasses
@@ -7,12 +12,15 @@ import logging
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
-from hapo_jax.algo import phases
+from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import phases, settings
 from hapo_jax.algo.method import Method
 from hapo_jax.config import check
 from hapo_jax.config.eval_sets import EvalSet
@@ -20,18 +28,20 @@ from hapo_jax.grading import pool as grading
 from hapo_jax.learner import cuts, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
+from hapo_jax.learner.state import TrainState
 from hapo_jax.model import attention, huggingface, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import memory
-from hapo_jax.rollout import platform as platform_lib
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
+from hapo_jax.rollout import tuning as tuning_lib
 from hapo_jax.rollout.generate import Generator
+from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.rewards import Rewards
 from hapo_jax.rollout.sampler import Sampling, Truncation
-from hapo_jax.system import target
+from hapo_jax.system import distributed, target
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks
 
@@ -41,14 +51,195 @@ _log = logging.getLogger(__name__)
 _CLOCK_SLACK_S = 2.0
 
 
-def describe(config: ConfigDict, mesh: jax.sharding.Mesh) -> Policy:
+class Work(NamedTuple):
+    """What a step gives the learner to do.
+
+    Attributes:
+      prompt_tokens, completion_tokens: of the longest.
+      batch_rows: completions of a step.
+      minibatch_rows: of an update.
+      passes: over the batch.
+      phases: that each of them has, see `algo/phases.py`.
+      recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
+    """
+
+    prompt_tokens: int
+    completion_tokens: int
+    batch_rows: int
+    minibatch_rows: int
+    passes: int
+    phases: int
+    recompute_old_logprobs: bool
+    base_temperature: float
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt plus completion."""
+        return self.prompt_tokens + self.completion_tokens
+
+    @property
+    def updates(self) -> int:
+        """Of the optimizer, per step."""
+        return self.batch_rows // self.minibatch_rows * self.passes * self.phases
+
+
+class Draws(NamedTuple):
+    """How completions are drawn.
+
+    Attributes:
+      sampling: what ends one, and which tokens are drawn.
+      group_size: of a prompt, all that is drawn of it.
+      most_rows: that are asked for at a time, of all processes.
+    """
+
+    sampling: Sampling
+    group_size: int
+    most_rows: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Run:
+    """What a run is made of, as its config says; no number of it is computed yet.
+
+    A program that does not learn has no method and no optimizer, and one that does not
+    sample has no prompts. What is costly is made when it is first asked for.
+
+    Attributes:
+      config: resolved.
+      policy: what is trained or evaluated.
+      method: what learns from rewards, and sets temperatures.
+      optimizer: with its learning rate.
+      prompts: the problems that are trained on.
+    """
+
+    config: ConfigDict
+    policy: Policy
+    method: Method | None = None
+    optimizer: optimizer_lib.Optimizer | None = None
+    prompts: PromptSet | None = None
+
+    @property
+    def work(self) -> Work:
+        """What a step gives the learner to do."""
+        return work_of(self.config)
+
+    @property
+    def draws(self) -> Draws:
+        """How the completions are drawn that are trained on."""
+        r, tokenizer = self.config.rollout, self.policy.tokenizer
+        group_size = r.group_size + r.greedy_baseline
+        return Draws(
+            sampling=Sampling(
+                stop_ids=tokenizer.stop_ids,
+                pad_id=tokenizer.pad_id,
+                truncation=Truncation(top_k=r.top_k, top_p=r.top_p, min_p=r.min_p),
+                temperature_fn=self.method.temperature,
+            ),
+            group_size=group_size,
+            most_rows=r.round_prompts * group_size,
+        )
+
+    @functools.cached_property
+    def abstract(self) -> TrainState:
+        """The TrainState as ShapeDtypeStructs with shardings."""
+        return state_lib.abstract(self.policy, self.optimizer, self.method)
+
+    @functools.cached_property
+    def learner(self) -> train_step.Learner:
+        """The learner's jitted functions."""
+        return _make_learner(self)
+
+    @functools.cached_property
+    def to_sampler(self) -> Callable[[nnx.State], nnx.State]:
+        """See `Policy.to_sampler`."""
+        return self.policy.to_sampler()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes per device of what is there beside a sampler, but for the copies of the
+        parameters that it works with: training state and reference."""
+        if self.optimizer is None:
+            return 0
+        reference = self.policy.reference_bytes() if self.method.needs_reference else 0
+        return sharding.per_device(self.abstract) + reference
+
+    def first_state(self, params: nnx.State) -> TrainState:
+        """The state before the first update, in its layout; consumes `params`."""
+        return state_lib.place(params, self.optimizer, self.method, self.abstract)
+
+    def load_reference(self) -> nnx.State | None:
+        """Parameters of the reference policy, if the method reads one."""
+        return self.policy.load_reference() if self.method.needs_reference else None
+
+
+def assemble(config: ConfigDict) -> Run:
+    """The run of hapo-train that a resolved config describes.
+
+    Raises:
+      Refused: the method, the model's folder or the problems cannot be used.
+    """
+    method = make_method(config)
+    check.check_method(config, method)
+    policy = describe(config)
+    prompts = make_prompts(
+        config, policy, config.task.train, exclude_ids=config.data.exclude_ids
+    )
+    return dataclasses.replace(of_policy(config, policy, method), prompts=prompts)
+
+
+def of_policy(config: ConfigDict, policy: Policy, method: Method) -> Run:
+    """A run that learns, around a policy that is there already."""
+    return Run(
+        config=config, policy=policy, method=method, optimizer=make_optimizer(config)
+    )
+
+
+def make_method(config: ConfigDict) -> Method:
+    """The method of the config's section `algo`."""
+    return method_lib.make(settings.of(config.algo.to_dict()))
+
+
+def work_of(config: ConfigDict) -> Work:
+    """What a step gives the learner to do; `config` is resolved, of either kind."""
+    options = config.learner
+    if "rollout" not in config:  # a supervised run
+        return Work(
+            prompt_tokens=config.max_prompt_tokens,
+            completion_tokens=config.max_completion_tokens,
+            batch_rows=options.batch_rows,
+            minibatch_rows=options.batch_rows,
+            passes=1,
+            phases=1,
+            recompute_old_logprobs=False,
+            base_temperature=1.0,
+        )
+    r = config.rollout
+    return Work(
+        prompt_tokens=r.max_prompt_tokens,
+        completion_tokens=r.max_completion_tokens,
+        batch_rows=r.batch_prompts * r.group_size,
+        minibatch_rows=options.minibatch_prompts * r.group_size,
+        passes=options.passes,
+        phases=phases.number(config.algo.phases.name),
+        recompute_old_logprobs=options.recompute_old_logprobs,
+        base_temperature=r.base_temperature,
+    )
+
+
+def describe(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> Policy:
     """Reads sizes and tokenizer of `config.model.path`; no weights yet.
+
+    Args:
+      config: of the run.
+      mesh: None for the config's, over all devices.
 
     Raises:
       Refused: the folder, its model or its tokenizer cannot be used, or the model
         does not fit the mesh or the lengths of the config.
     """
     path = config.model.path
+    if mesh is None:
+        mesh = policy_lib.make_mesh(config)
     check.check_model_path(path)
     model_config = huggingface.load_config(path)
     tokenizer = tokenizer_lib.load(path, stop=config.model.stop_tokens)
@@ -56,7 +247,16 @@ def describe(config: ConfigDict, mesh: jax.sharding.Mesh) -> Policy:
     check.check_model(config, model_config, tokenizer.vocab_size)
     unused = tokenizer.unused_ids(model_config.vocab_size)
     model_config = dataclasses.replace(model_config, unused_ids=unused)
-    return policy_lib.make(model_config, tokenizer, path, config.model.dtype, mesh)
+    policy = policy_lib.make(model_config, tokenizer, path, config.model.dtype, mesh)
+    warn_of_prompts(config, policy)
+    return policy
+
+
+def warn_of_prompts(config: ConfigDict, policy: Policy) -> None:
+    """Says what may be wrong with the form of prompts, in process 0."""
+    warning = policy.tokenizer.prompt_mode(config.task.chat_template).warning
+    if warning and distributed.is_first():
+        _log.warning("%s", warning)
 
 
 def make_prompts(
@@ -66,7 +266,7 @@ def make_prompts(
     *,
     task: str = "",
     exclude_ids: str = "",
-) -> prompts_lib.PromptSet:
+) -> PromptSet:
     """Problems of a task as token rows.
 
     Args:
@@ -136,7 +336,7 @@ def _usable_cores() -> int:
 
 def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
     """The optimizer of a resolved config."""
-    options, updates = config.learner, updates_per_step(config)
+    options, updates = config.learner, work_of(config).updates
     return optimizer_lib.make_optimizer(
         optimizer_lib.schedule(
             options.learning_rate,
@@ -154,51 +354,26 @@ def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
     )
 
 
-def updates_per_step(config: ConfigDict) -> int:
-    """Optimizer updates from one rollout; 1 for a supervised run."""
-    if "rollout" not in config:
-        return 1
-    per_pass = config.rollout.batch_prompts // config.learner.minibatch_prompts
-    return per_pass * config.learner.passes * phases.number(config.algo.phases.name)
-
-
-def make_learner(
-    options: ConfigDict,
-    policy: Policy,
-    method: Method,
-    optimizer: optimizer_lib.Optimizer,
-    *,
-    longest: int,
-    minibatch_rows: int,
-    recompute_old_logprobs: bool,
-    base_temperature: float,
-) -> train_step.Learner:
-    """A Learner from a config's `learner` section.
-
-    Args:
-      options: that section.
-      policy, method, optimizer: what learns, and how.
-      longest: tokens of the longest prompt plus completion.
-      minibatch_rows: completions per update.
-      recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
-    """
+def _make_learner(run: Run) -> train_step.Learner:
+    """See `Run.learner`; work is cut so that it fits into memory."""
+    options, policy, work = run.config.learner, run.policy, run.work
     shards = math.prod(policy.mesh.shape[axis] for axis in sharding.BATCH)
-    abstract = state_lib.abstract(policy, optimizer, method)
-    kept = kept_bytes(policy, method, optimizer)
+    width = _width(options, work.longest)
     cut = cuts.choose(
         policy.config,
         cuts.Memory(
-            memory.usable_bytes(), kept, sharding.per_device(abstract.params) // 4
+            usable=memory.usable_bytes(),
+            kept=run.kept_bytes,
+            parameters=sharding.per_device(run.abstract.params) // 4,
         ),
-        width=_width(options, longest),
-        most_rows=-(-minibatch_rows // shards),
+        width=width,
+        most_rows=-(-work.minibatch_rows // shards),
         shards=shards,
         tensor=policy.mesh.shape["tensor"],
         rows=options.micro_rows // shards,
         remat=options.remat,
         head_tokens=options.chunk_tokens,
     )
-    width = _width(options, longest)
     if attention.unread_gradient(width, policy.dtype):
         mask = policy.config.num_heads * width**2 * 2 * cut.rows
         _log.warning(
@@ -209,25 +384,17 @@ def make_learner(
         )
     return train_step.make_learner(
         policy.graphdef,
-        method,
-        optimizer,
+        run.method,
+        run.optimizer,
         policy.mesh,
-        jax.tree.map(lambda x: x.sharding, abstract),
-        base_temperature=base_temperature,
-        minibatch_rows=minibatch_rows,
-        recompute_old_logprobs=recompute_old_logprobs,
-        layout=make_layout(options, longest=longest, shards=shards, rows=cut.rows),
+        jax.tree.map(lambda x: x.sharding, run.abstract),
+        base_temperature=work.base_temperature,
+        minibatch_rows=work.minibatch_rows,
+        recompute_old_logprobs=work.recompute_old_logprobs,
+        layout=make_layout(options, longest=work.longest, shards=shards, rows=cut.rows),
         chunk_tokens=cut.head_tokens,
         remat=cut.remat,
     )
-
-
-def kept_bytes(
-    policy: Policy, method: Method, optimizer: optimizer_lib.Optimizer
-) -> int:
-    """Bytes per device of a run's training state and reference."""
-    found = sharding.per_device(state_lib.abstract(policy, optimizer, method))
-    return found + (policy.reference_bytes() if method.needs_reference else 0)
 
 
 def make_layout(
@@ -260,48 +427,20 @@ def _width(options: ConfigDict, longest: int) -> int:
     return width
 
 
-def make_sampling(
-    config: ConfigDict, method: Method, *, stop_ids: tuple[int, ...], pad_id: int
-) -> Sampling:
-    """How a run samples what it trains on; tokens as the tokenizer has them."""
-    r = config.rollout
-    return Sampling(
-        stop_ids=stop_ids,
-        pad_id=pad_id,
-        truncation=Truncation(top_k=r.top_k, top_p=r.top_p, min_p=r.min_p),
-        temperature_fn=method.temperature,
-    )
-
-
-def drawn_per_prompt(config: ConfigDict) -> int:
-    """Completions of a prompt: its group, and what else is drawn of it."""
-    return config.rollout.group_size + config.rollout.greedy_baseline
-
-
 def make_programs(
-    config: ConfigDict,
-    policy: Policy,
-    sampling: Sampling,
-    *,
-    most_rows: int,
-    group_size: int,
-    beside: int = 0,
-    processes: int | None = None,
+    run: Run, draws: Draws, *, processes: int | None = None
 ) -> programs_lib.Programs:
     """Programs that sample, with as many slots as the config asks for, or as fit.
 
     Args:
-      config, policy, sampling: what they work with.
-      most_rows: completions that are asked for at a time, of all processes.
-      group_size: completions of a prompt among them.
-      beside: bytes per device of what is kept while it samples, but for the sampler's
-        own copies of the parameters.
+      run, draws: what they are for.
       processes: that share completions and slots; None: those there are.
 
     Raises:
       Refused: the slots do not fit into memory or onto the mesh.
     """
-    r, mesh = config.rollout, policy.sample_mesh
+    r, policy, mesh = run.config.rollout, run.policy, run.policy.sample_mesh
+    group_size = draws.group_size
     processes = processes or jax.process_count()
     if r.slots % processes:
         raise Refused(
@@ -314,7 +453,7 @@ def make_programs(
     rows_per_lane = group_size if r.max_prompt_tokens >= r.share_prompts_from else 1
     # What it is given, and decoding's weights.
     copies = 2 * policy.sampler_bytes()
-    budget = memory.budget_bytes(r.memory_fraction, beside + copies)
+    budget = memory.budget_bytes(r.memory_fraction, run.kept_bytes + copies)
     slot_bytes = (
         memory.bytes_per_slot(
             policy.config,
@@ -327,68 +466,57 @@ def make_programs(
     )
     num_slots = memory.plan_slots(
         r.slots // processes,
-        most=-(-most_rows // group_size // processes) * group_size,
+        most=-(-draws.most_rows // group_size // processes) * group_size,
         multiple=rows_per_lane * shards,
         slot_bytes=slot_bytes,
         budget_bytes=budget,
         shards=shards,
-        round_up=platform_lib.current().spare_rows,
+        round_up=tuning_lib.of_target().spare_rows,
     )
     return programs_lib.make(
-        policy.config,
-        policy.graphdef,
-        mesh,
-        policy.sample_shardings,
-        sampling,
+        policy,
+        draws.sampling,
         num_slots=num_slots,
         rows_per_lane=rows_per_lane,
         max_prompt_tokens=r.max_prompt_tokens,
         max_completion_tokens=r.max_completion_tokens,
         chunk_tokens=r.chunk_tokens,
-        dtype=policy.dtype,
     )
 
 
 def make_generator(
-    config: ConfigDict,
-    policy: Policy,
-    prompts: prompts_lib.PromptSet,
+    run: Run,
+    programs: programs_lib.Programs,
+    prompts: PromptSet,
     pool: grading.GradingPool,
-    sampling: Sampling,
     *,
-    most_rows: int,
-    group_size: int,
-    beside: int = 0,
+    task: str = "",
+    should_stop: Callable[[], bool] = lambda: False,
+    beat: Callable[[], None] = lambda: None,
 ) -> Generator:
-    """A Generator with programs of its own.
+    """What draws and grades completions of some prompts.
 
     Args:
-      config, policy, prompts, pool, sampling: what it works with.
-      most_rows, group_size, beside: see `make_programs`.
-
-    Raises:
-      Refused: the slots do not fit into memory or onto the mesh.
+      run: decides on rewards and the seed.
+      programs, prompts, pool: what it works with.
+      task: that grades; empty for the config's.
+      should_stop, beat: see Generator.
     """
-    r, tokenizer = config.rollout, policy.tokenizer
+    config = run.config
     return Generator(
-        programs=make_programs(
-            config,
-            policy,
-            sampling,
-            most_rows=most_rows,
-            group_size=group_size,
-            beside=beside,
-        ),
+        programs=programs,
         prompts=prompts,
-        decode=tokenizer.decode,
-        submit=functools.partial(pool.submit, config.task.name),
+        decode=run.policy.tokenizer.decode,
+        submit=functools.partial(pool.submit, task or config.task.name),
         rewards=Rewards(
             correct=config.reward.correct,
             wrong=config.reward.wrong,
             format_weight=config.reward.format_weight,
-            max_tokens=r.max_completion_tokens,
+            max_tokens=config.rollout.max_completion_tokens,
             buffer_tokens=config.reward.overlong_buffer_tokens,
             factor=config.reward.overlong_factor,
         ),
         seed=config.seed,
+        should_stop=should_stop,
+        beat=beat,
     )

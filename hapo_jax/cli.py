@@ -1,4 +1,4 @@
-"""What the programs share: flags, JAX's settings, and how a run says good-bye."""
+"""What the programs share: flags, JAX's settings, and how a program ends."""
 
 import contextlib
 import logging
@@ -11,8 +11,6 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from hapo_jax.config import arguments, check
-from hapo_jax.learner import state as state_lib
-from hapo_jax.learner.state import TrainState
 from hapo_jax.system import (
     compile_ahead,
     compile_cache,
@@ -34,16 +32,6 @@ _CONFIG = flags.DEFINE_string(
     "sets one of its keys.",
 )
 _overrides: list[tuple[str, str]] = []  # of the command line: (key, value)
-# Settings of the learner that say how its work is cut and counted, and not what it is.
-CUTS = (
-    "learner.packing",
-    "learner.share_prompts",
-    "learner.row_tokens",
-    "learner.micro_rows",
-    "learner.chunk_tokens",
-    "learner.remat",
-    "learner.peak_tflops",
-)
 
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "The run's folder; resumed if it exists."
@@ -194,71 +182,7 @@ def set_up_jax(config: ConfigDict) -> None:
     compile_cache.set_up()
 
 
-@contextlib.contextmanager
-def side_job(name: str) -> Iterator[None]:
-    """Around work that a run can do without, once what it has learnt is saved.
-
-    What goes wrong is reported with its traceback, and the run goes on. Not so among
-    several processes, of which the others would wait for this one's part for ever.
-    """
-    try:
-        yield
-    except errors.RunFailed:
-        raise  # which is not about this work alone
-    except Exception:
-        if jax.process_count() > 1:
-            raise
-        log = logging.getLogger("hapo_jax")
-        log.exception("%s failed; the run goes on without it.", name.capitalize())
-
-
 def devices() -> str:
     """The devices in words, for the run's record."""
     first = jax.devices()[0]
     return f"{jax.device_count()} x {first.device_kind} ({first.platform})"
-
-
-def stop_if_diverged(state: TrainState, step: int, max_skipped: int) -> None:
-    """Ends a run whose gradients have not been finite for several updates.
-
-    Raises:
-      Diverged: names the step.
-    """
-    skipped = int(state.skipped)
-    if skipped >= max_skipped:
-        raise errors.Diverged(
-            f"step {step}: the gradients of {skipped} updates in a row were not finite "
-            f"(learner.max_skipped={max_skipped}). {diverged_remedy()}"
-        )
-
-
-def diverged_remedy() -> str:
-    """What to do about a policy that has diverged."""
-    return (
-        "To go on from a checkpoint with a lower rate, set learner.learning_rate in "
-        "the run's config.json and, alike, on the command line; rollouts/ shows what "
-        "the last steps sampled."
-    )
-
-
-def check_finite(state: TrainState, step: int) -> None:
-    """Nothing that is broken is saved.
-
-    Raises:
-      Diverged: names the step and what is not finite.
-    """
-    if wrong := state_lib.not_finite(state):
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise errors.Diverged(
-            f"step {step}: not finite: {', '.join(wrong[:5])}{more}. "
-            f"{diverged_remedy()}"
-        )
-
-
-def say_stopped(signal: str, step: int, workdir: str) -> None:
-    """Tells which step was saved where, and how to go on."""
-    print(
-        f"{signal}: saved step {step} in {workdir}. Run the same command again "
-        "to go on.",
-        flush=True,
-    )

@@ -110,12 +110,12 @@ def evaluate_checkpoint(
         elif not config.model.path:
             config.model.path = run_records.read_config(source)["model"]["path"]
     config = check.check(config, num_devices=jax.device_count()).config
-    policy = assembly.describe(config, policy_lib.make_mesh(config))
-    opening.warn_of_prompts(config, policy)
+    run = assembly.Run(config=config, policy=assembly.describe(config))
+    policy = run.policy
     inputs = run_inputs.of_policy(policy, weights=not is_run)
     if is_run:
         run_inputs.check_policy(source, config, inputs)
-    with_problems = eval_sampling.read_sets(config, policy, sets)
+    with_problems = eval_sampling.read_sets(run, sets)
     run_inputs.add_sets(inputs, with_problems)
     run_inputs.agree(inputs)
     if is_run:
@@ -124,10 +124,10 @@ def evaluate_checkpoint(
         train_params, number = policy.load(), 0
     folder = pathlib.Path(out or source / "eval" / f"{label}_step_{number}")
     what = f"{source}, step {number}" if is_run else str(source)
-    facts = opening.of_evaluation(config, policy, with_problems)
+    facts = opening.of_evaluation(run, with_problems)
     opening.show(f"hapo-eval: {what}, into {folder}", facts)
     identity = fingerprint.of_weights(train_params)
-    params = policy.to_sampler()(train_params)
+    params = run.to_sampler(train_params)
     del train_params  # the sampler has a copy
     rows: dict[str, Mapping[str, float]] = {}
     with contextlib.ExitStack() as stack:
@@ -135,7 +135,7 @@ def evaluate_checkpoint(
             stack.enter_context(lock.hold(folder))
         stack.enter_context(jax.set_mesh(policy.mesh))
         pool = stack.enter_context(assembly.make_pool(config, sets))
-        evaluators = eval_sampling.make_evaluators(config, policy, pool, with_problems)
+        evaluators = eval_sampling.make_evaluators(run, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = {
                 "checkpoint": identity,

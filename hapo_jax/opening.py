@@ -14,8 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax import assembly, tasks
+from hapo_jax import tasks
 from hapo_jax.algo import settings
+from hapo_jax.assembly import Run
 from hapo_jax.config import check
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.config.eval_sets import EvalSet
@@ -43,21 +44,21 @@ def show(title: str, facts: Facts) -> None:
 
 
 def of_run(
+    run: Run,
     resolved: config_lib.Resolved,
     given: ConfigDict,
-    policy: Policy,
-    prompts: PromptSet,
     held_out: Sequence[tuple[EvalSet, PromptSet]],
 ) -> Facts:
     """The facts of hapo-train.
 
     Args:
-      resolved: the config, and what of it was derived.
+      run: with its problems.
+      resolved: its config, and what of it was derived.
       given: the config before that, to be compared with its method.
-      policy, prompts: what is trained, and on what.
       held_out: the evaluation's sets, see `eval_sampling.read_sets`.
     """
-    c, r = resolved.config, resolved.config.rollout
+    policy, prompts = run.policy, run.prompts
+    c, r = run.config, run.config.rollout
     data = f"{len(prompts)} problems of {c.task.name}: {_options(c.task.train)}"
     if prompts.num_overlong:
         done = "left out" if r.overlong_prompts == "drop" else "cut"
@@ -82,7 +83,7 @@ def of_run(
         "step": f"{r.batch_prompts} prompts × {r.group_size} completions "
         f"{_ends(policy, r.max_completion_tokens)}, at temperature "
         f"{r.base_temperature:g}{cut}" + (f", {rounds}" if r.dynamic_sampling else ""),
-        "learning": f"{assembly.updates_per_step(c)} updates per step, of "
+        "learning": f"{run.work.updates} updates per step, of "
         f"{c.learner.minibatch_prompts} prompts each; {_schedule(c)}",
         "derived": _derived(resolved),
         "evaluation": _evaluation(c, held_out) if held_out else "",
@@ -90,11 +91,9 @@ def of_run(
     }
 
 
-def of_evaluation(
-    config: ConfigDict, policy: Policy, held_out: Sequence[tuple[EvalSet, PromptSet]]
-) -> Facts:
+def of_evaluation(run: Run, held_out: Sequence[tuple[EvalSet, PromptSet]]) -> Facts:
     """The facts of hapo-eval; see `of_run`."""
-    r = config.rollout
+    config, policy, r = run.config, run.policy, run.config.rollout
     return {
         "model": _model(policy),
         "prompts": _prompts(config, policy, r.max_prompt_tokens),
@@ -109,18 +108,18 @@ def of_evaluation(
 
 
 def of_sft(
+    run: Run,
     resolved: config_lib.Resolved,
-    policy: Policy,
     train: RolloutBatch,
     test: RolloutBatch,
 ) -> Facts:
     """The facts of hapo-sft.
 
     Args:
-      resolved, policy: as in `of_run`.
+      run, resolved: as in `of_run`.
       train, test: the demonstrations, from `sft.tokenise`.
     """
-    c = resolved.config
+    c, policy = run.config, run.policy
     every = f"every {c.eval.every_steps} steps and " if c.eval.every_steps else ""
     prompt = train.prompt_tokens[0][-train.prompt_lengths[0] :]
     completion = train.completion_tokens[0][train.completion_mask[0]]
@@ -132,7 +131,7 @@ def of_sft(
         "completed by": f"{_cut(completion)}; at most {c.max_completion_tokens} tokens",
         "data": f"{len(train.rewards)} demonstrations of {c.task.name}: "
         f"{_options(c.task.train)}",
-        "learning": f"maximum likelihood, {c.learner.batch_rows} demonstrations per "
+        "learning": f"{_loss(c.loss)}, {c.learner.batch_rows} demonstrations per "
         f"update; {_schedule(c)}",
         "derived": _derived(resolved),
         "evaluation": f"{len(test.rewards)} demonstrations ({_options(c.task.test)}), "
@@ -160,13 +159,6 @@ def leaks(found: Mapping[str, int]) -> str:
         f"; {found['data/overlap'] or 'none'} of {found['data/test_problems']} "
         "evaluation problems among them"
     )
-
-
-def warn_of_prompts(config: ConfigDict, policy: Policy) -> None:
-    """Says what may be wrong with the form of prompts, in process 0."""
-    warning = policy.tokenizer.prompt_mode(config.task.chat_template).warning
-    if warning and distributed.is_first():
-        _log.warning("%s", warning)
 
 
 def _model(policy: Policy) -> str:
@@ -251,6 +243,14 @@ def _method(config: ConfigDict, given: ConfigDict) -> str:
         pairs = (f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items())
         text += f" with {', '.join(pairs)}"
     return text
+
+
+def _loss(loss: ConfigDict) -> str:
+    """Of a supervised run."""
+    if loss.name == "uniform":
+        return "maximum likelihood"
+    options = {name: value for name, value in loss.items() if name != "name"}
+    return f"likelihood, tokens weighted by {loss.name} {options or ''}".rstrip()
 
 
 def _schedule(config: ConfigDict) -> str:

@@ -9,11 +9,9 @@ from typing import Any
 
 import jax
 from flax import nnx
-from ml_collections import ConfigDict
 
+from hapo_jax.assembly import Run
 from hapo_jax.learner import shapes as learner_shapes
-from hapo_jax.learner import train_step
-from hapo_jax.learner.state import TrainState
 from hapo_jax.model import sharding
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import shapes, slots
@@ -58,7 +56,7 @@ def wider(sampler: Programs, policy: Policy, method_state: Any) -> list[Program]
     for before, columns in zip(sampler.column_sizes, sampler.column_sizes[1:]):
         old = shapes.state(sampler, before)
         state = shapes.state(sampler, columns)
-        new = shapes.rows(len(state.alive), len(state.prompts.visible))
+        new = shapes.moves(len(state.alive), len(state.prompts.visible))
         found += [*_repack(sampler, old, new, columns)]
         decode = (weights, state, method_state)
         found.append(Program("decode", sampler.decode, decode, sampler.mesh))
@@ -75,7 +73,7 @@ def narrower(sampler: Programs, policy: Policy, method_state: Any) -> list[Progr
     fewer = shapes.state(sampler, columns, rows=rows, rows_per_lane=1)
     decode = (weights, fewer, method_state)
     return [
-        *_repack(sampler, state, shapes.rows(rows, rows), columns),
+        *_repack(sampler, state, shapes.moves(rows, rows), columns),
         Program("decode", sampler.decode, decode, sampler.mesh),
     ]
 
@@ -89,75 +87,48 @@ def _repack(sampler: Programs, state, new, columns: int) -> list[Program]:
     ]
 
 
-def learning(
-    learner: train_step.Learner,
-    policy: Policy,
-    state: TrainState,
-    *,
-    num_rows: int,
-    prompt_tokens: int,
-    completion_tokens: int,
-    with_reference: bool = False,
-) -> list[Program]:
-    """What a step of learning needs, in the order in which it is called.
-
-    Args:
-      learner, policy: the run's.
-      state: ShapeDtypeStructs of the TrainState.
-      num_rows: completions of a batch.
-      prompt_tokens, completion_tokens: of the longest.
-      with_reference: the batch has log-probs of a reference policy.
-    """
-    layout, longest = learner.layout, prompt_tokens + completion_tokens
-    packed = learner_shapes.packed(learner, layout.num_micros(num_rows, longest))
+def learning(run: Run) -> list[Program]:
+    """What a step of learning needs, in the order in which it is called."""
+    learner, work, mesh = run.learner, run.work, run.policy.mesh
+    layout, with_reference = learner.layout, run.method.needs_reference
+    packed = learner_shapes.packed(
+        learner, layout.num_micros(work.batch_rows, work.longest)
+    )
     rows = learner_shapes.rows(
-        learner, num_rows, completion_tokens, with_reference=with_reference
+        learner,
+        work.batch_rows,
+        work.completion_tokens,
+        with_reference=with_reference,
     )
     minibatch = learner_shapes.minibatch(
         learner,
-        state.method_state,
-        completion_tokens,
-        layout.num_micros(learner.minibatch_rows, longest),
+        run.abstract.method_state,
+        work.completion_tokens,
+        layout.num_micros(learner.minibatch_rows, work.longest),
         with_reference=with_reference,
     )
+    state, method_state = run.abstract, run.abstract.method_state
+    scored = (state.params, state.critic, packed)
+    score = Program("score", learner.score, scored, mesh)
     found = [
-        Program("score", learner.score, (state.params, packed), policy.mesh),
-        Program("prepare", learner.prepare, (rows, state.method_state), policy.mesh),
-        Program("update", learner.update, (state, minibatch), policy.mesh),
+        Program("prepare", learner.prepare, (rows, method_state), mesh),
+        Program("update", learner.update, (state, minibatch), mesh),
     ]
-    scores = learner.recompute_old_logprobs or with_reference
-    return found if scores else found[1:]
+    scores = work.recompute_old_logprobs or with_reference
+    return [score, *found] if scores else found
 
 
-def first_needed(
-    config: ConfigDict,
-    policy: Policy,
-    learner: train_step.Learner,
-    samplers: Sequence[tuple[Programs, Any]],
-    state: TrainState,
-    *,
-    with_reference: bool,
-) -> list[Program]:
+def first_needed(run: Run, samplers: Sequence[tuple[Programs, Any]]) -> list[Program]:
     """What the first step of hapo-train is known to need, in its order.
 
     Args:
-      config, policy, learner: the run's.
+      run: what it is.
       samplers: programs that sample, in the order in which they do, each with the
         state of the method as ShapeDtypeStructs.
-      state: ShapeDtypeStructs of the TrainState.
-      with_reference: see `learning`.
     """
-    r = config.rollout
+    policy = run.policy
     found = [p for e, own in samplers for p in start_of_sampling(e, policy, own)]
-    found += learning(
-        learner,
-        policy,
-        state,
-        num_rows=r.batch_prompts * r.group_size,
-        prompt_tokens=r.max_prompt_tokens,
-        completion_tokens=r.max_completion_tokens,
-        with_reference=with_reference,
-    )
+    found += learning(run)
     if target.platform() != "cpu":
         # A CPU compiles with the cores that sample, and may not need them.
         found += [p for e, own in samplers for p in wider(e, policy, own)]

@@ -2,7 +2,7 @@
 
     hapo-sft --config=configs/countdown_sft.py --workdir=runs/warm
 
-Trains with the learner of RL and maximum likelihood as its method, and leaves a
+Trains with the learner of RL and imitation as its method, and leaves a
 Hugging Face folder in <workdir>/hf for `model.path` of an RL config. Without
 `model.path` it makes a new, small model with one token per word of the task.
 """
@@ -12,22 +12,23 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from flax import nnx
 from ml_collections import ConfigDict
 
 from hapo_jax import assembly, cli, opening, tasks
+from hapo_jax import session as session_lib
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings
 from hapo_jax.config import check
 from hapo_jax.learner import head, metrics, perf, train_step
 from hapo_jax.learner import learn as learn_lib
-from hapo_jax.learner import state as state_lib
+from hapo_jax.learner.state import TrainState
 from hapo_jax.model import huggingface, transformer, word_tokenizer
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
@@ -35,24 +36,12 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.runs import alarms
-from hapo_jax.runs import folder as run_folder
 from hapo_jax.runs import inputs as run_inputs
-from hapo_jax.runs import records as run_records
-from hapo_jax.runs.checkpoint import Checkpoints
-from hapo_jax.system import interrupt, lock, watchdog
+from hapo_jax.session import Launch, Session
 from hapo_jax.system.errors import Refused
+from hapo_jax.system.interrupt import Interrupt
+from hapo_jax.system.watchdog import Watchdog
 from hapo_jax.tasks.problems import Demonstration
-
-# A resumed run may set these anew: they do not change what its numbers mean.
-MAY_CHANGE = (
-    "num_steps",
-    "mesh",
-    "log",
-    "checkpoint",
-    "eval",
-    *cli.CUTS,
-)
 
 
 def sft(config: ConfigDict, workdir: str) -> None:
@@ -61,15 +50,62 @@ def sft(config: ConfigDict, workdir: str) -> None:
     Raises:
       Refused: the config, the model or the demonstrations cannot be used.
     """
+    launch, params, (train, test) = _check(config, workdir)
+    run, config = launch.run, launch.run.config
+    rows, every_steps = config.learner.batch_rows, config.log.every_steps
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.set_mesh(run.policy.mesh))
+        session, start = stack.enter_context(
+            session_lib.start(
+                launch,
+                lambda: params,
+                stop=Interrupt(),
+                watch=Watchdog(config.log.watchdog_s),
+                looks_every=every_steps,
+            )
+        )
+        state = start.state
+        evaluate = functools.partial(_evaluate, session, test)
+        if session.owes_evaluation(_HELD_OUT):
+            evaluate(state, session.first)
+        asked, steps = None, session.steps("sft")
+        for step in steps:
+            index = prompts.take(
+                len(train.rewards), config.seed, (step - 1) * rows, rows
+            )
+            with session.urgent(step):
+                state, tally = _update(run.learner, state, batch_lib.rows(train, index))
+            asked = session.stop.agree()
+            if session.is_last(step, asked) or step % every_steps == 0:
+                session_lib.stop_if_diverged(state, step, config.learner.max_skipped)
+                found = metrics.of_updates([jax.device_get(tally)])
+                kept = {k: found[k] for k in _METRICS if k in found}
+                kept |= perf.cuts(run.learner)
+                session.files.log(step, kept | session.raised(step, found))
+                steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
+            if session.end_step(step, state, asked=asked, evaluate=evaluate):
+                break
+    if asked:
+        session.say_stopped(asked, step)
+    else:
+        _finish(session, state)
+
+
+def _check(
+    config: ConfigDict, workdir: str
+) -> tuple[Launch, nnx.State, tuple[RolloutBatch, RolloutBatch]]:
+    """Everything that can be refused is refused here.
+
+    Returns:
+      What the run is launched with, the parameters that it begins with, and the
+      demonstrations to train on and to evaluate by.
+    """
     folder = pathlib.Path(workdir)
     resolved = check.check_sft(config, num_devices=jax.device_count())
-    may_change = run_inputs.may_change(folder, MAY_CHANGE)
-    run_folder.check_config(folder, resolved, may_change=may_change)
-    cli.warn(resolved.config)
+    home = session_lib.check_home(workdir, resolved, session_lib.MAY_CHANGE)
     config = resolved.config
     policy, params = _start(config, folder)
-    opening.warn_of_prompts(config, policy)
-    task, options = tasks.get(config.task.name), config.learner
+    task = tasks.get(config.task.name)
     shown = {
         name: task.demonstrations(**config.task[name].to_dict())
         for name in ("train", "test")
@@ -78,138 +114,42 @@ def sft(config: ConfigDict, workdir: str) -> None:
         name: tokenise(found, config, policy, f"task.{name}")
         for name, found in shown.items()
     }
-    train, test = tokens["train"], tokens["test"]
     inputs = run_inputs.of_sft(config, policy, shown, tokens)
     run_inputs.check(folder, inputs)
-    optimizer = assembly.make_optimizer(config)
-    method = likelihood()
-    abstract = state_lib.abstract(policy, optimizer, method)
-    learner = assembly.make_learner(
-        options,
-        policy,
-        method,
-        optimizer,
-        longest=config.max_prompt_tokens + config.max_completion_tokens,
-        minibatch_rows=options.batch_rows,
-        recompute_old_logprobs=False,
-        base_temperature=1.0,
-    )
-    with (
-        lock.hold(folder),
-        jax.set_mesh(policy.mesh),
-        Checkpoints(
-            str(folder / "checkpoints"), keep_latest=config.checkpoint.keep_latest
-        ) as checkpoints,
-        interrupt.Interrupt() as stop,
-        watchdog.Watchdog(config.log.watchdog_s) as watch,
-    ):
-        stop.last = checkpoints.wait
-        start = opening.start(workdir, checkpoints.steps(), config.num_steps)
-        facts = opening.of_sft(resolved, policy, train, test)
-        facts["devices"] += opening.cut(learner)
-        opening.show(f"hapo-sft: {start}", facts)
-        with stop.at_once("starting"):
-            restored = checkpoints.restore_latest(state_lib.to_saved(abstract))
-            first = restored.step if restored else 0
-            state = (
-                state_lib.from_saved(restored.state, abstract.frozen)
-                if restored
-                else state_lib.place(params, optimizer, method, abstract)
-            )
-        with run_folder.RunFolder(
-            workdir,
-            resolved,
-            resume_step=restored and first,
-            may_change=may_change,
-            devices=cli.devices(),
-            inputs=run_inputs.digest(inputs),
-            give_up=lambda: stop.requested is not None,
-        ) as run:
-            run_inputs.note(folder, inputs, resumed=restored is not None)
-            watched = alarms.Alarms(
-                alarms.facts(config, policy),
-                run_records.read_metrics(folder),
-                every_steps=config.log.every_steps,
-            )
-            evaluate = functools.partial(
-                _evaluate, learner, test, options.batch_rows, run, stop
-            )
-            if first and _is_evaluated(config, first) and not run.has(first, _HELD_OUT):
-                evaluate(state.params, first)
-            steps = tqdm.trange(
-                first + 1,
-                config.num_steps + 1,
-                initial=first,
-                total=config.num_steps,
-                desc="sft",
-                dynamic_ncols=True,
-            )
-            asked_to_stop = None
-            for step in steps:
-                index = prompts.take(
-                    len(train.rewards),
-                    config.seed,
-                    (step - 1) * options.batch_rows,
-                    options.batch_rows,
-                )
-                with contextlib.ExitStack() as urgent:
-                    if step == first + 1:  # it compiles, and all before it is saved
-                        urgent.enter_context(stop.at_once("in its first step"))
-                    state, tally = _update(learner, state, batch_lib.rows(train, index))
-                asked_to_stop = stop.requested
-                evaluated = _is_evaluated(config, step)
-                last = step == config.num_steps or asked_to_stop is not None
-                if last or step % config.log.every_steps == 0:
-                    cli.stop_if_diverged(state, step, options.max_skipped)
-                    found = metrics.of_updates([jax.device_get(tally)])
-                    kept = {k: found[k] for k in _METRICS if k in found}
-                    kept |= perf.cuts(learner)
-                    run.log(step, kept | watched.see(step, found))
-                    steps.set_postfix(loss=f"{found.get('loss/policy', math.nan):.4f}")
-                watch.beat()
-                if last or evaluated or step % config.checkpoint.every_steps == 0:
-                    cli.check_finite(state, step)
-                    save = checkpoints.save
-                    if last:
-                        save = functools.partial(
-                            checkpoints.save_surely,
-                            give_up=lambda: stop.requested is not None,
-                        )
-                    save(step, state_lib.to_saved(state))
-                if evaluated and not asked_to_stop:  # or else when the run goes on
-                    evaluate(state.params, step)
-                if last:
-                    break
-    if asked_to_stop:
-        cli.say_stopped(asked_to_stop, step, workdir)
-        return
+    run = assembly.of_policy(config, policy, likelihood(config.loss.to_dict()))
+    facts = opening.of_sft(run, resolved, tokens["train"], tokens["test"])
+    facts["devices"] += opening.cut(run.learner)
+    launch = Launch(run=run, home=home, inputs=inputs, title="hapo-sft", facts=facts)
+    return launch, params, (tokens["train"], tokens["test"])
+
+
+def _finish(session: Session, state: TrainState) -> None:
+    """What a run that has come to its end says and leaves."""
+    folder, policy = pathlib.Path(session.workdir) / "hf", session.run.policy
     huggingface.save_params(
-        folder / "hf",
+        folder,
         state.params,
         policy.config,
         dtype=jnp.float32,
         tokenizer=policy.tokenizer,
-        source=config.model.path or None,
+        source=policy.source or None,
     )
-    if told := watched.summary():
+    if told := session.alarms.summary():
         print(told)
-    print(f"wrote {folder / 'hf'}")
+    print(f"wrote {folder}")
 
 
 _METRICS = ("loss/policy", "grad/norm", "grad/skipped", "learner/learning_rate")
 _HELD_OUT = "eval/loss"
 
 
-def _is_evaluated(config: ConfigDict, step: int) -> bool:
-    """Whether the policy after this step is evaluated."""
-    every = config.eval.every_steps
-    return step == config.num_steps or bool(every and step % every == 0)
+def likelihood(loss: Mapping[str, Any]) -> method_lib.Method:
+    """Imitation as a method, so that SFT and RL share one update.
 
+    The mean over tokens of a loss of `algo/supervised.py`; no reward is read.
 
-def likelihood() -> method_lib.Method:
-    """Maximum likelihood as a method, so that SFT and RL share one update.
-
-    L = -mean over tokens of log π(token): no ratio, no clip, no reward is read.
+    Args:
+      loss: its name and its options.
     """
     return method_lib.make(
         dataclasses.replace(
@@ -218,7 +158,8 @@ def likelihood() -> method_lib.Method:
             token_group=settings.TokenGroup(strength=0.0),
             redistribution=settings.Redistribution(strength=0.0),
             clip=settings.Clip(strength=0.0),
-            surrogate={"name": "likelihood"},
+            entropy=settings.Entropy(source="current"),
+            surrogate=loss,
         )
     )
 
@@ -232,12 +173,16 @@ def _update(learner: train_step.Learner, state, chosen: RolloutBatch):
     return learner.update(state, minibatch)
 
 
-def _evaluate(learner, test, batch_rows, run, stop, params, step: int) -> None:
+def _evaluate(
+    session: Session, test: RolloutBatch, state: TrainState, step: int
+) -> None:
     """Scores the held-out demonstrations, after the step was saved."""
-    with cli.side_job(f"the evaluation at step {step}"):
-        with stop.at_once(f"evaluating step {step}"):
-            loss = held_out_loss(learner, params, test, batch_rows)
-        run.log(step, {_HELD_OUT: loss})
+    run = session.run
+    with session_lib.side_job(f"the evaluation at step {step}"):
+        with session.stop.at_once(f"evaluating step {step}"):
+            rows = run.work.batch_rows
+            loss = held_out_loss(run.learner, state.params, test, rows)
+        session.files.log(step, {_HELD_OUT: loss})
 
 
 def tokenise(
@@ -314,9 +259,8 @@ def _start(
     config: ConfigDict, folder: pathlib.Path
 ) -> tuple[policy_lib.Policy, nnx.State]:
     """The policy to fine-tune: of `model.path`, or a new one."""
-    mesh = policy_lib.make_mesh(config)
     if config.model.path:
-        policy = assembly.describe(config, mesh)
+        policy = assembly.describe(config)
         return policy, policy.load()
     words = tasks.get(config.task.name).words(**config.task.words.to_dict())
     word_tokenizer.write(folder / "tokenizer", words)
@@ -325,7 +269,9 @@ def _start(
         {"vocab_size": tokenizer.vocab_size, **config.model.init.to_dict()},
         "model.init",
     )
+    mesh = policy_lib.make_mesh(config)
     policy = policy_lib.make(model_config, tokenizer, "", config.model.dtype, mesh)
+    assembly.warn_of_prompts(config, policy)
 
     def init(key):
         model = transformer.Transformer(model_config, rngs=nnx.Rngs(key))

@@ -195,7 +195,7 @@ def test_one_process_needs_nothing(monkeypatch):
     assert distributed.gather(arrays) == [arrays]
     mesh = sharding.make_mesh(data=2, fsdp=2, tensor=2)
     assert distributed.local_mesh(mesh) is mesh
-    with interrupt.Interrupt() as stop:
+    with interrupt.Interrupt().caught() as stop:
         assert stop.agree() is None
         signal.raise_signal(signal.SIGTERM)
         assert stop.agree() == "SIGTERM"
@@ -286,7 +286,7 @@ with watch.Watch(status=lambda error: 3):
         assert "is another folder for process 1 than" in str(error)
     else:
         raise AssertionError("two folders were taken for one")
-    with interrupt.Interrupt() as stop:
+    with interrupt.Interrupt().caught() as stop:
         if index == 1:
             stop.requested = "SIGTERM"
         assert stop.agree() == "SIGTERM" == stop.requested

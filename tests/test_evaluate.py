@@ -19,7 +19,6 @@ from hapo_jax.config import eval_sets
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.evaluation import compare as eval_compare
 from hapo_jax.evaluation import sampling as eval_sampling
-from hapo_jax.model import policy as policy_lib
 from hapo_jax.runs import evaluations as eval_folder
 from hapo_jax.runs import records as run_records
 from hapo_jax.tasks.problems import Problem
@@ -99,11 +98,11 @@ def test_scores_do_not_depend_on_slots_batches_or_graders(whole, tmp_path, chang
 
 def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
     config = config_lib.resolve(make_config()).config
-    policy = assembly.describe(config, policy_lib.make_mesh(config))
-    with jax.set_mesh(policy.mesh), assembly.make_pool(config) as pool:
-        sets = eval_sampling.read_sets(config, policy, eval_sets.parse("", config))
-        (evaluator,) = eval_sampling.make_evaluators(config, policy, pool, sets)
-        params = policy.to_sampler()(policy.load())
+    run = assembly.Run(config=config, policy=assembly.describe(config))
+    with jax.set_mesh(run.policy.mesh), assembly.make_pool(config) as pool:
+        sets = eval_sampling.read_sets(run, eval_sets.parse("", config))
+        (evaluator,) = eval_sampling.make_evaluators(run, pool, sets)
+        params = run.to_sampler(run.policy.load())
         found = dict(eval_sampling.records(evaluator, params, [7, 2]))
         assert list(eval_sampling.records(evaluator, params, [])) == []
     expected = run_records.read_lines(whole / "test.jsonl")
@@ -171,10 +170,10 @@ def test_a_protocol_is_what_scores_depend_on(changes, differ):
     pool = types.SimpleNamespace(submit=print)
 
     def protocol(config):
-        policy = assembly.describe(config, policy_lib.make_mesh(config))
-        with jax.set_mesh(policy.mesh):
-            sets = eval_sampling.read_sets(config, policy, eval_sets.parse("", config))
-            (one,) = eval_sampling.make_evaluators(config, policy, pool, sets)
+        run = assembly.Run(config=config, policy=assembly.describe(config))
+        with jax.set_mesh(run.policy.mesh):
+            sets = eval_sampling.read_sets(run, eval_sets.parse("", config))
+            (one,) = eval_sampling.make_evaluators(run, pool, sets)
         return one
 
     before, after = protocol(make_config()), protocol(make_config(**changes))

@@ -385,8 +385,8 @@ def test_a_signal_ends_a_process_whose_main_thread_cannot_answer():
 import hashlib
 from hapo_jax.system import interrupt
 interrupt._PATIENCE_S = 0.5
-with interrupt.Interrupt() as stop:
-    stop.last = lambda: print("saved", flush=True)
+stop = interrupt.Interrupt()
+with stop.caught(last=lambda: print("saved", flush=True)):
     with stop.at_once("compiling"):
         print("ready", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)  # minutes

@@ -31,18 +31,8 @@ RTOL, ATOL = 1e-4, 1e-5
 
 # Functions of the archives without a counterpart here.
 NOT_BUILT = {
-    "archer",
-    "clip_cov",
-    "edge_grpo",
-    "gae",
     "htpo",
-    "remax",
-    "rollout_rejection_mask",
-    "sent_v1",
-    "sent_v2_int64mask",
-    "sent_v2_intended",
     "stare",
-    "value_loss",
 }
 
 

@@ -18,11 +18,12 @@ LAYERS = (
     "learner",  # a batch to new parameters
     "config",  # every setting, the methods, what is refused
     "runs",  # a run's folder, records and checkpoints
-    "assembly",  # from a config to a run's parts
+    "assembly",  # from a config to a run
     "run_programs",
     "opening",
     "evaluation",
     "cli",
+    "session",  # a run while it goes on
     "planning",
     "plain",
     "train",

@@ -4,7 +4,6 @@ At the sizes of the demo and of the paper, in bfloat16 and with packing; nothing
 allocated or compiled.
 """
 
-import functools
 import importlib.util
 import math
 import pathlib
@@ -17,11 +16,8 @@ from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
 from hapo_jax import assembly, run_programs, sft
 from hapo_jax import plan as plan_lib
-from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import settings
 from hapo_jax.config import check
 from hapo_jax.learner import shapes as learner_shapes
-from hapo_jax.learner import state as state_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout.sampler import Sampling, Truncation
 from hapo_jax.system import target
@@ -54,64 +50,46 @@ def programs(name: str) -> list[Program]:
     c = check.check(load(name), num_devices=8).config
     r, mesh = c.rollout, policy_lib.make_mesh(c)
     policy = policy_lib.make(plan_lib.model_config(c), None, "", "bfloat16", mesh)
-    optimizer = assembly.make_optimizer(c)
-    method = method_lib.make(settings.of(c.algo.to_dict()))
-    state = state_lib.abstract(policy, optimizer, method)
-    method_state = state.method_state
+    run = assembly.of_policy(c, policy, assembly.make_method(c))
+    state, method_state = run.abstract, run.abstract.method_state
 
     def sampler(top_p, temperature_fn):
-        return assembly.make_programs(
-            c,
-            policy,
-            Sampling(
-                stop_ids=(0,),
-                pad_id=0,
-                truncation=Truncation(top_p=top_p),
-                temperature_fn=temperature_fn,
-            ),
-            most_rows=r.round_prompts * r.group_size,
-            group_size=r.group_size,
+        sampling = Sampling(
+            stop_ids=(0,),
+            pad_id=0,
+            truncation=Truncation(top_p=top_p),
+            temperature_fn=temperature_fn,
         )
+        draws = assembly.Draws(
+            sampling=sampling,
+            group_size=r.group_size,
+            most_rows=r.round_prompts * r.group_size,
+        )
+        return assembly.make_programs(run, draws)
 
-    sampling = sampler(1.0, method.temperature)
+    sampling = sampler(1.0, run.method.temperature)
     found = run_programs.start_of_sampling(sampling, policy, method_state)
     found += run_programs.wider(sampling, policy, method_state)[-3:]
     found += run_programs.narrower(sampling, policy, method_state)
     evaluation = sampler(0.7, None)
     found += run_programs.start_of_sampling(evaluation, policy, None)[-1:]
-    longest = r.max_prompt_tokens + r.max_completion_tokens
-    sizes = dict(
-        prompt_tokens=r.max_prompt_tokens, completion_tokens=r.max_completion_tokens
-    )
-    make = functools.partial(
-        assembly.make_learner,
-        c.learner,
-        policy,
-        optimizer=optimizer,
-        longest=longest,
-        minibatch_rows=c.learner.minibatch_prompts * r.group_size,
-        base_temperature=1.0,
-    )
-    of_kinds = [
-        make(method=method, recompute_old_logprobs=True),
-        make(method=sft.likelihood(), recompute_old_logprobs=False),
-    ]
-    for learner in of_kinds:
-        found += run_programs.learning(
-            learner, policy, state, num_rows=r.batch_prompts * r.group_size, **sizes
-        )
+    recorded = c.copy_and_resolve_references().unlock()
+    recorded.learner.recompute_old_logprobs = False
+    imitation = sft.likelihood({"name": "uniform"})
+    supervised = assembly.of_policy(recorded, policy, imitation)
+    found += run_programs.learning(run) + run_programs.learning(supervised)
     rows = learner_shapes.rows(
-        of_kinds[0],
+        run.learner,
         r.batch_prompts * r.group_size,
         r.max_completion_tokens,
         with_reference=False,
     )
-    given = of_kinds[0].prepare.eval_shape(rows, method_state).constants
+    given = run.learner.prepare.eval_shape(rows, method_state).constants
     current = {"logprobs": rows.old_logprobs, "entropy": rows.old_entropy}
     current = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), current)
     seen = (current, given, method_state)
-    found.append(Program("inspect", Jitted(of_kinds[0].inspect), seen, mesh))
-    cast = Jitted(policy.to_sampler())
+    found.append(Program("inspect", Jitted(run.learner.inspect), seen, mesh))
+    cast = Jitted(run.to_sampler)
     return [*found, Program("to_sampler", cast, (state.params,), mesh)]
 
 

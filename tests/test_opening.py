@@ -38,7 +38,8 @@ def facts_of(config, policy):
     resolved = check.check(config, num_devices=jax.device_count())
     sets = eval_sets.parse(resolved.config.eval.sets, resolved.config)
     held_out = [(s, prompts(policy)) for s in sets]
-    return opening.of_run(resolved, config, policy, prompts(policy), held_out)
+    run = assembly.Run(config=resolved.config, policy=policy, prompts=prompts(policy))
+    return opening.of_run(run, resolved, config, held_out)
 
 
 NAMES = sorted(str(p.relative_to(CONFIGS))[:-3] for p in CONFIGS.rglob("*.py"))
@@ -114,7 +115,8 @@ def test_a_start_says_where_it_goes_on():
 def test_an_evaluation(policy):
     config = check.check(load("countdown"), num_devices=jax.device_count()).config
     sets = eval_sets.parse("", config)
-    found = opening.of_evaluation(config, policy, [(sets[0], prompts(policy))])
+    run = assembly.Run(config=config, policy=policy)
+    found = opening.of_evaluation(run, [(sets[0], prompts(policy))])
     assert found["sets"] == "test (3 of 3 problems)"
     assert found["drawn"].endswith("and a greedy one, until '<eos>' or 96 tokens")
     assert found["grading"] == "countdown; at most 10 s each"
@@ -134,7 +136,8 @@ def test_a_supervised_run(policy):
         completion_tokens=np.array([[word, eos, 0]]),
         completion_mask=mask,
     )
-    found = opening.of_sft(resolved, policy, rows, rows)
+    run = assembly.Run(config=resolved.config, policy=policy)
+    found = opening.of_sft(run, resolved, rows, rows)
     assert found["first prompt"].startswith(
         "'target 3 :'; its last tokens: 'target' '3'"
     )
@@ -146,11 +149,11 @@ def test_a_supervised_run(policy):
 
 def test_plain_prompts_beside_turn_tokens_are_warned_of(policy, caplog, monkeypatch):
     config = config_lib.default()
-    opening.warn_of_prompts(config, policy)
+    assembly.warn_of_prompts(config, policy)
     assert not caplog.records
     vocabulary = {"[INST]": 1, "a": 0}
     monkeypatch.setattr(policy.tokenizer.backend, "get_vocab", lambda: vocabulary)
-    opening.warn_of_prompts(config, policy)
+    assembly.warn_of_prompts(config, policy)
     (record,) = caplog.records
     assert record.levelname == "WARNING" and "has [INST]" in record.getMessage()
 

@@ -19,13 +19,10 @@ import pytest
 
 from configs import countdown as countdown_config
 from hapo_jax import assembly, plain
-from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import settings
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.grading import pool as grading
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
-from hapo_jax.learner import state as state_lib
 from hapo_jax.model import sharding
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import sampler
@@ -102,40 +99,24 @@ def prompt_ids(step):
 def fast() -> list[Seen]:
     """The package's two steps."""
     c, policy, prompts = assembled()
-    method = method_lib.make(settings.of(c.algo.to_dict()))
-    optimizer, temperatures = descent(), [c.rollout.base_temperature] * GROUP
+    run = assembly.Run(
+        config=c,
+        policy=policy,
+        method=assembly.make_method(c),
+        optimizer=descent(),
+        prompts=prompts,
+    )
+    temperatures = [c.rollout.base_temperature] * GROUP
     found = []
     with jax.set_mesh(policy.mesh):
-        generator = assembly.make_generator(
-            c,
-            policy,
-            prompts,
-            Inline(),
-            sampler.Sampling(
-                stop_ids=policy.tokenizer.stop_ids,
-                pad_id=policy.tokenizer.pad_id,
-                temperature_fn=method.temperature,
-            ),
-            most_rows=NUM_PROMPTS * GROUP,
-            group_size=GROUP,
-        )
-        learner = assembly.make_learner(
-            c.learner,
-            policy,
-            method,
-            optimizer,
-            longest=c.rollout.max_prompt_tokens + MAX_TOKENS,
-            minibatch_rows=MINIBATCH_PROMPTS * GROUP,
-            recompute_old_logprobs=True,
-            base_temperature=c.rollout.base_temperature,
-        )
-        abstract = state_lib.abstract(policy, optimizer, method)
-        to_sampler = policy.to_sampler()
-        state = state_lib.place(policy.load(), optimizer, method, abstract)
+        draws = run.draws._replace(most_rows=NUM_PROMPTS * GROUP)
+        programs = assembly.make_programs(run, draws)
+        generator = assembly.make_generator(run, programs, prompts, Inline())
+        learner, state = run.learner, run.first_state(policy.load())
         for step in range(1, NUM_STEPS + 1):
             batch, _ = generate_lib.generate(
                 generator,
-                to_sampler(state.params),
+                run.to_sampler(state.params),
                 state.method_state,
                 base_temperatures=temperatures,
                 step=step,

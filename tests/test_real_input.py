@@ -21,7 +21,7 @@ import tokenizers
 import transformers
 from flax import nnx
 
-from hapo_jax import assembly, evaluate, sft, train
+from hapo_jax import assembly, evaluate, session, sft, train
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.config import eval_sets
 from hapo_jax.evaluation import sampling as eval_sampling
@@ -448,7 +448,7 @@ def test_best_keeps_to_a_protocol(checkpoint, data, tmp_path, monkeypatch, capsy
     monkeypatch.setattr(eval_sampling, "evaluate", rig)
     told = []
     monkeypatch.setattr(
-        train._log, "info", lambda text, *args: told.append(text % args)
+        session._log, "info", lambda text, *args: told.append(text % args)
     )
     assert go_on(3, (0.2, 0.9, 0.5, 0.4)) == {1, 3} and not told
     assert go_on(5, (0.1, 0.05), **{"eval.k": 3}) == {1, 4, 5}

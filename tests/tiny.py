@@ -9,6 +9,7 @@ from flax import nnx
 from hapo_jax import plain
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings as settings_lib
+from hapo_jax.config import arguments
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
@@ -56,9 +57,11 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
     """The settings of a method of the configs, with some changed.
 
     `clip_low` is `algo.clip.low`, and so on; a stage is given by its name, or as a dict
-    with its options.
+    with its options. What a user has to give is given.
     """
     config = config_lib.apply_method(config_lib.default(), name)
+    for key, value in config_lib.METHODS[name].given.items():
+        arguments.override(config, key, str(value))
     config, _ = config_lib.resolve(config)
     section = config.algo.to_dict()
     keys = {key.removeprefix("algo."): None for key in settings_lib.LEGAL}
@@ -126,15 +129,15 @@ def plain_setup(*, stop_ids=(1, 2), max_tokens=12, optimizer=None) -> plain.Setu
 def packed_scores(model, batch: batch_lib.RolloutBatch, layout: packing.Layout):
     """Log-probs and entropies [B, T] as the learner makes them, in packed rows."""
     graphdef, params = model
-    plan = packing.make_plan(
+    placement = packing.place(
         layout, batch.prompt_lengths, batch.lengths, batch.group_ids
     )
     packed, index = packing.pack(
         layout,
-        plan,
+        placement,
         batch.prompt_tokens,
         batch.completion_tokens,
-        num_micros=plan.num_micros(layout),
+        num_micros=placement.num_micros(layout),
         pad_targets_to=8,
     )
     score = jax.jit(

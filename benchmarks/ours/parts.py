@@ -5,7 +5,6 @@ Shared by the workers beside it and by `overhead.py` and `gpu.py`.
 
 import concurrent.futures
 import dataclasses
-import functools
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -20,12 +19,8 @@ from benchmarks import workload
 from hapo_jax import assembly
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import settings
 from hapo_jax.grading import pool as grading
 from hapo_jax.learner import learn as learn_lib
-from hapo_jax.learner import state as state_lib
-from hapo_jax.learner import train_step
-from hapo_jax.learner.state import TrainState
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.model.policy import Policy
@@ -78,16 +73,21 @@ class InstantGrader:
         future = concurrent.futures.Future()
         future.set_result(
             [
-                grading.GradeResult(workload.reward(text), None, "graded", "")
+                grading.GradeResult(
+                    score=workload.reward(text),
+                    extracted=None,
+                    outcome="graded",
+                    detail="",
+                )
                 for text, _ in items
             ]
         )
         return future
 
 
-def make_method(config: ConfigDict) -> method_lib.Method:
-    """The method of a config."""
-    return method_lib.make(settings.of(config.algo.to_dict()))
+def make_run(config: ConfigDict, policy: Policy) -> assembly.Run:
+    """A run of a config around a policy; only what is asked for is made."""
+    return assembly.of_policy(config, policy, assembly.make_method(config))
 
 
 def statistics(vocab: int) -> dict[str, entropy_lib.EntropyStats]:
@@ -131,10 +131,7 @@ def make_programs(
 ) -> programs_lib.Programs:
     """Programs that nothing but a request's limit stops; see `rollout/programs.py`."""
     return programs_lib.make(
-        policy.config,
-        policy.graphdef,
-        policy.mesh,
-        policy.sample_shardings,
+        policy,
         sampler_lib.Sampling(
             stop_ids=(), pad_id=pad_id, temperature_fn=method.temperature
         ),
@@ -143,28 +140,7 @@ def make_programs(
         max_prompt_tokens=prompt_tokens,
         max_completion_tokens=completion_tokens,
         chunk_tokens=chunk_tokens,
-        dtype=policy.dtype,
     )
-
-
-def make_learner(
-    config: ConfigDict, policy: Policy, params: nnx.State
-) -> tuple[train_step.Learner, TrainState]:
-    """The learner of a config, and its state around `params`, which it consumes."""
-    optimizer = assembly.make_optimizer(config)
-    r, rows = config.rollout, config.learner.minibatch_prompts
-    learner = assembly.make_learner(
-        config.learner,
-        policy,
-        make_method(config),
-        optimizer,
-        longest=r.max_prompt_tokens + r.max_completion_tokens,
-        minibatch_rows=rows * r.group_size,
-        recompute_old_logprobs=config.learner.recompute_old_logprobs,
-        base_temperature=r.base_temperature,
-    )
-    abstract = state_lib.abstract(policy, optimizer, make_method(config))
-    return learner, state_lib.place(params, optimizer, make_method(config), abstract)
 
 
 class Step(NamedTuple):
@@ -187,35 +163,25 @@ def make_step(
       prompts: [N, P] int32, of every step.
     """
     r, group_size = config.rollout, config.rollout.group_size
-    method = make_method(config)
-    problems = tuple(Problem(str(n), "", "", "") for n in range(len(prompts)))
+    run = make_run(config, policy)
+    problems = tuple(
+        Problem(id=str(n), prompt="", answer="", source="") for n in range(len(prompts))
+    )
+    draws = run.draws._replace(most_rows=len(prompts) * group_size)
     generator = assembly.make_generator(
-        config,
-        policy,
-        prompts_lib.PromptSet(problems, tuple(prompts), num_overlong=0),
+        run,
+        assembly.make_programs(run, draws),
+        prompts_lib.PromptSet(problems=problems, tokens=tuple(prompts), num_overlong=0),
         InstantGrader(),
-        sampler_lib.Sampling(
-            stop_ids=policy.tokenizer.stop_ids,
-            pad_id=policy.tokenizer.pad_id,
-            temperature_fn=method.temperature,
-        ),
-        most_rows=len(prompts) * group_size,
-        group_size=group_size,
     )
-    to_sampler = policy.to_sampler()
-    learner, state = make_learner(config, policy, params)
-    learn = functools.partial(
-        learn_lib.learn,
-        learner,
-        passes=config.learner.passes,
-    )
+    learner, state = run.learner, run.first_state(params)
 
     def step(i: int) -> Step:
         nonlocal state
         started = time.perf_counter()
         batch, _ = generate_lib.generate(
             generator,
-            to_sampler(state.params),
+            run.to_sampler(state.params),
             state.method_state,
             base_temperatures=[r.base_temperature] * group_size,
             step=i,
@@ -223,8 +189,12 @@ def make_step(
             first_sample=np.zeros(len(prompts), np.int32),
         )
         sampled = time.perf_counter()
-        state, *_ = learn(state, batch)
+        state, *_ = learn_lib.learn(learner, state, batch, passes=run.work.passes)
         jax.block_until_ready(state.params)
-        return Step(batch, sampled - started, time.perf_counter() - sampled)
+        return Step(
+            batch=batch,
+            rollout_s=sampled - started,
+            update_s=time.perf_counter() - sampled,
+        )
 
     return step

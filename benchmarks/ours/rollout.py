@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks import worker, workload
 from benchmarks.ours import parts
+from hapo_jax import assembly
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.model import huggingface, sharding
 from hapo_jax.model import policy as policy_lib
@@ -59,7 +60,7 @@ def _generator(method: str, policy, params, work: workload.Work, options: dict):
     config = config_lib.apply_method(config_lib.default(), method)
     programs = parts.make_programs(
         policy,
-        parts.make_method(config),
+        assembly.make_method(config),
         prompt_tokens=work.prompts.shape[1],
         completion_tokens=work.max_tokens,
         pad_id=work.pad_id,

@@ -69,7 +69,8 @@ def _updater(
     planning, packing and moving the rows are part of it.
     """
     with jax.set_mesh(policy.mesh):
-        learner, state = parts.make_learner(config, policy, policy.load())
+        run = parts.make_run(config, policy)
+        learner, state = run.learner, run.first_state(policy.load())
         batch = batch_of(update, config.rollout.group_size)
         record = batch.record
         old = head.Scores(logprobs=record.base_logprobs, entropy=record.entropy)
@@ -79,7 +80,7 @@ def _updater(
     state = state._replace(method_state=method_state)
     trained = int(batch.completion_mask.sum())
 
-    def run() -> dict:
+    def make_update() -> dict:
         nonlocal state
         with jax.set_mesh(policy.mesh):
             minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
@@ -92,7 +93,7 @@ def _updater(
             "trained": trained,
         }
 
-    return run
+    return make_update
 
 
 def batch_of(update: workload.Update, group_size: int) -> RolloutBatch:

@@ -83,15 +83,20 @@ def by_row_entropy(
       quantile: of the entropies of a completion, at most four decimals.
       wide_low, wide_high: widths for the uncertain ones, below and above 1.
     """
-
-    def confident(entropy, mask):
-        index = masked.order_index(masked.size(mask), quantile, rounding="down")
-        return entropy <= masked.order_statistic(entropy, mask, index)
-
-    low_entropy = jax.vmap(confident)(entropy, mask)
+    low_entropy = confident(entropy, mask, quantile)
     widths = (low, wide_low), (high, wide_high)
     below, above = (jnp.where(low_entropy, *map(jnp.float32, w)) for w in widths)
     return below, above
+
+
+def confident(entropy: Array, mask: Array, quantile: float) -> Array:
+    """[B, T] bool: entropy <= quantile of the completion, by linear interpolation."""
+
+    def of_row(entropy, mask):
+        index = masked.order_index(masked.size(mask), quantile, rounding="down")
+        return entropy <= masked.order_statistic(entropy, mask, index)
+
+    return mask & jax.vmap(of_row)(entropy, mask)
 
 
 CLIP_RANGES: dict[str, Callable[..., tuple[Array, Array]]] = {

@@ -96,17 +96,9 @@ def reinforce(logprobs: Array, advantages: Array) -> Surrogate:
     return Surrogate(-advantages * logprobs, never, never, never)
 
 
-@stages.declare(silent_at_zero=False)
-def likelihood(logprobs: Array) -> Surrogate:
-    """L = -log π(token), maximum likelihood: no ratio, no clip, no advantage."""
-    never = jnp.zeros(logprobs.shape, bool)
-    return Surrogate(-logprobs, never, never, never)
-
-
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
     "ppo": ppo,
     "reinforce": reinforce,
-    "likelihood": likelihood,
 }
 
 

@@ -8,6 +8,7 @@ all-reduce, and nothing is gathered or sorted.
 """
 
 import fractions
+from collections.abc import Callable
 
 import chex
 import jax
@@ -114,13 +115,9 @@ def order_statistic(x: Array, mask: Array, index: Array) -> Array:
     chex.assert_equal_shape([x, mask])
     chex.assert_type(x, jnp.float32)
     image = ordered_bits(x)
-
-    def set_bit(step, found):
-        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
-        below = jnp.sum(mask & (image < candidate), dtype=jnp.int32)
-        return jnp.where(below <= index, candidate, found)
-
-    bits = jax.lax.fori_loop(jnp.int32(0), jnp.int32(32), set_bit, jnp.uint32(0))
+    bits = largest_bits(
+        lambda bits: jnp.sum(mask & (image < bits), dtype=jnp.int32) <= index
+    )
     return jnp.where(jnp.any(mask), from_ordered_bits(bits), jnp.float32(0))
 
 
@@ -198,6 +195,22 @@ def share_of(count: Array, q: float) -> tuple[Array, Array, int]:
 
 
 _SIGN = 0x80000000
+
+
+def largest_bits(holds: Callable[[Array], Array], shape: tuple[int, ...] = ()) -> Array:
+    """The largest uint32 that `holds`, by setting its bits from the highest down.
+
+    Args:
+      holds: uint32 of `shape` -> bool of `shape`; true up to some number, false beyond.
+      shape: of independent searches.
+    """
+
+    def set_bit(step, found):
+        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
+        return jnp.where(holds(candidate), candidate, found)
+
+    nothing = jnp.zeros(shape, jnp.uint32)
+    return jax.lax.fori_loop(jnp.int32(0), jnp.int32(32), set_bit, nothing)
 
 
 def ordered_bits(x: Array) -> Array:

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 
 from hapo_jax.algo import (
     advantages,
+    critics,
     entropy,
     importance,
     kl,
@@ -48,11 +49,14 @@ _ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
 # Known only once the policy, or a stage that reads it, is run.
 _CURRENT = frozenset(
     {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
-    | {"selected"}
+    | {"selected", "values"}
 )
 _DIFFERENTIABLE = ("logprobs", "current_entropy")
 # Of the old policy, from the learner's scoring alone.
 _NOT_RECORDED = frozenset({"old_square_sum", "old_cut_logprobs"})
+# There with a critic alone, and what it may read.
+_OF_CRITIC = frozenset({"old_values", "returns", "values"})
+_CRITIC_READS = _OF_CRITIC | {"mask", "correct", "group_accuracy"}
 # What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
 # the order in which they run.
 _GIVES = {
@@ -78,6 +82,9 @@ class Rows(NamedTuple):
       prompt_ids: [B] int32, which of the training problems it answers.
       old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
         the method reads it.
+      old_values: [B, T] float32, of the critic before the updates; None without one.
+      baselines: [B] float32, reward of the prompt's greedy completion; None if none is
+        drawn.
     """
 
     mask: Array
@@ -91,6 +98,8 @@ class Rows(NamedTuple):
     prompt_ids: Array
     old_square_sum: Array | None = None
     old_cut_logprobs: Array | None = None
+    old_values: Array | None = None
+    baselines: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -138,6 +147,8 @@ class Method:
       terms: (current, constants, state) -> Terms; `current` holds `logprobs`, and
         those of `outputs`. Only `logprobs` has a gradient, and `entropy` if the method
         `differentiates_entropy`.
+      value_loss: (values, constants) -> `critics.ValueLoss`, of the current critic,
+        in any arrangement of tokens; None without a critic.
       aggregate: (counted) -> (weights, denominator), see `losses.py`.
       reads: names of `stages.NAMES` that some stage reads.
       outputs: what `terms` reads of the current policy beside log-probs; names of
@@ -162,6 +173,7 @@ class Method:
     update_state: Callable[[Rows, Any], Any]
     constants: Callable[[Rows, Any], dict[str, Array]]
     terms: Callable[[Values, Values, Any], Terms]
+    value_loss: Callable[[Array, Values], critics.ValueLoss] | None
     aggregate: Callable[[Array], tuple[Array, Array]]
     reads: frozenset[str]
     outputs: frozenset[str]
@@ -184,6 +196,11 @@ class Method:
         """Whether the loss has a gradient through the entropy of the current policy."""
         return "current_entropy" in self.reads
 
+    @property
+    def has_critic(self) -> bool:
+        """Whether a value head is learnt beside the policy."""
+        return self.value_loss is not None
+
 
 class _Stages(NamedTuple):
     """The stages of a method, in the order in which they run."""
@@ -199,6 +216,8 @@ class _Stages(NamedTuple):
     kl: stages.Stage | None
     regulariser: stages.Stage
     aggregation: stages.Stage
+    critic: stages.Stage | None
+    returns: stages.Stage | None
     phases: stages.Stage | None
 
 
@@ -233,8 +252,9 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     if micro:
         known -= {"score"}
     early = _early(present, known)
-    beforehand = (*early, "advantage", "phases")
+    beforehand = (*early, "advantage", "returns", "phases")
     late = [s for n, s in present.items() if n not in beforehand]
+    _check_critic(chosen, present)
     for stage in late:
         if wrong := [n for n in stage.reads if n in stages.PER_COMPLETION]:
             raise Refused(
@@ -282,6 +302,7 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         constants=functools.partial(
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
         ),
+        value_loss=chosen.critic and functools.partial(_value_loss, chosen.critic),
         terms=functools.partial(
             _terms, chosen, early, score, source, "score" in reads, outputs
         ),
@@ -337,6 +358,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         key = f"algo.{name}"
         return stages.bind(key, methods.TABLES[key], choice, **given)
 
+    critic = bind("critic", s.critic)
     return _Stages(
         advantage=_advantage(s, num_prompts),
         weight=_weight(s),
@@ -362,6 +384,8 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         else None,
         regulariser=bind("regulariser", s.regulariser),
         aggregation=bind("aggregation", s.aggregation),
+        critic=critic if (has_critic := s.critic["name"] != "none") else None,
+        returns=_returns(s) if has_critic else None,
         phases=bind("phases", s.phases) if s.phases["name"] != "one" else None,
     )
 
@@ -392,6 +416,35 @@ def _advantage(s: Settings, num_prompts: int) -> stages.Stage:
         return (1 - strength) * base(values) + strength * token_group(values)
 
     return stages.Stage("algo.advantage", blend, reads, base.declared)
+
+
+def _returns(s: Settings) -> stages.Stage:
+    """Of the discounts that the advantage has, if it has any."""
+    discounts = {name: s.advantage.get(name, 1.0) for name in ("gamma", "lam")}
+    return stages.only("algo.critic", critics.returns, **discounts)
+
+
+def _check_critic(chosen: _Stages, present: Mapping[str, stages.Stage]) -> None:
+    """Refuses stages that read what a critic alone gives, and a critic that reads more
+    than it has."""
+    for name, stage in present.items():
+        read = [n for n in stage.reads if n in _OF_CRITIC]
+        if read and chosen.critic is None:
+            raise Refused(
+                f"{stage.key} reads {read[0]}, which only a critic gives, and "
+                "algo.critic.name='none'; set algo.critic.name='value_head'."
+            )
+        if name == "critic":
+            if wrong := [n for n in stage.reads if n not in _CRITIC_READS]:
+                raise Refused(
+                    f"{stage.key} reads {wrong[0]}, and a critic can read "
+                    f"{', '.join(sorted(_CRITIC_READS))}; let it do without."
+                )
+        elif "values" in read:
+            raise Refused(
+                f"{stage.key} reads values, and they are for algo.critic alone; let it "
+                "read old_values."
+            )
 
 
 def _weight(s: Settings) -> stages.Stage | None:
@@ -511,6 +564,8 @@ def _constants(
     # These are of the policy that algo.entropy.source names, perhaps the current one.
     names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
     given = {name: values[name] for name in names}
+    if chosen.returns is not None:
+        values["returns"] = given["returns"] = chosen.returns(values)
     if advantages is None:
         advantages = chosen.advantage({**values, "state": state.get("advantage")})
     values["advantages"] = given["advantages"] = advantages
@@ -611,6 +666,20 @@ def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any
     return dict(zip(names, given if len(names) > 1 else (given,), strict=True))
 
 
+def _value_loss(
+    critic: stages.Stage, values: Array, constants: Values
+) -> critics.ValueLoss:
+    """The critic's loss of each token; 0 outside the mask, whatever lies there."""
+    mask = constants["mask"]
+    given = {n: constants[n] for n in critic.reads if n in constants}
+    given = jax.lax.stop_gradient(given) | {"values": values}
+    given = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in given.items()}
+    found = critic(given)
+    return critics.ValueLoss(
+        jnp.where(mask, found.loss, 0), jnp.where(mask, found.clipped, False)
+    )
+
+
 def _clean(values: Values) -> dict[str, Array]:
     """Sets padding, which may hold NaN, to 0, and cuts all gradients but of what is
     differentiable.
@@ -671,6 +740,37 @@ def rows_loss(
     weights, denominator = jax.lax.stop_gradient(method.aggregate(terms.counted))
     numerator = masked.sum(terms.loss * weights, constants["mask"])
     return numerator, denominator, _sums(method, current, constants, terms)
+
+
+def critic_loss(
+    method: Method, values: Array, constants: Values, weights: Array
+) -> tuple[Array, dict[str, Array]]:
+    """The loss of a method's critic, beside `token_loss` or `rows_loss`.
+
+    Args:
+      method: with a critic.
+      values: float32, of the current critic; differentiable.
+      constants: see `token_loss`.
+      weights: of the policy's loss, 0 where a token does not count.
+
+    Returns:
+      numerator and sums as of `token_loss`, over all tokens of the mask.
+    """
+    found, mask = method.value_loss(values, constants), constants["mask"]
+    per_token = {
+        "critic/loss": found.loss,
+        "critic/frac_clipped": found.clipped,
+        "critic/value": values,
+        "critic/return": constants["returns"],
+    }
+    sums = {name: _sum(x, mask) for name, x in per_token.items()}
+    return masked.sum(found.loss * weights, mask), jax.lax.stop_gradient(sums)
+
+
+def row_weights(method: Method, current: Values, constants: Values, state) -> Array:
+    """The weights that `rows_loss` takes, [B, T] float32."""
+    terms = method.terms(current, constants, state)
+    return jax.lax.stop_gradient(method.aggregate(terms.counted)[0])
 
 
 def _sums(

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from hapo_jax.algo import (
     advantages,
     clipping,
+    critics,
     kl,
     losses,
     masks,
@@ -12,6 +13,7 @@ from hapo_jax.algo import (
     rivals,
     selections,
     shaping,
+    supervised,
 )
 from hapo_jax.algo.row import DAPO, GRPO, Row
 
@@ -21,10 +23,11 @@ _OWN_STAGES = {
     "algo.clip_range": clipping.CLIP_RANGES,
     "algo.shaping": shaping.SHAPINGS,
     "algo.selection": selections.SELECTIONS,
-    "algo.surrogate": losses.SURROGATES,
+    "algo.surrogate": losses.SURROGATES | supervised.LOSSES,
     "algo.mask": masks.MASKS,
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,
+    "algo.critic": critics.CRITICS,
     "algo.phases": phases.PHASES,
 }
 _OWN_METHODS = {

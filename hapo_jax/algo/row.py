@@ -21,12 +21,15 @@ class Row(NamedTuple):
       status: "full", all of it follows from paper or code; "part", a constant or a
         convention was chosen here, and `open` says which.
       open: what paper and code leave open or tell apart, and the option that chooses.
+      given: options without a default, by key, that the user has to give because no
+        source has them; the values are what tests take.
     """
 
     settings: Mapping[str, Any]
     source: str
     status: str = "full"
     open: str = ""
+    given: Mapping[str, Any] = {}
 
 
 # All four components of HAPO off: DAPO.

@@ -91,7 +91,8 @@ class Kl:
     """KL term to the reference, the policy that the run started from."""
 
     strength: float = _setting(0.0, Range(0, 1_000))  # 0: off, no reference is kept
-    estimator: str = _setting("k3", kl.ESTIMATORS)  # …+: the gradient of k2
+    # …+: the gradient of k2; k3r: k3 times the ratio.
+    estimator: str = _setting("k3", kl.ESTIMATORS)
     # Of k3; nats: the log-ratio and the estimate are clipped to these.
     limit: float = _setting(20.0, Range(0, 80, above=True))
     cap: float = _setting(10.0, Range(0, 1e9, above=True))
@@ -136,6 +137,7 @@ class Settings:
     mask: Mapping[str, Any] = _stage("all")
     regulariser: Mapping[str, Any] = _stage("none")  # beside the KL term
     aggregation: Mapping[str, Any] = _stage("token_mean")
+    critic: Mapping[str, Any] = _stage("none")  # a learned value, beside the policy
     phases: Mapping[str, Any] = _stage("one")  # passes of updates for one over a batch
     kl: Kl = Kl()
     importance: Importance = Importance()

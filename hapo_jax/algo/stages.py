@@ -35,8 +35,12 @@ NAMES = {
     "than `algo.cut_share` times the most probable one; -inf for such a token",
     "behavior_logprobs": "under the distribution that the token was drawn from",
     "reference_logprobs": "frozen reference policy",
+    "old_values": "of the critic before the step's updates",
+    "returns": "what a critic's values are fitted to",
+    "values": "of the current critic; differentiable, and read by algo.critic alone",
     "rewards": "[B]; the verifier's score plus penalties",
     "scores": "[B]; the verifier's score, 1 is correct",
+    "baselines": "[B]; reward of the prompt's greedy completion",
     "group_ids": "[B] int32; equal for the completions of a prompt",
     "prompt_ids": "[B] int32; which of the run's training problems it answers",
     "correct": "bool; the verifier found the completion right",
@@ -55,7 +59,9 @@ NAMES = {
     "selected": "what algo.selection gives",
     "state": "the stage's own state; any pytree",
 }
-PER_COMPLETION = frozenset({"rewards", "scores", "group_ids", "prompt_ids"})
+PER_COMPLETION = frozenset(
+    {"rewards", "scores", "baselines", "group_ids", "prompt_ids"}
+)
 
 
 class Declared(NamedTuple):
@@ -151,9 +157,11 @@ def bind(
         is one, and is not an option then.
 
     Raises:
-      Refused: no such function, or an option that it does not have or that is out
-        of its range; names key, value, rule and remedy.
+      Refused: no name, no such function, or an option that it does not have or that
+        is out of its range; names key, value, rule and remedy.
     """
+    if "name" not in choice:
+        raise Refused(f"{key}.name is missing; choose one of {', '.join(table)}.")
     function = find(f"{key}.name", table, choice["name"])
     reads, options = signature(function)
     for name in reads:
@@ -176,11 +184,14 @@ def bind(
             raise Refused(
                 f"{key}.{name}={value!r} must {rule}; change --config.{key}.{name}."
             )
-    for name, parameter in free.items():
-        if parameter.default is inspect.Parameter.empty and name not in chosen:
-            raise Refused(
-                f"{key}.{name} is missing; {key}.name={choice['name']!r} needs it."
-            )
+    empty = inspect.Parameter.empty
+    missing = [n for n, p in free.items() if p.default is empty and n not in chosen]
+    if missing:
+        are = "is" if len(missing) == 1 else "are"
+        raise Refused(
+            f"{', '.join(f'{key}.{n}' for n in missing)} {are} missing; {key}.name="
+            f"{choice['name']!r} has no default for what it must be given."
+        )
     passed = {name: given[name] for name in options if name in given}
     bound = functools.partial(function, **passed, **chosen)
     values = {n: p.default for n, p in free.items()} | passed | chosen | given

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
-from hapo_jax.algo import importance
+from hapo_jax.algo import importance, stages, supervised
 from hapo_jax.algo import method as method_lib
 from hapo_jax.config import defaults as config_lib
 from hapo_jax.config import ranges
@@ -122,8 +122,8 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
 def check_method(config: ConfigDict, method: method_lib.Method) -> None:
     """Refuses a method that cannot work under these settings.
 
-    Asks the method itself for advantages, with a batch of which every other completion
-    is right.
+    Asks the method itself for advantages, with a batch in which one completion of each
+    group is right, or every other one where groups are of one.
 
     Args:
       config: resolved.
@@ -134,14 +134,15 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
         record; names the settings that lead to it.
     """
     r = config.rollout
-    if method.old_outputs and not config.learner.recompute_old_logprobs:
-        names = ", ".join(f"old_{name}" for name in sorted(method.old_outputs))
+    scored = {*method.old_outputs, *(["values"] if method.has_critic else [])}
+    if scored and not config.learner.recompute_old_logprobs:
+        names = ", ".join(f"old_{name}" for name in sorted(scored))
         raise Refused(
             f"learner.recompute_old_logprobs=False must be True for a method that "
             f"reads {names}, which the sampler does not record."
         )
     number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
-    right = number % 2 == 0
+    right = number % max(r.group_size, 2) == 0
     shape = (len(number), 2)
     # Entropies that differ, for methods that weigh completions by them.
     entropy = (1 + number[:, None] + np.zeros(shape)).astype(np.float32)
@@ -158,7 +159,9 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
         scores=right.astype(np.float32),
         group_ids=number // r.group_size * r.group_size,
         prompt_ids=number // r.group_size,
+        baselines=np.zeros(len(number), np.float32),
         **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
+        old_values=np.zeros(shape, np.float32) if method.has_critic else None,
     )
     if "baselines" in method.reads and not r.greedy_baseline:
         raise Refused(
@@ -212,6 +215,7 @@ _SEQUENCE_SPREAD = 0.05
 def check_sft(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     """`check` for the config of a supervised run."""
     check_alone(config, config_lib.default_sft())
+    stages.bind("loss", supervised.LOSSES, config.loss.to_dict())
     shards = _check_mesh(config, num_devices)
     resolved = config_lib.resolve(config)
     c = resolved.config

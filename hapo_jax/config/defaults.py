@@ -193,6 +193,8 @@ def default_sft() -> ConfigDict:
     c.model.init = ConfigDict()  # config.json of a new model, if model.path is empty
 
     c.mesh = full.mesh
+    # What a token weighs: a name of algo/supervised.py, and its options.
+    c.loss = ConfigDict({"name": "uniform"})
     c.max_prompt_tokens = 256  # longer prompts are an error
     c.max_completion_tokens = 256  # end token included; longer ones are an error
 
@@ -370,6 +372,7 @@ def resolve(config: ConfigDict) -> Resolved:
 # fields of a model's config.json.
 OPEN = (
     *(f"algo.{name}" for name in settings.STAGES),
+    "loss",
     "task.train",
     "task.test",
     "task.words",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hapo_jax.evaluation import report
 from hapo_jax.evaluation import scores as eval_scores
 from hapo_jax.runs import evaluations as eval_folder
 from hapo_jax.system.errors import Refused
@@ -48,18 +49,12 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
         lines += _set(name, *found, folders, unlike)
         if unlike:
             notes.append(f"{name}: {', '.join(unlike)} could not be compared")
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    text = [
-        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
-        for line in lines
-    ]
     left_out = sorted({*names_a, *names_b} - {*shared})
     note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems, paired"
     if left_out:
         notes.append(f"only in one: {', '.join(left_out)}")
-    rule = "-" * len(text[0])
     head = [f"A: {folders[0]}", f"B: {folders[1]}", ""]
-    return "\n".join([*head, text[0], rule, *text[1:], rule, note, *notes])
+    return "\n".join([*head, *report.in_columns(lines, heads=1), note, *notes])
 
 
 def paired(

@@ -113,14 +113,24 @@ def table(
         cells = [f"{100 * (last[key] - first[key]):+.1f}" for key in rates]
         cells += [f"{last[key] - first[key]:+.{OTHERS[key][1]}f}" for key in others]
         lines.append(["change", *cells])
+    note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems"
+    return "\n".join([*in_columns(lines, heads=2), note])
+
+
+def in_columns(lines: Sequence[Sequence[str]], *, heads: int) -> list[str]:
+    """A table as lines of text: its first column to the left, the others to the right.
+
+    Args:
+      lines: cells, as many in each line.
+      heads: lines above the upper rule.
+    """
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
         for line in lines
     ]
     rule = "-" * len(text[0])
-    note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems"
-    return "\n".join([*text[:2], rule, *text[2:], rule, note])
+    return [*text[:heads], rule, *text[heads:], rule]
 
 
 def of_last_protocol(

@@ -7,8 +7,6 @@ of a set gives the same records as the whole.
 
 import collections
 import concurrent.futures
-import dataclasses
-import functools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,11 +18,11 @@ import tqdm
 from ml_collections import ConfigDict
 
 from hapo_jax import assembly, tasks
+from hapo_jax.assembly import Run
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.evaluation import scores as eval_scores
 from hapo_jax.evaluation import votes as eval_votes
 from hapo_jax.grading.pool import UNGRADED, GradeResult, GradingPool
-from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import schedule
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet, checksums
@@ -60,11 +58,6 @@ class Evaluator(NamedTuple):
     compare: Callable[[list[tuple[str, str, str]]], Grades] | None
     protocol: Mapping[str, Any]
 
-    def with_beat(self, beat: Callable[[], None]) -> "Evaluator":
-        """The same; `beat` is called whenever it has got on."""
-        generator = dataclasses.replace(self.generator, beat=beat)
-        return self._replace(generator=generator)
-
     @property
     def prompts(self) -> PromptSet:
         """The problems and their tokens, those behind `num_problems` too."""
@@ -76,82 +69,68 @@ class Evaluator(NamedTuple):
         return zlib.crc32(json.dumps(self.protocol, sort_keys=True).encode())
 
 
-def read_sets(
-    config: ConfigDict, policy: policy_lib.Policy, sets: Sequence[EvalSet]
-) -> list[tuple[EvalSet, PromptSet]]:
+def read_sets(run: Run, sets: Sequence[EvalSet]) -> list[tuple[EvalSet, PromptSet]]:
     """The sets with their problems.
 
     Raises:
       Refused: a set's file cannot be used.
     """
-    return [
-        (s, assembly.make_prompts(config, policy, ConfigDict(s.options), task=s.task))
-        for s in sets
-    ]
+
+    def read(s: EvalSet) -> PromptSet:
+        options = ConfigDict(s.options)
+        return assembly.make_prompts(run.config, run.policy, options, task=s.task)
+
+    return [(s, read(s)) for s in sets]
 
 
 def make_evaluators(
-    config: ConfigDict,
-    policy: policy_lib.Policy,
+    run: Run,
     pool: GradingPool,
     sets: Sequence[tuple[EvalSet, PromptSet]],
     *,
-    beside: int = 0,
+    beat: Callable[[], None] = lambda: None,
 ) -> list[Evaluator]:
     """Evaluators that share programs, and thus its compilation.
 
     Args:
-      config, policy, pool: what they work with.
+      run, pool: what they work with.
       sets: from `read_sets`.
-      beside: see `assembly.make_programs`.
+      beat: called whenever one has got on.
     """
-    options = config.eval
+    options, r, tokenizer = run.config.eval, run.config.rollout, run.policy.tokenizer
     temperatures = (options.temperature,) * options.k + (0.0,) * options.greedy
     sizes = [min(options.num_problems or len(p), len(p)) for _, p in sets]
-
-    first = assembly.make_generator(
-        config,
-        policy,
-        sets[0][1],
-        pool,
-        Sampling(
-            stop_ids=policy.tokenizer.stop_ids,
-            pad_id=policy.tokenizer.pad_id,
+    draws = assembly.Draws(
+        sampling=Sampling(
+            stop_ids=tokenizer.stop_ids,
+            pad_id=tokenizer.pad_id,
             truncation=Truncation(top_p=options.top_p),
         ),
-        most_rows=min(
-            max(sizes) * len(temperatures),
-            config.rollout.round_prompts * config.rollout.group_size,
-        ),
         group_size=len(temperatures),
-        beside=beside,
+        most_rows=min(max(sizes) * len(temperatures), r.round_prompts * r.group_size),
     )
+    programs = assembly.make_programs(run, draws)
     return [
         Evaluator(
-            eval_set.name,
-            dataclasses.replace(
-                first,
-                prompts=prompts,
-                submit=functools.partial(pool.submit, eval_set.task),
+            name=eval_set.name,
+            generator=assembly.make_generator(
+                run, programs, prompts, pool, task=eval_set.task, beat=beat
             ),
-            num_problems,
-            temperatures,
-            options.k,
-            _compare(pool, eval_set.task),
-            _protocol(config, policy, eval_set, prompts, num_problems),
+            num_problems=num_problems,
+            temperatures=temperatures,
+            k=options.k,
+            compare=_compare(pool, eval_set.task),
+            protocol=_protocol(run, eval_set, prompts, num_problems),
         )
         for (eval_set, prompts), num_problems in zip(sets, sizes)
     ]
 
 
 def _protocol(
-    config: ConfigDict,
-    policy: policy_lib.Policy,
-    eval_set: EvalSet,
-    prompts: PromptSet,
-    num_problems: int,
+    run: Run, eval_set: EvalSet, prompts: PromptSet, num_problems: int
 ) -> dict[str, Any]:
     """See `Evaluator.protocol`."""
+    config = run.config
     problems = prompts.problems[:num_problems]
     text = repr([(p.id, p.prompt, p.answer) for p in problems])
     tokens = checksums(tokens=prompts.tokens[:num_problems])
@@ -171,7 +150,7 @@ def _protocol(
         # Without one, as evaluations of older versions are noted.
         **({"system_prompt": told} if (told := config.task.system_prompt) else {}),
         "stop_tokens": list(config.model.stop_tokens),
-        "dtype": policy.dtype.name,
+        "dtype": run.policy.dtype.name,
         "grading_timeout_s": config.grading.timeout_s,
     }
 

@@ -3,24 +3,20 @@
 import dataclasses
 import json
 import os
-import pathlib
 import subprocess
-import sys
 import tempfile
 import time
 from multiprocessing import connection
 from typing import Any
 
-import hapo_jax
 from hapo_jax.grading import processes
 from hapo_jax.grading.queue import Chunk
-
-_STDERR_BYTES = 4_000
+from hapo_jax.system import child
 
 
 @dataclasses.dataclass(eq=False)
 class Grader:
-    """A process that runs `tasks/worker.py`.
+    """A process that runs `grading/worker.py`.
 
     Attributes:
       process: it.
@@ -64,8 +60,7 @@ class Grader:
 
     def stderr_tail(self) -> str:
         """The end of what it said before it was ready."""
-        self.stderr.seek(0)
-        return self.stderr.read()[-_STDERR_BYTES:].decode(errors="replace")
+        return child.tail(self.stderr)
 
     def end(self) -> None:
         """Kills it."""
@@ -79,17 +74,14 @@ def start(*, memory_gib: float, timeout_s: float) -> Grader:
     """Starts a process and does not wait for it; `timeout_s` is until it is ready."""
     ours, theirs = connection.Pipe()
     stderr = tempfile.TemporaryFile()  # noqa: SIM115, it lives as long as the process
-    descriptor = theirs.fileno()
-    command = [sys.executable, "-P", "-m", "hapo_jax.grading.worker"]
-    process = subprocess.Popen(
-        [*command, str(descriptor), str(memory_gib), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
+    process = child.start(
+        "hapo_jax.grading.worker",
+        theirs.fileno(),
+        memory_gib,
+        os.getpid(),
+        env=_environment(),
         stdout=stderr,
         stderr=stderr,
-        pass_fds=[descriptor],
-        env=_environment(),
-        # A signal to the terminal's or the job's process group is for the parent alone.
-        start_new_session=True,
     )
     theirs.close()
     return Grader(process, ours, stderr, time.monotonic() + timeout_s)
@@ -98,11 +90,9 @@ def start(*, memory_gib: float, timeout_s: float) -> Grader:
 def _environment() -> dict[str, str]:
     """The parent's environment, with this very package first on the path.
 
-    `-P` above keeps the working directory off it: a `math.py` or `sympy.py` there must
-    not be imported. One thread per library: graders run side by side already, and each
-    thread of OpenBLAS would reserve address space under the limit.
+    One thread per library: graders run side by side already, and each thread of
+    OpenBLAS would reserve address space under the limit.
     """
-    root = str(pathlib.Path(hapo_jax.__file__).resolve().parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [child.ROOT, *filter(None, [os.environ.get("PYTHONPATH")])]
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {**os.environ, **threads, "PYTHONPATH": os.pathsep.join(paths)}

@@ -24,15 +24,14 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import select
 import socket
 import subprocess
 import sys
 import time
 
-import hapo_jax
 from hapo_jax.grading import processes
+from hapo_jax.system import child
 from hapo_jax.tasks.sandbox import kernel
 
 EVERY_S = 1.0
@@ -120,17 +119,12 @@ class Lookout:
 def start() -> Lookout:
     """Starts a lookout of this process and does not wait for it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, "-P", "-m", "hapo_jax.grading.lookout"]
-    root = str(pathlib.Path(hapo_jax.__file__).resolve().parents[1])
     with theirs:
-        process = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(os.getpid())],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-            env=os.environ | {"PYTHONPATH": root},
-            # Ctrl-C and Ctrl-Z are for the run; and its end ends this one.
-            start_new_session=True,
+        process = child.start(
+            "hapo_jax.grading.lookout",
+            theirs.fileno(),
+            os.getpid(),
+            env=os.environ | {"PYTHONPATH": child.ROOT},
         )
     return Lookout(process, ours, time.monotonic() + _SILENT_S)
 

@@ -381,7 +381,7 @@ class GradingPool:
             return
         detail = f"tried {repeats + 1} times, the last time: {why}"
         _log.warning("A completion could not be graded: %s", detail)
-        self._settle(worker, GradeResult(0.0, None, "killed", detail))
+        self._settle(worker, _ungraded("killed", detail))
         self._killed += 1
         if self._killed >= _MOST_KILLED:
             raise RuntimeError(
@@ -408,7 +408,7 @@ class GradingPool:
             if -code in kernel.FROM_OUTSIDE:
                 self._repeat(worker, detail)
             else:
-                self._settle(worker, GradeResult(0.0, None, "crashed", detail))
+                self._settle(worker, _ungraded("crashed", detail))
         self._drop(worker)
 
     def _end_overdue(self) -> None:
@@ -419,7 +419,7 @@ class GradingPool:
                 if why := worker.disturbed or worker.stopped():
                     self._repeat(worker, f"{why}; {detail}")
                 else:
-                    self._settle(worker, GradeResult(0.0, None, "timed_out", detail))
+                    self._settle(worker, _ungraded("timed_out", detail))
                 self._drop(worker)
             else:
                 self._failed_start(worker, f"no word in {self._start_timeout_s} s")
@@ -455,9 +455,19 @@ class GradingPool:
 
 def _result(message: dict) -> GradeResult:
     if "late" in message:
-        return GradeResult(0.0, None, "timed_out", message["late"])
+        return _ungraded("timed_out", message["late"])
     if "error" in message:
-        return GradeResult(0.0, None, "crashed", message["error"])
+        return _ungraded("crashed", message["error"])
     if "no_verdict" in message:
-        return GradeResult(0.0, None, "killed", message["no_verdict"])
-    return GradeResult(message["score"], message["extracted"], "graded", "")
+        return _ungraded("killed", message["no_verdict"])
+    return GradeResult(
+        score=message["score"],
+        extracted=message["extracted"],
+        outcome="graded",
+        detail="",
+    )
+
+
+def _ungraded(outcome: str, detail: str) -> GradeResult:
+    """Of an item that has no score."""
+    return GradeResult(score=0.0, extracted=None, outcome=outcome, detail=detail)

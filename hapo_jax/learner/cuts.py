@@ -84,14 +84,18 @@ def choose(
     if target.platform() == "cpu":
         nearest = min(divisors, key=lambda n: abs(math.log(n * width / _CPU_TOKENS)))
         remat = "dots" if remat == "auto" else remat
-        return Cut(rows or nearest, remat, head_tokens, 0.0)
+        return Cut(
+            rows=rows or nearest, remat=remat, head_tokens=head_tokens, needed=0.0
+        )
     remats = ("dots", "full") if remat == "auto" else (remat,)
     if rows:
         divisors = [rows]
     else:
         divisors = [n for n in divisors if n == 1 or n * width <= _MOST_TOKENS]
     cuts = [
-        Cut(n, kind, head_tokens, 0.0) for kind in remats for n in reversed(divisors)
+        Cut(rows=n, remat=kind, head_tokens=head_tokens, needed=0.0)
+        for kind in remats
+        for n in reversed(divisors)
     ]
     cuts = [
         cut._replace(needed=update_bytes(model, there_is, cut, width, tensor))

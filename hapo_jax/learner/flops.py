@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hapo_jax.learner.packing import Plan
+from hapo_jax.learner.packing import Placement
 from hapo_jax.model.config import ModelConfig
 
 # Forward and backward pass against forward alone.
@@ -32,13 +32,13 @@ _PEAKS = {
 }
 
 
-def of_plan(config: ModelConfig, plan: Plan) -> float:
-    """FLOPs of one forward pass over the completions of a plan and their prompts."""
+def of_placement(config: ModelConfig, placement: Placement) -> float:
+    """FLOPs of one forward pass over all that is placed, prompts included."""
     return forward(
         config,
-        tokens=plan.computed_tokens,
-        pairs=_pairs(plan),
-        scored=float(plan.lengths[plan.row >= 0].sum()),
+        tokens=placement.computed_tokens,
+        pairs=_pairs(placement),
+        scored=float(placement.lengths[placement.row >= 0].sum()),
     )
 
 
@@ -62,12 +62,12 @@ def forward(
     return linear + attention + 2.0 * c.d_model * c.vocab_size * scored
 
 
-def _pairs(plan: Plan) -> float:
+def _pairs(placement: Placement) -> float:
     """(query, key) pairs, of which a prompt that is shared counts once."""
-    used = plan.row >= 0
-    n = plan.prompt_lengths[used].astype(np.float64) - 1
-    t = plan.lengths[used].astype(np.float64) + 1
-    units = np.stack([plan.row[used], plan.unit_start[used]])
+    used = placement.row >= 0
+    n = placement.prompt_lengths[used].astype(np.float64) - 1
+    t = placement.lengths[used].astype(np.float64) + 1
+    units = np.stack([placement.row[used], placement.unit_start[used]])
     _, first = np.unique(units, axis=1, return_index=True)
     prompts = (n * (n + 1) / 2)[first].sum()
     return float(prompts + (t * n + t * (t + 1) / 2).sum())

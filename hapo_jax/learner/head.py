@@ -44,6 +44,7 @@ class Scores(NamedTuple):
         log-probs are of.
       cut_logprobs: nats, under that distribution without all that is less probable
         than `cut_share` times the most probable token; -inf where the token itself is.
+      values: of a critic, which is no output of this head: it has no vocabulary.
     """
 
     logprobs: Array
@@ -51,6 +52,7 @@ class Scores(NamedTuple):
     rank: Array | None = None
     square_sum: Array | None = None
     cut_logprobs: Array | None = None
+    values: Array | None = None
 
     @classmethod
     def each(cls, value: Any, outputs: frozenset[str]) -> "Scores":

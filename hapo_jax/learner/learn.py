@@ -20,15 +20,15 @@ class Learnt(NamedTuple):
       batch: the rollout.
       rows: with old log-probs and entropies.
       prepared: constants and state of the method, and weights.
-      scorings: plans of the batch, one for each policy that scored it.
-      updates: plan of each update.
+      scorings: placements of the batch, one for each policy that scored it.
+      updates: placement of each update.
     """
 
     batch: RolloutBatch
     rows: method_lib.Rows
     prepared: train_step.Prepared
-    scorings: tuple[packing.Plan, ...] = ()
-    updates: tuple[packing.Plan, ...] = ()
+    scorings: tuple[packing.Placement, ...] = ()
+    updates: tuple[packing.Placement, ...] = ()
 
 
 def learn(
@@ -54,41 +54,44 @@ def learn(
     Returns:
       The new state, what the updates saw, and the step's metrics.
     """
-    scores = given_scores(learner, state.params, reference_params, batch)
+    scores = given_scores(learner, state, reference_params, batch)
     learnt, method_state = prepare(learner, batch, state.method_state, *scores)
     state = state._replace(method_state=method_state)
 
-    tallies, plans, tokens = [], [], []
+    tallies, placements, tokens = [], [], []
     starts = range(0, len(batch.rewards), learner.minibatch_rows)
     phases = range(learner.phases)
     for _, phase, first in itertools.product(range(passes), phases, starts):
-        minibatch, plan = make_minibatch(learner, learnt, first, phase)
+        minibatch, placement = make_minibatch(learner, learnt, first, phase)
         state, tally = learner.update(state, minibatch)
         tallies.append(tally)
-        plans.append(plan)
+        placements.append(placement)
         tokens.append(trained_tokens(learner, learnt, first, phase))
     tallies = jax.device_get(tallies)
     found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
     found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
         found |= metrics.of_mismatch(recorded_scores(learner, batch), learnt.rows)
-    skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in plans)
+    skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in placements)
     found["batch/skipped_sequences"] = float(skipped) / (passes * learner.phases)
     scorings = learner.recompute_old_logprobs + (reference_params is not None)
-    scorings = (plan_all(learner, batch),) * scorings
-    learnt = learnt._replace(scorings=scorings, updates=tuple(plans))
+    scorings = (place_all(learner, batch),) * scorings
+    learnt = learnt._replace(scorings=scorings, updates=tuple(placements))
     return state, learnt, found
 
 
 def given_scores(
-    learner: train_step.Learner, params, reference_params, batch: RolloutBatch
+    learner: train_step.Learner,
+    state: TrainState,
+    reference_params,
+    batch: RolloutBatch,
 ) -> list[head.Scores]:
     """Old scores, recomputed or recorded, then the reference's if there is one."""
     recompute = learner.recompute_old_logprobs
-    policies = [params] * recompute
+    policies = [state.params] * recompute
     if reference_params is not None:
         policies.append(reference_params)
-    scores = score(learner, policies, batch) if policies else []
+    scores = score(learner, policies, batch, state.critic) if policies else []
     return scores if recompute else [recorded_scores(learner, batch), *scores]
 
 
@@ -101,7 +104,7 @@ def recorded_scores(learner: train_step.Learner, batch: RolloutBatch) -> head.Sc
 
 
 def score(
-    learner: train_step.Learner, policies: list, batch: RolloutBatch
+    learner: train_step.Learner, policies: list, batch: RolloutBatch, critic=None
 ) -> list[head.Scores]:
     """Scores of a batch under each of some policies; NumPy [B, T], 0 outside the mask.
 
@@ -109,22 +112,23 @@ def score(
       learner: the jitted functions.
       policies: parameters of each.
       batch: B rows; a batch of another size or width is compiled for anew.
+      critic: the value head of a method that has one.
     """
-    packed, index = _pack(learner, plan_all(learner, batch), batch)
+    packed, index = _pack(learner, place_all(learner, batch), batch)
     shape = batch.completion_mask.shape
     placed = distributed.put(packed, learner.shardings.packed)
     return [
         jax.tree.map(
             lambda x: packing.scatter(index, np.asarray(x), shape),
-            learner.score(params, placed),
+            learner.score(params, critic, placed),
         )
         for params in policies
     ]
 
 
-def plan_all(learner: train_step.Learner, batch: RolloutBatch) -> packing.Plan:
-    """The plan that scores every completion of a batch."""
-    return packing.make_plan(
+def place_all(learner: train_step.Learner, batch: RolloutBatch) -> packing.Placement:
+    """The placement that scores every completion of a batch."""
+    return packing.place(
         learner.layout, batch.prompt_lengths, batch.lengths, batch.group_ids
     )
 
@@ -153,6 +157,8 @@ def prepare(
         prompt_ids=batch.prompt_ids.astype(np.int32),
         old_square_sum=old.square_sum,
         old_cut_logprobs=old.cut_logprobs,
+        old_values=old.values,
+        baselines=batch.baselines,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)
@@ -161,8 +167,9 @@ def prepare(
 
 def make_minibatch(
     learner: train_step.Learner, learnt: Learnt, first: int, phase: int = 0
-) -> tuple[train_step.Minibatch, packing.Plan]:
-    """The mini-batch that begins at completion `first`, on the devices, and its plan.
+) -> tuple[train_step.Minibatch, packing.Placement]:
+    """The mini-batch that begins at completion `first`, on the devices, and where its
+    completions lie.
 
     Completions whose advantages in this phase are all 0 are left out where the method
     allows it; they still count in the denominator.
@@ -179,14 +186,14 @@ def make_minibatch(
         weights = np.where(own, weights, 0)
         constants["signal"] = constants["signal"] & own
     include = learns.any(axis=1) if learner.skips else None
-    plan = packing.make_plan(
+    placement = packing.place(
         learner.layout,
         batch.prompt_lengths,
         batch.lengths,
         batch.group_ids,
         include=include,
     )
-    packed, index = _pack(learner, plan, batch)
+    packed, index = _pack(learner, placement, batch)
     if not learner.by_rows:
         constants, weights = jax.tree.map(
             lambda x: packing.gather(index, x), (constants, weights)
@@ -199,7 +206,7 @@ def make_minibatch(
         denominator=learnt.prepared.denominators[first // learner.minibatch_rows],
         num_tokens=np.int32(batch.completion_mask.sum()),
     )
-    return distributed.put(minibatch, learner.shardings), plan
+    return distributed.put(minibatch, learner.shardings), placement
 
 
 def trained_tokens(
@@ -220,20 +227,22 @@ def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
       method.Terms and the current head.Scores, NumPy, [B, T] each. Ratios compare the
       policy after the step with the one before it.
     """
-    (now,) = score(learner, [state.params], learnt.batch)
+    (now,) = score(learner, [state.params], learnt.batch, state.critic)
     current = {name: x for name, x in now._asdict().items() if x is not None}
     constants = learnt.prepared.constants
     terms = jax.device_get(learner.inspect(current, constants, state.method_state))
     return terms, now
 
 
-def _pack(learner: train_step.Learner, plan: packing.Plan, batch: RolloutBatch):
-    """A plan's arrays, of the size that the worst case of this batch's shape needs."""
+def _pack(
+    learner: train_step.Learner, placement: packing.Placement, batch: RolloutBatch
+):
+    """A placement as arrays, of the size that the worst case of this shape needs."""
     layout = learner.layout
     longest = batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1]
     packed, index = packing.pack(
         layout,
-        plan,
+        placement,
         batch.prompt_tokens,
         batch.completion_tokens,
         num_micros=layout.num_micros(len(batch.rewards), longest),

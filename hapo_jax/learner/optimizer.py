@@ -74,7 +74,9 @@ def make_optimizer(
         ),
     )
     return Optimizer(
-        chain.init, chain.update, lambda state: learning_rate(_updates_done(state))
+        init=chain.init,
+        update=chain.update,
+        learning_rate=lambda state: learning_rate(_updates_done(state)),
     )
 
 

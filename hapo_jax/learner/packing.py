@@ -1,6 +1,6 @@
 """Where each token of a batch lies: completions in rows of a fixed width. NumPy only.
 
-    [B, P] prompts, [B, T] completions ─ plan ► R rows of W columns ─ pack ► Packed
+    [B, P] prompts, [B, T] completions ─ place ► R rows of W columns ─ pack ► Packed
 
 A *unit* is a prompt with the completions that share it. It lies in one row as
 
@@ -13,7 +13,7 @@ predicts the next one, in every unit: this file holds the only shift between a t
 and the state that predicts it.
 
 One sequence per row (padding), several (packing) and several with a common prompt are
-three plans of this one layout.
+three placements of this one layout.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class Layout:
         return -(-columns // multiple) * multiple
 
 
-class Plan(NamedTuple):
+class Placement(NamedTuple):
     """The place of every completion.
 
     Attributes:
@@ -109,7 +109,7 @@ class Drawn(NamedTuple):
 
 
 class Packed(NamedTuple):
-    """A plan as arrays for the devices. m = micro_rows, S = shards, int32 all.
+    """A placement as arrays for the devices. m = micro_rows, S = shards, int32 all.
 
     The targets (the tokens to be scored) of the m/S rows of a shard stand one after
     another, so that the head runs over them and over nothing else.
@@ -118,7 +118,8 @@ class Packed(NamedTuple):
       tokens, positions: [M, m, W]; positions count from 0 within a sequence.
       segment_ids: [M, m, W], which unit of its row; 0 marks padding.
       branch_ids: [M, m, W], which completion of its unit; 0 for the prompt.
-      slots: [M, m, W], the target that this column's state predicts; N for none.
+      places: [M, m, W], the place of the target that this column's state predicts; N
+        for none.
       sources: [M, S, N], column of the state that predicts a target, counted over the
         m/S rows of its shard.
       targets: [M, S, N], the token itself.
@@ -131,7 +132,7 @@ class Packed(NamedTuple):
     positions: np.ndarray
     segment_ids: np.ndarray
     branch_ids: np.ndarray
-    slots: np.ndarray
+    places: np.ndarray
     sources: np.ndarray
     targets: np.ndarray
     counts: np.ndarray
@@ -151,14 +152,14 @@ class Index(NamedTuple):
     column: np.ndarray
 
 
-def make_plan(
+def place(
     layout: Layout,
     prompt_lengths: np.ndarray,
     lengths: np.ndarray,
     group_ids: np.ndarray,
     *,
     include: np.ndarray | None = None,
-) -> Plan:
+) -> Placement:
     """Places completions into rows.
 
     Without packing every completion gets a row, in their order. With it, units go into
@@ -188,13 +189,16 @@ def make_plan(
     single = [[int(i)] for i in chosen]
     if not layout.packing:
         rows = range(len(single))
-        return _place(layout, single, prompt_lengths, lengths, rows=rows)
-    plans = [_place(layout, single, prompt_lengths, lengths)]
+        return _place_units(layout, single, prompt_lengths, lengths, rows=rows)
+    placements = [_place_units(layout, single, prompt_lengths, lengths)]
     if layout.share_prompts:
         units = _shared_units(layout, chosen, prompt_lengths, lengths, group_ids)
-        plans.append(_place(layout, units, prompt_lengths, lengths))
+        placements.append(_place_units(layout, units, prompt_lengths, lengths))
     # Rows cost whether they are full or not; among equals, fewer tokens cost less.
-    return min(plans, key=lambda plan: (plan.num_rows, plan.computed_tokens))
+    return min(
+        placements,
+        key=lambda placement: (placement.num_rows, placement.computed_tokens),
+    )
 
 
 def _shared_units(layout, chosen, prompt_lengths, lengths, group_ids):
@@ -212,8 +216,10 @@ def _shared_units(layout, chosen, prompt_lengths, lengths, group_ids):
     return units
 
 
-def _place(layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = None):
-    """A plan of given units, in given rows or by first fit."""
+def _place_units(
+    layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = None
+):
+    """A placement of given units, in given rows or by first fit."""
     prompt_lengths, lengths = (
         np.asarray(x, np.int32) for x in (prompt_lengths, lengths)
     )
@@ -224,7 +230,7 @@ def _place(layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = 
     if rows is None:
         rows = _first_fit(sizes, layout.width)
     row, start, unit_start = np.full((3, len(lengths)), -1, np.int32)
-    plan = Plan(
+    placement = Placement(
         row=row,
         start=start,
         unit_start=unit_start,
@@ -240,18 +246,19 @@ def _place(layout, units, prompt_lengths, lengths, rows: Sequence[int] | None = 
         # that, whose state predicts the branch's first token.
         column = begin + int(prompt_lengths[unit[0]]) - 1
         for i in unit:
-            plan.row[i], plan.start[i], plan.unit_start[i] = row, column, begin
+            placement.row[i], placement.unit_start[i] = row, begin
+            placement.start[i] = column
             column += 1 + int(lengths[i])
         ends[row] = begin + size
-    plan = plan._replace(num_rows=max(ends, default=-1) + 1)
-    columns = plan.num_micros(layout) * layout.micro_rows * layout.width
-    return plan._replace(computed_columns=columns)
+    placement = placement._replace(num_rows=max(ends, default=-1) + 1)
+    columns = placement.num_micros(layout) * layout.micro_rows * layout.width
+    return placement._replace(computed_columns=columns)
 
 
 def _first_fit(sizes: Sequence[int], room: int) -> list[int]:
     """Bin of each item, by first fit in the order of falling sizes."""
     bins, left = [0] * len(sizes), np.zeros(0, np.int64)
-    # Stable, so that equal sizes keep their order and a plan can be made again.
+    # Stable, so that equal sizes keep their order and a placement can be made again.
     for i in np.argsort(-np.asarray(sizes, np.int64), kind="stable"):
         fits = np.flatnonzero(left >= sizes[i])
         if len(fits):
@@ -265,17 +272,17 @@ def _first_fit(sizes: Sequence[int], room: int) -> list[int]:
 
 def pack(
     layout: Layout,
-    plan: Plan,
+    placement: Placement,
     prompt_tokens: np.ndarray,
     completion_tokens: np.ndarray,
     *,
     num_micros: int,
     pad_targets_to: int = 1,
 ) -> tuple[Packed, Index]:
-    """The arrays of a plan.
+    """The arrays of a placement.
 
     Args:
-      layout, plan: where everything goes.
+      layout, placement: where everything goes.
       prompt_tokens: [B, P] int32, padded on the left.
       completion_tokens: [B, T] int32, padded on the right.
       num_micros: M, micro-batches to allocate; see `Layout.num_micros`.
@@ -285,31 +292,31 @@ def pack(
       Packed, and where the targets stand in [B, T].
 
     Raises:
-      ValueError: the plan needs more than M micro-batches.
+      ValueError: the placement needs more than M micro-batches.
     """
     M, m, S, W = num_micros, layout.micro_rows, layout.shards, layout.width
-    used = plan.num_micros(layout)
+    used = placement.num_micros(layout)
     if used > M:
-        raise ValueError(f"the plan needs {used} micro-batches, more than {M}.")
+        raise ValueError(f"the placement needs {used} micro-batches, more than {M}.")
     B, P = prompt_tokens.shape
     per_shard = m // S
     N = layout.num_targets(pad_targets_to)
     # Shapes follow from the run's sizes alone and not from the batch, so that one
     # program serves all batches; N and B, one past the end, mark padding.
     tokens, positions, segments, branches = np.zeros((4, M * m, W), np.int32)
-    slots = np.full((M * m, W), N, np.int32)
+    places = np.full((M * m, W), N, np.int32)
     sources, targets, column = np.zeros((3, M * S, N), np.int32)
     row = np.full((M * S, N), B, np.int32)
     counts = np.zeros(M * S, np.int32)
 
     # By row, then by column: targets then stand in the order of their states.
-    placed = np.flatnonzero(plan.row >= 0)
-    placed = placed[np.lexsort((plan.start[placed], plan.row[placed]))]
+    placed = np.flatnonzero(placement.row >= 0)
+    placed = placed[np.lexsort((placement.start[placed], placement.row[placed]))]
     unit = branch = 0
     last = (-1, -1)
     for i in placed:
-        r, start, begin = plan.row[i], plan.start[i], plan.unit_start[i]
-        n, t = plan.prompt_lengths[i], plan.lengths[i]
+        r, start, begin = placement.row[i], placement.start[i], placement.unit_start[i]
+        n, t = placement.prompt_lengths[i], placement.lengths[i]
         if (r, begin) != last:  # the first completion of its unit brings the prompt
             unit = unit + 1 if r == last[0] else 1
             branch, last = 0, (r, begin)
@@ -330,7 +337,7 @@ def pack(
         at = slice(first, first + t)
         # The shift: column start + k predicts completion token k, which is written
         # one column further; the last token predicts nothing.
-        slots[r, start : start + t] = np.arange(first, first + t)
+        places[r, start : start + t] = np.arange(first, first + t)
         sources[shard, at] = r % per_shard * W + np.arange(start, start + t)
         targets[shard, at] = completion_tokens[i, :t]
         row[shard, at], column[shard, at] = i, np.arange(t)
@@ -343,7 +350,7 @@ def pack(
         positions=positions.reshape(by_row),
         segment_ids=segments.reshape(by_row),
         branch_ids=branches.reshape(by_row),
-        slots=slots.reshape(by_row),
+        places=places.reshape(by_row),
         sources=sources.reshape(by_target),
         targets=targets.reshape(by_target),
         counts=counts.reshape(M, S),

@@ -31,12 +31,12 @@ def rates(
       perf/padding_share: columns of the updates' rows that held no token.
       perf/memory_gib: see `peak_gib`.
     """
-    needed = sum(flops.of_plan(config, plan) for plan in learnt.scorings)
+    needed = sum(flops.of_placement(config, placement) for placement in learnt.scorings)
     needed += flops.TRAINING * sum(
-        flops.of_plan(config, plan) for plan in learnt.updates
+        flops.of_placement(config, placement) for placement in learnt.updates
     )
-    tokens = sum(plan.computed_tokens for plan in learnt.updates)
-    columns = sum(plan.computed_columns for plan in learnt.updates)
+    tokens = sum(placement.computed_tokens for placement in learnt.updates)
+    columns = sum(placement.computed_columns for placement in learnt.updates)
     found = {"perf/memory_gib": peak_gib()}
     if columns:  # of nothing there is no rate
         found |= {

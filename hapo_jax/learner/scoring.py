@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hapo_jax.learner import head
+from hapo_jax.learner import head, value_head
 from hapo_jax.learner.packing import Packed
 
 Array = jax.Array
@@ -41,8 +41,8 @@ def states(model: nnx.Module, micro: Packed, *, branches: bool, remat: str) -> A
     )
     S = micro.targets.shape[0]
     m, W, D = hidden.shape
-    slots = micro.slots.reshape(S, m // S * W)
-    return _pick(hidden.reshape(S, m // S * W, D), micro.sources, slots)
+    places = micro.places.reshape(S, m // S * W)
+    return _pick(hidden.reshape(S, m // S * W, D), micro.sources, places)
 
 
 def score(
@@ -51,6 +51,7 @@ def score(
     *,
     branches: bool,
     outputs: frozenset[str] = head.ENTROPY,
+    critic: nnx.State | None = None,
     **options,
 ) -> head.Scores:
     """Scores of all targets, [M, S, N], without gradients.
@@ -58,14 +59,16 @@ def score(
     Args:
       model, branches: as in `states`.
       packed: M micro-batches, of which the first `num_micros` are computed.
+      critic: a value head, whose values are then among the scores.
       outputs, **options: as in `head.scores`.
     """
     weight = model.unembedding().astype(model.dtype)
 
     def one(k, out):
         micro = micro_batch(packed, k)
+        hidden = states(model, micro, branches=branches, remat="none")
         part = head.scores(
-            states(model, micro, branches=branches, remat="none"),
+            hidden,
             weight,
             micro.targets,
             micro.counts,
@@ -74,29 +77,33 @@ def score(
             unused_ids=model.config.unused_ids,
             **options,
         )
+        if critic is not None:
+            part = part._replace(values=value_head.values(critic, hidden))
         return jax.tree.map(
             lambda x, y: jax.lax.dynamic_update_index_in_dim(x, y, k, 0), out, part
         )
 
     empty = jnp.zeros(packed.targets.shape, jnp.float32)
     start = head.Scores.each(empty, outputs)
+    if critic is not None:
+        start = start._replace(values=empty)
     return jax.lax.fori_loop(0, packed.num_micros, one, start)
 
 
 @jax.custom_vjp
-def _pick(hidden: Array, sources: Array, slots: Array) -> Array:
+def _pick(hidden: Array, sources: Array, places: Array) -> Array:
     """[S, columns, D] → [S, N, D]. A state predicts one target at most, so that the
-    gradient is a lookup too, by `slots`, and not a sum over scattered rows."""
+    gradient is a lookup too, by `places`, and not a sum over scattered rows."""
     return jnp.take_along_axis(hidden, sources[..., None], axis=1)
 
 
-def _pick_forward(hidden, sources, slots):
-    return _pick(hidden, sources, slots), slots
+def _pick_forward(hidden, sources, places):
+    return _pick(hidden, sources, places), places
 
 
-def _pick_backward(slots, gradient):
+def _pick_backward(places, gradient):
     found = jnp.take_along_axis(
-        gradient, slots[..., None], axis=1, mode="fill", fill_value=0
+        gradient, places[..., None], axis=1, mode="fill", fill_value=0
     )
     return found, None, None
 

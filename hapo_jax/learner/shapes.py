@@ -20,7 +20,7 @@ def packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
         positions=row,
         segment_ids=row,
         branch_ids=row,
-        slots=row,
+        places=row,
         sources=target,
         targets=target,
         counts=_of((M, S)),
@@ -53,6 +53,8 @@ def rows(
         group_ids=_of((num_rows,)),
         prompt_ids=_of((num_rows,)),
         **{f"old_{name}": field for name in learner.old_outputs},
+        old_values=field if learner.has_critic else None,
+        baselines=_of((num_rows,), jnp.float32),
     )
     return sharding.laid_out(found, learner.row_sharding)
 

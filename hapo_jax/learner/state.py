@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from hapo_jax.algo.method import Method
+from hapo_jax.learner import value_head
 from hapo_jax.model import sharding
 from hapo_jax.model.policy import Policy
 
@@ -18,7 +19,8 @@ class TrainState(NamedTuple):
     """What an update changes; all but `frozen` is in a checkpoint.
 
     Attributes:
-      trainable: float32 master parameters, an `nnx.State`.
+      trainable: float32 master parameters, an `nnx.State`: of the policy, and of a
+        critic beside it if the method has one, see `value_head.py`.
       frozen: the policy's other parameters, an `nnx.State`; empty if all are trained.
       opt_state: of optax, sharded like the trainable parameters.
       method_state: of the method, see `Method.init_state`: statistics of the last
@@ -37,7 +39,12 @@ class TrainState(NamedTuple):
     @property
     def params(self) -> nnx.State:
         """All parameters of the policy, as the model takes them."""
-        return merge(self.frozen, self.trainable)
+        return merge(self.frozen, value_head.split(self.trainable)[0])
+
+    @property
+    def critic(self) -> nnx.State | None:
+        """The value head."""
+        return value_head.split(self.trainable)[1]
 
 
 def merge(frozen: nnx.State, trainable: nnx.State) -> nnx.State:
@@ -52,13 +59,19 @@ def init_state(
     frozen: nnx.State | None = None,
 ) -> TrainState:
     """A TrainState at step 0 around given parameters, which are trained."""
+    frozen = nnx.State({}) if frozen is None else frozen
+    critic = None
+    if method.has_critic:
+        d_model = merge(frozen, params)["embedding"].get_value().shape[-1]
+        critic = value_head.init(d_model)
+    trainable = value_head.join(params, critic)
     return TrainState(
-        params,
-        nnx.State({}) if frozen is None else frozen,
-        optimizer.init(params),
-        method.init_state(),
-        jnp.int32(0),
-        jnp.int32(0),
+        trainable=trainable,
+        frozen=frozen,
+        opt_state=optimizer.init(trainable),
+        method_state=method.init_state(),
+        skipped=jnp.int32(0),
+        skipped_total=jnp.int32(0),
     )
 
 
@@ -156,20 +169,22 @@ def state_shardings(
 def to_saved(state: TrainState) -> dict[str, Any]:
     """What a checkpoint holds of a state, by the names that it has there."""
     own = dict(state.method_state)
+    policy, critic = value_head.split(state.trainable)
     saved = {
-        "params": state.trainable,
+        "params": policy,
         "opt_state": state.opt_state,
         "stats": own.pop("entropy"),
         "skipped": state.skipped,
         "skipped_total": state.skipped_total,
     }
-    return {**saved, "method_state": own} if own else saved
+    saved |= {"method_state": own} if own else {}
+    return saved if critic is None else {**saved, "critic": critic}
 
 
 def from_saved(saved: dict[str, Any], frozen: nnx.State) -> TrainState:
     """The state that a checkpoint holds, and the parameters that are not in it."""
     return TrainState(
-        trainable=saved["params"],
+        trainable=value_head.join(saved["params"], saved.get("critic")),
         frozen=frozen,
         opt_state=saved["opt_state"],
         method_state={"entropy": saved["stats"], **saved.get("method_state", {})},

@@ -20,7 +20,7 @@ import optax
 from flax import nnx
 
 from hapo_jax.algo import method as method_lib
-from hapo_jax.learner import head, packing, scoring
+from hapo_jax.learner import head, packing, scoring, value_head
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner.state import TrainState, merge
 from hapo_jax.model import sharding, transformer
@@ -56,7 +56,7 @@ class Minibatch(NamedTuple):
       index: of the targets in the rows, or None without rows.
       denominator: float32 scalar; 0 with rows.
       num_tokens: int32 scalar, completion tokens of the mini-batch, those of
-        completions that the plan leaves out too.
+        completions that the placement leaves out too.
     """
 
     packed: packing.Packed
@@ -92,7 +92,7 @@ class Learner(NamedTuple):
     """The jitted functions, with shardings and donation as `make_learner` set them.
 
     Attributes:
-      score: (params, Packed) -> head.Scores, [M, S, N].
+      score: (params, critic or None, Packed) -> head.Scores, [M, S, N].
       prepare: (method.Rows, method state) -> Prepared.
       update: (TrainState, Minibatch) -> (TrainState, Tally); the state is donated.
       inspect: (current, constants, method state) -> method.Terms, [B, T].
@@ -101,7 +101,7 @@ class Learner(NamedTuple):
       remat: see `transformer.REMATS`.
       minibatch_rows: b, completions per update.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows, silent_at_zero, phases, old_outputs: see `Method`.
+      by_rows, has_critic, silent_at_zero, phases, old_outputs, ratio_of: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -116,6 +116,7 @@ class Learner(NamedTuple):
     minibatch_rows: int
     recompute_old_logprobs: bool
     by_rows: bool
+    has_critic: bool
     silent_at_zero: bool
     phases: int
     old_outputs: frozenset[str]
@@ -198,7 +199,7 @@ def make_learner(
                 cut_share=method.cut_share,
                 **options,
             ),
-            in_shardings=(state_shardings.params, packed),
+            in_shardings=(state_shardings.params, state_shardings.critic, packed),
             out_shardings=whole,
             compiler_options=target.training_options(),
         ),
@@ -229,6 +230,7 @@ def make_learner(
         minibatch_rows=minibatch_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
+        has_critic=method.has_critic,
         silent_at_zero=method.silent_at_zero,
         phases=method.phases,
         old_outputs=method.old_outputs,
@@ -238,11 +240,11 @@ def make_learner(
     )
 
 
-def _score(graphdef, params, packed: packing.Packed, **options) -> head.Scores:
+def _score(graphdef, params, critic, packed: packing.Packed, **options) -> head.Scores:
     """Scores all targets: what is wanted of the old policy, and of one to look at."""
     model = nnx.merge(graphdef, params)
     model = nnx.merge(graphdef, transformer.compute_params(params, model.dtype))
-    return scoring.score(model, packed, **options)
+    return scoring.score(model, packed, critic=critic, **options)
 
 
 def _prepare(
@@ -276,11 +278,12 @@ def _update(
     model = nnx.merge(graphdef, state.params)
     # Cast once, and not in every micro-batch.
     cast = functools.partial(transformer.compute_params, dtype=model.dtype)
-    trainable, frozen = cast(state.trainable), cast(state.frozen)
-    through_head = _by_rows if method.by_rows else _by_token
+    policy_part, critic = value_head.split(state.trainable)
+    trainable, frozen = cast(policy_part), cast(state.frozen)
+    through_heads = _by_rows if method.by_rows else _by_token
     options["unused_ids"] = model.config.unused_ids
-    through_head = functools.partial(
-        through_head, method, state.method_state, **options
+    through_heads = functools.partial(
+        through_heads, method, state.method_state, **options
     )
 
     def policy(trainable):
@@ -296,9 +299,11 @@ def _update(
             trainable,
         )
         weight = policy(trainable).unembedding()
-        sums, d_hidden, d_weight = through_head(hidden, weight, micro, batch, k)
+        sums, d_hidden, d_weight, d_critic = through_heads(
+            hidden, weight, critic, micro, batch, k
+        )
         (grads,) = pull(d_hidden)
-        return sums, grads, d_weight
+        return sums, value_head.join(grads, d_critic), d_weight
 
     def add(k, total):
         total = jax.tree.map(jnp.add, total, gradients(k))
@@ -331,6 +336,7 @@ def _by_token(
     method_state,
     hidden,
     weight,
+    critic,
     micro,
     batch: Minibatch,
     k,
@@ -353,7 +359,7 @@ def _by_token(
         (numerator, sums), slope = jax.value_and_grad(value, has_aux=True)(free)
         return (numerator, jnp.float32(0), sums), head.Scores(**slope)
 
-    return head.gradients(
+    sums, d_hidden, d_weight = head.gradients(
         slopes,
         hidden,
         weight,
@@ -364,6 +370,14 @@ def _by_token(
         outputs=method.outputs,
         **options,
     )
+    more, d_states, d_critic = _critic_gradients(method, critic, hidden, *given)
+    numerator, denominator, sums = sums
+    return (
+        (numerator, denominator, sums | more),
+        d_hidden + d_states,
+        d_weight,
+        d_critic,
+    )
 
 
 def _by_rows(
@@ -371,6 +385,7 @@ def _by_rows(
     method_state,
     hidden,
     weight,
+    critic,
     micro,
     batch: Minibatch,
     k,
@@ -405,7 +420,9 @@ def _by_rows(
         )
         return numerator, (denominator, sums)
 
-    (numerator, aux), slope = jax.value_and_grad(value, has_aux=True)(free)
+    (numerator, (denominator, sums)), slope = jax.value_and_grad(value, has_aux=True)(
+        free
+    )
     _, d_hidden, d_weight = head.gradients(
         lambda _, slope: ((), head.Scores(**slope)),
         hidden,
@@ -416,7 +433,44 @@ def _by_rows(
         drawn=micro.drawn,
         **options,
     )
-    return (numerator, *aux), d_hidden, d_weight
+    weights = None
+    if critic is not None:
+        current = jax.tree.map(rows, {**fixed, **free})
+        weights = method_lib.row_weights(method, current, constants, method_state)
+    more, d_states, d_critic = _critic_gradients(
+        method, critic, hidden, constants, weights, rows
+    )
+    return (
+        (numerator, denominator, sums | more),
+        d_hidden + d_states,
+        d_weight,
+        d_critic,
+    )
+
+
+def _critic_gradients(
+    method: method_lib.Method, critic, hidden, constants, weights, arrange=lambda x: x
+):
+    """What a critic adds: its sums, and its loss's gradients in the states and in
+    itself; nothing where there is none.
+
+    Args:
+      critic: a value head, or None.
+      hidden: [S, N, D].
+      constants, weights: as `method.critic_loss` takes them.
+      arrange: puts [S, N] in their arrangement.
+    """
+    if critic is None:
+        return {}, jnp.zeros((), hidden.dtype), None
+
+    def loss(critic, hidden):
+        values = arrange(value_head.values(critic, hidden))
+        return method_lib.critic_loss(method, values, constants, weights)
+
+    (d_critic, d_hidden), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(
+        critic, hidden
+    )
+    return sums, d_hidden, d_critic
 
 
 def _of_micro(tree, k):

@@ -74,7 +74,7 @@ class Prompts(NamedTuple):
     Rows b = n·R … n·R + R - 1 continue prompt n: N prompts, R = B/N rows each.
 
     Attributes:
-      cache: N rows, P slots.
+      cache: N rows, P columns.
       visible: [N, P] bool, False on padding; at least one True per prompt.
     """
 
@@ -176,11 +176,11 @@ def step(
       tokens: [B] int32, the token to feed.
       positions: [B] int32, its position in its sequence, prompt included.
       prompts: N prompts of B/N rows each.
-      cache: KVCache of the completions, S slots per row.
-      at: scalar int32, the slot where new keys and values go, for all rows.
-      visible: [B, S] bool, the slots to attend to, `at` among them.
+      cache: KVCache of the completions, S columns per row.
+      at: scalar int32, the column where new keys and values go, for all rows.
+      visible: [B, S] bool, the columns to attend to, `at` among them.
       writes_last: whether keys and values are written after all layers, and not before
-        each reads its own; a matter of speed, see `rollout/platform.py`.
+        each reads its own; a matter of speed, see `rollout/tuning.py`.
 
     Returns:
       [B, D] in the compute dtype, after the final norm, and the cache.
@@ -212,7 +212,7 @@ def step(
 
 
 def _write(keys: Array, values: Array, k: Array, v: Array, at: Array):
-    """Puts a token's key and value [B, K, C] into slot `at` of a layer's cache."""
+    """Puts a token's key and value [B, K, C] into column `at` of a layer's cache."""
     k, v = k[..., None].astype(keys.dtype), v[:, :, None].astype(values.dtype)
     keys = jax.lax.dynamic_update_slice_in_dim(keys, k, at, axis=3)
     return keys, jax.lax.dynamic_update_slice_in_dim(values, v, at, axis=2)

@@ -137,7 +137,9 @@ def file_tensors(params: nnx.State) -> dict[str, FileTensor]:
     for path, param in nnx.to_flat_state(params):
         layout, value = of(path), param.get_value()
         for layer in range(value.shape[0]) if layout.stacked else [None]:
-            tensors[layout.name.format(layer)] = FileTensor(layout, value, layer)
+            tensors[layout.name.format(layer)] = FileTensor(
+                layout=layout, param=value, layer=layer
+            )
     return tensors
 
 

@@ -97,14 +97,22 @@ def make(
     source: str,
     dtype: str,
     mesh: jax.sharding.Mesh,
+    sample_mesh: jax.sharding.Mesh | None = None,
 ) -> Policy:
-    """A Policy from its parts; `dtype` is "float32", "bfloat16" or "auto"."""
+    """A Policy from its parts.
+
+    Args:
+      model_config, tokenizer, source, mesh: see Policy.
+      dtype: "float32", "bfloat16" or "auto".
+      sample_mesh: None for this process's part of `mesh`.
+    """
     compute = compute_dtype(dtype)
     abstract = nnx.eval_shape(
         lambda: transformer.Transformer(model_config, dtype=compute, rngs=nnx.Rngs(0))
     )
     graphdef, params = nnx.split(abstract, nnx.Param)
-    sample_mesh = distributed.local_mesh(mesh)
+    if sample_mesh is None:
+        sample_mesh = distributed.local_mesh(mesh)
     return Policy(
         config=model_config,
         graphdef=graphdef,

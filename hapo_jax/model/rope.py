@@ -254,7 +254,12 @@ def _llama3(hf: Fields, rope: Fields) -> Llama3:
     low, high = (rope.number(f"{x}_freq_factor", above=0) for x in ("low", "high"))
     if high <= low:
         rope.refuse("high_freq_factor", f"must be above low_freq_factor={low:g}")
-    return Llama3(rope.number("factor", least=1), low, high, _original(hf, rope))
+    return Llama3(
+        factor=rope.number("factor", least=1),
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_max_position_embeddings=_original(hf, rope),
+    )
 
 
 def _yarn(hf: Fields, rope: Fields) -> Yarn:
@@ -275,12 +280,12 @@ def _yarn(hf: Fields, rope: Fields) -> Yarn:
     if "truncate" in rope.nulls:  # transformers takes it for false, unlike none
         rope.refuse("truncate", "must be true or false")
     return Yarn(
-        factor,
-        _original(hf, rope),
-        rope.number("attention_factor", derived, above=0),
-        fast,
-        slow,
-        rope.flag("truncate", True),
+        factor=factor,
+        original_max_position_embeddings=_original(hf, rope),
+        attention_factor=rope.number("attention_factor", derived, above=0),
+        beta_fast=fast,
+        beta_slow=slow,
+        truncate=rope.flag("truncate", True),
     )
 
 

@@ -166,7 +166,7 @@ class Tokenizer:
             why = "the tokenizer has no chat template"
             if asked:
                 why = "task.chat_template=plain"
-            return PromptMode(False, why, warning)
+            return PromptMode(chat=False, why=why, warning=warning)
         warning = ""
         if foreign := messages_lib.foreign_tokens(self._template(), vocabulary):
             warning = (
@@ -176,7 +176,7 @@ class Tokenizer:
                 "task.chat_template=plain."
             )
         why = "task.chat_template=chat" if asked else "the tokenizer has it"
-        return PromptMode(True, why, warning)
+        return PromptMode(chat=True, why=why, warning=warning)
 
     def _is_chat(self, chat_template: str) -> bool:
         """Whether prompts go through the template; see `prompt_mode`."""

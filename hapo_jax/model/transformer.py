@@ -41,12 +41,12 @@ class KVCache(NamedTuple):
     values: tuple[Array, ...]
 
     @classmethod
-    def empty(cls, config: ModelConfig, rows: int, slots: int, dtype) -> "KVCache":
+    def empty(cls, config: ModelConfig, rows: int, columns: int, dtype) -> "KVCache":
         """A cache with nothing in it."""
         L, K, C = config.num_layers, config.num_kv_heads, config.head_dim
         return cls(
-            tuple(jnp.zeros((rows, K, C, slots), dtype) for _ in range(L)),
-            tuple(jnp.zeros((rows, K, slots, C), dtype) for _ in range(L)),
+            tuple(jnp.zeros((rows, K, C, columns), dtype) for _ in range(L)),
+            tuple(jnp.zeros((rows, K, columns, C), dtype) for _ in range(L)),
         )
 
 

@@ -40,16 +40,37 @@ class Chip(NamedTuple):
 # direction.
 CHIPS = {
     "v4": Chip(
-        int(31.75 * _GIB),
-        1228e9,
-        2400e9 / 16,
-        3.22,
-        "2x2x1",
-        {"chip_config_name": "megacore"},
+        hbm_bytes=int(31.75 * _GIB),
+        hbm_rate=1228e9,
+        ici_rate=2400e9 / 16,
+        price=3.22,
+        host="2x2x1",
+        options={"chip_config_name": "megacore"},
     ),
-    "v5e": Chip(int(15.75 * _GIB), 819e9, 1600e9 / 16, 1.20, "2x2", {}),
-    "v5p": Chip(int(95.74 * _GIB), 2765e9, 4800e9 / 16, 4.20, "2x2x1", {}),
-    "v6e": Chip(int(31.25 * _GIB), 1640e9, 3584e9 / 16, 2.70, "2x2", {}),
+    "v5e": Chip(
+        hbm_bytes=int(15.75 * _GIB),
+        hbm_rate=819e9,
+        ici_rate=1600e9 / 16,
+        price=1.20,
+        host="2x2",
+        options={},
+    ),
+    "v5p": Chip(
+        hbm_bytes=int(95.74 * _GIB),
+        hbm_rate=2765e9,
+        ici_rate=4800e9 / 16,
+        price=4.20,
+        host="2x2x1",
+        options={},
+    ),
+    "v6e": Chip(
+        hbm_bytes=int(31.25 * _GIB),
+        hbm_rate=1640e9,
+        ici_rate=3584e9 / 16,
+        price=2.70,
+        host="2x2",
+        options={},
+    ),
 }
 
 
@@ -108,4 +129,6 @@ def topology(name: str) -> Topology:
         host = list(found.devices)
     peak = flops.data_sheet(devices[0].device_kind)
     assert peak is not None, devices[0].device_kind
-    return Topology(name, chip, devices, host, peak)
+    return Topology(
+        name=name, chip=chip, devices=devices, host_devices=host, peak_flops=peak
+    )

@@ -248,10 +248,16 @@ class _Walker:
         where = re.search(r'op_name="([^"]*)"', i.rest)
         where = where.group(1) if where else ""
         nbytes = max(read, wrote)
-        self._add(
-            (kind, result, group),
-            Collective(kind, result, group, times, times * nbytes, times * wire, where),
+        found = Collective(
+            kind=kind,
+            result=result,
+            group=group,
+            times=times,
+            nbytes=times * nbytes,
+            wire_bytes=times * wire,
+            where=where,
         )
+        self._add((kind, result, group), found)
 
     def _add(self, key: tuple, new: Collective) -> None:
         old = self.collectives.get(key)

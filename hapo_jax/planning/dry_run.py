@@ -15,14 +15,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import assembly, cli, opening
-from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import settings
 from hapo_jax.config import check
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import perf
-from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
-from hapo_jax.model import policy as policy_lib
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import schedule
 from hapo_jax.rollout.batch import RolloutBatch
@@ -41,14 +37,10 @@ def dry_run(config: ConfigDict) -> None:
     resolved = check.check(config, num_devices=jax.device_count())
     cli.warn(resolved.config)
     given, config = config, resolved.config
-    method = method_lib.make(settings.of(config.algo.to_dict()))
-    check.check_method(config, method)
-    policy = assembly.describe(config, policy_lib.make_mesh(config))
-    opening.warn_of_prompts(config, policy)
-    prompts = assembly.make_prompts(config, policy, config.task.train)
-    facts = opening.of_run(resolved, given, policy, prompts, held_out=())
+    run = assembly.assemble(config)
+    facts = opening.of_run(run, resolved, given, held_out=())
     opening.show("hapo-train --dry_run: nothing is written", facts)
-    r = config.rollout
+    policy, r = run.policy, config.rollout
     batch = worst_batch(
         policy.config,
         prompts=r.batch_prompts,
@@ -57,49 +49,24 @@ def dry_run(config: ConfigDict) -> None:
         completion_tokens=r.max_completion_tokens,
     )
     print(f"{'phase':<8} {'first s':>8} {'again s':>8} {'peak GiB':>9}  program")
-    with jax.set_mesh(policy.mesh), assembly.make_pool(config) as pool:
-        optimizer = assembly.make_optimizer(config)
+    # The graders do nothing here, but are there as in a run.
+    with jax.set_mesh(policy.mesh), assembly.make_pool(config):
         started = time.perf_counter()
-        abstract = state_lib.abstract(policy, optimizer, method)
-        state = state_lib.place(policy.load(), optimizer, method, abstract)
+        state = run.first_state(policy.load())
         jax.block_until_ready(state)
         _line("load", [time.perf_counter() - started, None])
 
-        generator = assembly.make_generator(
-            config,
-            policy,
-            prompts,
-            pool,
-            assembly.make_sampling(
-                config,
-                method,
-                stop_ids=policy.tokenizer.stop_ids,
-                pad_id=policy.tokenizer.pad_id,
-            ),
-            most_rows=r.round_prompts * assembly.drawn_per_prompt(config),
-            group_size=assembly.drawn_per_prompt(config),
-            beside=assembly.kept_bytes(policy, method, optimizer),
-        )
-        vocab = policy.config.vocab_size
-        programs, params = generator.programs, policy.to_sampler()(state.params)
+        programs = assembly.make_programs(run, run.draws)
+        params, vocab = run.to_sampler(state.params), policy.config.vocab_size
         _line("rollout", _twice(lambda: _decode(programs, params, state, r, vocab)))
 
-        learner = assembly.make_learner(
-            config.learner,
-            policy,
-            method,
-            optimizer,
-            longest=r.max_prompt_tokens + r.max_completion_tokens,
-            minibatch_rows=config.learner.minibatch_prompts * r.group_size,
-            recompute_old_logprobs=config.learner.recompute_old_logprobs,
-            base_temperature=r.base_temperature,
-        )
+        learner = run.learner
         print(f"devices{opening.cut(learner)}, {programs.num_slots} slots")
-        reference = policy.load_reference() if method.needs_reference else None
+        reference = run.load_reference()
         scores = []
 
         def score():
-            scores[:] = learn_lib.given_scores(learner, state.params, reference, batch)
+            scores[:] = learn_lib.given_scores(learner, state, reference, batch)
 
         _line("score", _twice(score))
         learnt, _ = learn_lib.prepare(learner, batch, state.method_state, *scores)

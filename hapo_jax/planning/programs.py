@@ -12,10 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import assembly, run_programs
-from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import settings
 from hapo_jax.learner import flops, packing, shapes, train_step
-from hapo_jax.learner import state as state_lib
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model.config import ModelConfig
@@ -75,28 +72,27 @@ def programs(
     Raises:
       Refused: the config does not fit the model or the mesh.
     """
-    mesh = _mesh(config, devices)
-    local = _host_mesh(config, host_devices)
-    method = method_lib.make(settings.of(config.algo.to_dict()))
-
-    def policy(mesh):
-        return policy_lib.make(model, None, "", config.model.dtype, mesh)
-
-    optimizer = assembly.make_optimizer(config)
-    state = state_lib.abstract(policy(mesh), optimizer, method)
-    hosts = len(devices) // len(host_devices)
-    # While it samples a host holds the training state and the reference, and the
-    # parameters from which the decoding weights were copied.
-    beside = assembly.kept_bytes(policy(mesh), method, optimizer)
-    prefill, decode = _sampling(
-        config, policy(local), method, hosts, completion_tokens, beside
+    policy = policy_lib.make(
+        model,
+        _Tokens(),
+        "",
+        config.model.dtype,
+        _mesh(config, devices),
+        sample_mesh=_host_mesh(config, host_devices),
     )
-    # Those parameters are an argument of prefill, and the weights of decode.
-    copies = policy(local).sampler_bytes()
-    prefill = prefill._replace(resident_bytes=prefill.resident_bytes + beside)
-    decode = decode._replace(resident_bytes=decode.resident_bytes + beside + copies)
-    learning = _learning(config, policy(mesh), method, state, completion_tokens)
-    return [prefill, decode, *learning]
+    run = assembly.of_policy(config, policy, assembly.make_method(config))
+    hosts = len(devices) // len(host_devices)
+    return [
+        *_sampling(run, hosts, completion_tokens),
+        *_learning(run, completion_tokens),
+    ]
+
+
+class _Tokens(NamedTuple):
+    """What a program's shapes need to know of a tokenizer that is not there."""
+
+    stop_ids: tuple[int, ...] = (0,)
+    pad_id: int = 0
 
 
 def _mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
@@ -118,24 +114,20 @@ def _host_mesh(config: ConfigDict, devices: list) -> jax.sharding.Mesh:
     return sharding.make_mesh(data=-1, tensor=tensor, devices=devices)
 
 
-def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside: int):
+def _sampling(run: assembly.Run, hosts: int, completion_tokens: int) -> list[Program]:
     """Prefill and decode of one host."""
-    r, model = config.rollout, policy.config
-    drawn = assembly.drawn_per_prompt(config)
-    rows = -(-r.round_prompts // hosts) * drawn
-    sampler = assembly.make_programs(
-        config,
-        policy,
-        assembly.make_sampling(config, method, stop_ids=(0,), pad_id=0),
-        most_rows=r.round_prompts * drawn,
-        beside=beside,
-        processes=hosts,
-        group_size=drawn,
-    )
+    r, policy, model = run.config.rollout, run.policy, run.policy.config
+    draws = run.draws
+    rows = -(-r.round_prompts // hosts) * draws.group_size
+    sampler = assembly.make_programs(run, draws, processes=hosts)
     params = run_programs.sampler_params(policy)
-    with jax.set_mesh(policy.mesh):
-        prefill, resident = _prefill(sampler, params, policy)
-        decode, in_use = _decode(sampler, params, policy, method)
+    # While it samples a host holds the training state and the reference, and the
+    # parameters from which the decoding weights were copied. Those are an argument of
+    # prefill; decode has the weights.
+    beside, copies = run.kept_bytes, policy.sampler_bytes()
+    with jax.set_mesh(policy.sample_mesh):
+        prefill, waiting = _prefill(sampler, params, policy)
+        decode, in_use = _decode(sampler, params, run)
     prompts = sampler.prefill_sizes[-1]
     P, T, B = r.max_prompt_tokens, completion_tokens, sampler.num_slots
     # Slots that come free are refilled, so that a step takes as long as its tokens do,
@@ -145,18 +137,18 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside
     columns = sampler.column_sizes[-1]
     return [
         Program(
-            "prefill",
-            prefill,
-            policy.mesh,
+            name="prefill",
+            lowered=prefill,
+            mesh=policy.sample_mesh,
             trips=(),
-            calls=-(-rows // drawn // prompts),
+            calls=-(-rows // draws.group_size // prompts),
             flops=flops.forward(model, tokens=prompts * P, pairs=pairs, scored=0),
-            resident_bytes=resident,
+            resident_bytes=waiting + beside,
         ),
         Program(
-            "decode",
-            decode,
-            policy.mesh,
+            name="decode",
+            lowered=decode,
+            mesh=policy.sample_mesh,
             trips=(),
             calls=steps / r.chunk_tokens,
             flops=flops.forward(
@@ -165,7 +157,7 @@ def _sampling(config, policy, method, hosts: int, completion_tokens: int, beside
                 pairs=B * r.chunk_tokens * (P + columns),
                 scored=B * r.chunk_tokens,
             ),
-            resident_bytes=0,
+            resident_bytes=beside + copies,
             in_use_bytes=in_use,
         ),
     ]
@@ -179,19 +171,21 @@ def _prefill(sampler: Programs, params, policy):
     return sampler.prefill.lower(params, *read), waiting
 
 
-def _decode(sampler: Programs, params, policy, method):
+def _decode(sampler: Programs, params, run: assembly.Run):
     """The program for the widest cache, and the bytes that one step must read."""
     weights = rollout_shapes.weights(sampler, params)
     state = rollout_shapes.state(sampler, sampler.column_sizes[-1])
-    lowered = sampler.decode.lower(weights, state, jax.eval_shape(method.init_state))
-    in_use = _weight_bytes(sampler, params, policy) + _slot_bytes(sampler, policy)
+    method_state = jax.eval_shape(run.method.init_state)
+    lowered = sampler.decode.lower(weights, state, method_state)
+    in_use = _weight_bytes(sampler, params, run.policy)
+    in_use += _slot_bytes(sampler, run.policy)
     return lowered, in_use
 
 
 def _slot_bytes(sampler: Programs, policy) -> int:
     """Keys and values per device; what else the slots hold is little."""
     state = rollout_shapes.state(sampler, sampler.column_sizes[-1])
-    cache = sharding.cache_sharding(policy.mesh)
+    cache = sharding.cache_sharding(policy.sample_mesh)
     return sum(
         math.prod(cache.shard_shape(x.shape)) * x.dtype.itemsize
         for x in jax.tree.leaves((state.prompts.cache, state.cache))
@@ -200,31 +194,21 @@ def _slot_bytes(sampler: Programs, policy) -> int:
 
 def _weight_bytes(sampler: Programs, params, policy) -> int:
     abstract = rollout_shapes.weights(sampler, params)
-    return sharding.per_device(abstract, decoding.shardings(policy.config, policy.mesh))
+    shardings = decoding.shardings(policy.config, policy.sample_mesh)
+    return sharding.per_device(abstract, shardings)
 
 
-def _learning(config, policy, method, state, completion_tokens: int):
+def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
     """Scoring of a batch and update from a mini-batch, over the whole mesh."""
-    r, options, model = config.rollout, config.learner, policy.config
-    longest = r.max_prompt_tokens + r.max_completion_tokens
-    b, B = options.minibatch_prompts * r.group_size, r.batch_prompts * r.group_size
-    optimizer = assembly.make_optimizer(config)
-    learner = assembly.make_learner(
-        options,
-        policy,
-        method,
-        optimizer,
-        longest=longest,
-        minibatch_rows=b,
-        recompute_old_logprobs=options.recompute_old_logprobs,
-        base_temperature=r.base_temperature,
-    )
+    r, work, model = run.config.rollout, run.work, run.policy.config
+    policy, method, learner, state = run.policy, run.method, run.learner, run.abstract
+    b, B, longest = work.minibatch_rows, work.batch_rows, work.longest
     layout = learner.layout
     lengths = r.max_prompt_tokens, completion_tokens
     every, some = (_uniform_plan(layout, n, *lengths, r.group_size) for n in (B, b))
     with jax.set_mesh(policy.mesh):
         packed = shapes.packed(learner, layout.num_micros(B, longest))
-        score = learner.score.lower(state.params, packed)
+        score = learner.score.lower(state.params, state.critic, packed)
         minibatch = shapes.minibatch(
             learner,
             state.method_state,
@@ -233,15 +217,15 @@ def _learning(config, policy, method, state, completion_tokens: int):
             with_reference=method.needs_reference,
         )
         update = learner.update.lower(state, minibatch)
-    scorings = options.recompute_old_logprobs + method.needs_reference
+    scorings = work.recompute_old_logprobs + method.needs_reference
     reference = policy.reference_bytes() if method.needs_reference else 0
     moments = sharding.per_device(state) - sharding.per_device(state.params)
-    forward = flops.of_plan(model, every), flops.of_plan(model, some)
+    forward = flops.of_placement(model, every), flops.of_placement(model, some)
     return [
         Program(
-            "score",
-            score,
-            policy.mesh,
+            name="score",
+            lowered=score,
+            mesh=policy.mesh,
             trips=_trips(learner, every),
             calls=scorings,
             flops=forward[0],
@@ -249,11 +233,11 @@ def _learning(config, policy, method, state, completion_tokens: int):
             resident_bytes=moments + reference,
         ),
         Program(
-            "update",
-            update,
-            policy.mesh,
+            name="update",
+            lowered=update,
+            mesh=policy.mesh,
             trips=_trips(learner, some),
-            calls=options.passes * B / b,
+            calls=work.passes * work.phases * B / b,
             flops=flops.TRAINING * forward[1],
             filled_flops=flops.TRAINING * _filled(model, learner, some),
             resident_bytes=reference,
@@ -263,7 +247,7 @@ def _learning(config, policy, method, state, completion_tokens: int):
 
 def _uniform_plan(layout, rows: int, prompt: int, completion: int, group: int):
     """Where completions of one length lie."""
-    return packing.make_plan(
+    return packing.place(
         layout,
         np.full(rows, prompt, np.int32),
         np.full(rows, completion, np.int32),
@@ -271,17 +255,19 @@ def _uniform_plan(layout, rows: int, prompt: int, completion: int, group: int):
     )
 
 
-def _trips(learner: train_step.Learner, plan: packing.Plan) -> tuple[int, int]:
+def _trips(
+    learner: train_step.Learner, placement: packing.Placement
+) -> tuple[int, int]:
     """Micro-batches with tokens in them, and chunks of the head in each."""
-    shard = plan.row // (learner.layout.micro_rows // learner.layout.shards)
-    targets = np.bincount(shard, plan.lengths).max()
-    return plan.num_micros(learner.layout), -(-int(targets) // learner.width)
+    shard = placement.row // (learner.layout.micro_rows // learner.layout.shards)
+    targets = np.bincount(shard, placement.lengths).max()
+    return placement.num_micros(learner.layout), -(-int(targets) // learner.width)
 
 
-def _filled(model: ModelConfig, learner: train_step.Learner, plan) -> float:
-    """FLOPs of a forward pass over full rows, as many as a plan computes."""
+def _filled(model: ModelConfig, learner: train_step.Learner, placement) -> float:
+    """FLOPs of a forward pass over full rows, as many as a placement computes."""
     layout = learner.layout
-    micros, chunks = _trips(learner, plan)
+    micros, chunks = _trips(learner, placement)
     rows, W = micros * layout.micro_rows, layout.width
     scored = micros * chunks * layout.shards * learner.width
     return flops.forward(

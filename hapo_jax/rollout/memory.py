@@ -101,7 +101,7 @@ def plan_slots(
       round_up: slots may stay empty for a number with more halves, where rows cost
         little.
 
-    Chosen numbers are multiples with many halves: a batch shrinks to its half.
+    Chosen numbers are multiples with many halves: rows shrink to their half.
 
     Raises:
       Refused: the requested number is no multiple.

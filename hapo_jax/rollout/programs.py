@@ -16,8 +16,9 @@ from flax import nnx
 
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model.config import ModelConfig
-from hapo_jax.rollout import platform as platform_lib
+from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import sampler, slots
+from hapo_jax.rollout import tuning as tuning_lib
 from hapo_jax.system import compile_ahead
 from hapo_jax.system.errors import Refused
 
@@ -47,8 +48,8 @@ class Programs:
       rows_per_lane: rows that share one copy of their prompt.
       max_prompt_tokens, max_completion_tokens: of any request.
       chunk_tokens: decode steps between two looks at what has finished.
-      chunks_ahead: see `platform.Platform`.
-      row_sizes: numbers of rows that a batch may have, ascending.
+      chunks_ahead: see `tuning.Tuning`.
+      row_sizes: numbers of rows that may decode together, ascending.
       column_sizes: numbers of columns that its cache may have, ascending.
       prefill_sizes: numbers of prompts that are read at a time, ascending.
       shardings: of what the programs take and return.
@@ -83,7 +84,7 @@ class Programs:
     move_rows: Callable
     move_layer: Callable
 
-    def repack(self, state: slots.Slots, new: slots.Rows, columns: int) -> slots.Slots:
+    def repack(self, state: slots.Slots, new: slots.Moves, columns: int) -> slots.Slots:
         """Moves rows and lanes to new places, and columns to the left.
 
         Args:
@@ -105,10 +106,7 @@ class Programs:
 
 
 def make(
-    config: ModelConfig,
-    graphdef: nnx.GraphDef,
-    mesh: jax.sharding.Mesh,
-    param_shardings: nnx.State,
+    policy: Policy,
     sampling: sampler.Sampling,
     *,
     num_slots: int,
@@ -116,24 +114,23 @@ def make(
     max_prompt_tokens: int,
     max_completion_tokens: int,
     chunk_tokens: int,
-    dtype=jnp.float32,
-    platform: platform_lib.Platform | None = None,
+    tuning: tuning_lib.Tuning | None = None,
 ) -> Programs:
     """Sets up the programs; each is compiled when it is first needed.
 
     Args:
-      config, mesh, sampling, dtype: see Programs.
-      graphdef: of the policy, a `transformer.Transformer`.
-      param_shardings: of the parameters that sample.
+      policy: samples on its `sample_mesh`.
+      sampling: what ends a completion, and which tokens are drawn.
       num_slots, max_prompt_tokens, max_completion_tokens, chunk_tokens: see Programs.
       rows_per_lane: rows that share one copy of their prompt; the group size where
         prompts are long, 1 where reading them costs less than leaving rows of a
         group empty until all have finished.
-      platform: see there; None: what is fastest on this one.
+      tuning: see there; None: what is fastest on this one.
 
     Raises:
       Refused: the slots cannot be split into lanes, or lanes over the mesh.
     """
+    config, graphdef, mesh = policy.config, policy.graphdef, policy.sample_mesh
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     lanes = num_slots // rows_per_lane
     if num_slots % rows_per_lane or lanes % shards:
@@ -141,7 +138,7 @@ def make(
             f"{num_slots=} must be a multiple of {rows_per_lane=} times the "
             f"{shards} shards of mesh.data × mesh.fsdp."
         )
-    platform = platform or platform_lib.current()
+    tuning = tuning or tuning_lib.of_target()
 
     def prefill(params, tokens, lengths):
         return sampler.prefill(nnx.merge(graphdef, params), tokens, lengths)
@@ -157,7 +154,7 @@ def make(
             method_state,
             sampling=sampling,
             steps=chunk_tokens,
-            writes_last=platform.writes_last,
+            writes_last=tuning.writes_last,
         )
 
     def empty(columns):
@@ -167,41 +164,41 @@ def make(
             lanes=lanes,
             prompt_columns=max_prompt_tokens,
             columns=columns,
-            dtype=dtype,
+            dtype=policy.dtype,
         )
 
     def jit(function, **options):
         return compile_ahead.Jitted(jax.jit(function, **options))
 
     by_row, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
-    shardings = _shardings(config, mesh, param_shardings)
+    shardings = _shardings(config, mesh, policy.sample_shardings)
     state, prompts = shardings.slots, shardings.prompts
-    moved = slots.Rows(row_index=whole, lane_index=whole, shift=whole)
+    moved = slots.Moves(row_index=whole, lane_index=whole, shift=whole)
     layer = slots.LayerCache(
         **dict.fromkeys(slots.LayerCache._fields, sharding.cache_sharding(mesh))
     )
     return Programs(
         config=config,
         mesh=mesh,
-        dtype=dtype,
+        dtype=policy.dtype,
         sampling=sampling,
         num_slots=num_slots,
         rows_per_lane=rows_per_lane,
         max_prompt_tokens=max_prompt_tokens,
         max_completion_tokens=max_completion_tokens,
         chunk_tokens=chunk_tokens,
-        chunks_ahead=platform.chunks_ahead,
-        row_sizes=_row_sizes(num_slots, shards, platform),
-        column_sizes=_column_sizes(max_completion_tokens, chunk_tokens, platform),
+        chunks_ahead=tuning.chunks_ahead,
+        row_sizes=_row_sizes(num_slots, shards, tuning),
+        column_sizes=_column_sizes(max_completion_tokens, chunk_tokens, tuning),
         prefill_sizes=sorted({shards, lanes}),
         shardings=shardings,
         prefill=jit(
             prefill,
-            in_shardings=(param_shardings, by_row, by_row),
+            in_shardings=(shardings.params, by_row, by_row),
             out_shardings=(by_row, prompts),
         ),
         weights=jit(
-            weights, in_shardings=(param_shardings,), out_shardings=shardings.weights
+            weights, in_shardings=(shardings.params,), out_shardings=shardings.weights
         ),
         empty=jit(empty, static_argnums=0, out_shardings=state),
         # Donated: the new Slots take the memory of the old, which are gone then.
@@ -247,13 +244,13 @@ def _shardings(
     )
 
 
-def _row_sizes(most: int, multiple: int, platform: platform_lib.Platform) -> list[int]:
+def _row_sizes(most: int, multiple: int, tuning: tuning_lib.Tuning) -> list[int]:
     """Batch sizes from small to `most`: halves, with 3/4 of each if so wanted."""
     sizes = {most}
     size = most
-    while size % (2 * multiple) == 0 and size // 2 >= platform.smallest_batch:
+    while size % (2 * multiple) == 0 and size // 2 >= tuning.fewest_rows:
         between = 3 * size // 4
-        if platform.sizes_per_doubling == 2 and between % multiple == 0 and size >= 16:
+        if tuning.sizes_per_doubling == 2 and between % multiple == 0 and size >= 16:
             sizes.add(between)
         size //= 2
         sizes.add(size)
@@ -261,7 +258,7 @@ def _row_sizes(most: int, multiple: int, platform: platform_lib.Platform) -> lis
 
 
 def _column_sizes(
-    max_tokens: int, chunk_tokens: int, platform: platform_lib.Platform
+    max_tokens: int, chunk_tokens: int, tuning: tuning_lib.Tuning
 ) -> list[int]:
     """Cache widths: doubling, with 3/2 of each if so wanted, up to the longest
     completion and some room behind it.
@@ -274,7 +271,7 @@ def _column_sizes(
     sizes, size = {most}, max(chunk_tokens, _FEWEST_COLUMNS)
     while size < most:
         sizes.add(size)
-        if platform.sizes_per_doubling == 2 and 3 * size // 2 < most:
+        if tuning.sizes_per_doubling == 2 and 3 * size // 2 < most:
             sizes.add(3 * size // 2)
         size *= 2
     return sorted(sizes)

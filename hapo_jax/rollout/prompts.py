@@ -130,7 +130,9 @@ def tokenise(
             max_prompt_tokens,
             "left out" if overlong == "drop" else "cut on the left",
         )
-    return PromptSet(tuple(kept), tuple(rows), num_overlong)
+    return PromptSet(
+        problems=tuple(kept), tokens=tuple(rows), num_overlong=num_overlong
+    )
 
 
 @functools.lru_cache(maxsize=4)

@@ -184,13 +184,11 @@ def _cut(logits: Array, weights: Array, enough: float) -> Array:
     """
     image = masked.ordered_bits(logits)
 
-    def set_bit(step, found):
-        candidate = found | (jnp.uint32(1) << (31 - step).astype(jnp.uint32))
-        kept = jnp.where(image >= candidate, weights, 0).sum(-1, keepdims=True)
-        return jnp.where(kept >= enough, candidate, found)
+    def enough_kept(bits: Array) -> Array:
+        kept = jnp.where(image >= bits, weights, 0).sum(-1, keepdims=True)
+        return kept >= enough
 
-    nothing = jnp.zeros((len(logits), 1), jnp.uint32)
-    least = jax.lax.fori_loop(jnp.int32(0), jnp.int32(32), set_bit, nothing)
+    least = masked.largest_bits(enough_kept, (len(logits), 1))
     return jnp.where(image < least, -jnp.inf, logits)
 
 

@@ -5,8 +5,8 @@
 Requests wait in a queue; each prompt is prefilled once for all its completions. The
 slots decode together in jitted chunks, and between two chunks the host hands out what
 has finished, refills slots from the queue, and, when the queue is empty, moves what is
-left into a smaller batch. A completion depends on its request, the run's seed and
-step, and on nothing that shares its batch.
+left into fewer rows. A completion depends on its request, the run's seed and step,
+and on nothing that decodes beside it.
 """
 
 import collections
@@ -50,22 +50,22 @@ def run(
       ValueError: a request is longer than the programs were made for.
       Diverged: the policy gives no distribution to draw from.
     """
-    batch = Batch(programs, params, method_state)
+    table = SlotTable(programs, params, method_state)
     queue = Queue(programs, params, requests)
     flying: collections.deque[Chunk] = collections.deque()  # dispatched, not yet read
     while not should_stop():
-        batch.admit(queue, seed=seed, step=step)
-        if batch.busy:
-            # A smaller batch cannot take in what still waits, so rows stay until then.
-            batch.fit(shrink=queue.empty)
-            flying.append(batch.decode())
+        table.admit(queue, seed=seed, step=step)
+        if table.busy:
+            # Fewer rows could not take in what still waits, so they stay until then.
+            table.fit(shrink=queue.empty)
+            flying.append(table.decode())
         elif not flying:
             return
         # To read a chunk is to wait for it. An accelerator gets its next chunk before
         # the host looks at the last one, or it would idle meanwhile.
-        ahead = programs.chunks_ahead if batch.busy else 0
+        ahead = programs.chunks_ahead if table.busy else 0
         while len(flying) > ahead:
-            yield from batch.collect(flying.popleft())
+            yield from table.collect(flying.popleft())
 
 
 class Chunk(NamedTuple):
@@ -81,7 +81,7 @@ class Chunk(NamedTuple):
     samples: slots.Samples
 
 
-class Batch:
+class SlotTable:
     """The slots on the devices, and what the host knows about them."""
 
     def __init__(self, programs: Programs, params, method_state):
@@ -182,7 +182,7 @@ class Batch:
             row_index, lane_index = lanes, np.minimum(lanes, B - 1) // R
         self._slots = programs.repack(
             self._slots,
-            slots.Rows(
+            slots.Moves(
                 row_index=row_index.astype(np.int32),
                 lane_index=lane_index.astype(np.int32),
                 shift=np.int32(shift),
@@ -198,7 +198,7 @@ class Batch:
         self._column, self._columns = self._column - shift, columns
 
     def _smaller(self, live: np.ndarray) -> tuple[np.ndarray, int]:
-        """Which lanes to keep, and R: the cheapest batch that holds the live rows.
+        """Which lanes to keep, and R: the cheapest set that holds the live rows.
 
         With R = 1 where there were more, these are the rows to keep, B for a dead one.
         """
@@ -220,7 +220,7 @@ class Batch:
         return np.arange(B // R), R
 
     def _step_cost(self, rows: int, rows_per_lane: int) -> float:
-        """What a decode step costs, in prompt columns read; to compare batches."""
+        """What a decode step costs, in prompt columns read; to compare sets of rows."""
         prompt = self._programs.max_prompt_tokens / rows_per_lane
         return rows * (_STEP_COLUMNS + prompt)
 

@@ -68,9 +68,9 @@ def admission(programs: Programs, num_rows: int, num_lanes: int) -> slots.Admiss
     )
 
 
-def rows(num_rows: int, num_lanes: int) -> slots.Rows:
+def moves(num_rows: int, num_lanes: int) -> slots.Moves:
     """Of where so many rows and lanes come from; from the host."""
-    return slots.Rows(
+    return slots.Moves(
         row_index=_of((num_rows,)), lane_index=_of((num_lanes,)), shift=_of(())
     )
 

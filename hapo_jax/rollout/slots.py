@@ -44,7 +44,7 @@ class Slots(NamedTuple):
       base_temperature: [B] float32; 0 is greedy.
       alive: [B] bool; a row that is not only takes up its place.
       column: scalar int32, the next column to fill.
-      prompts: of the N lanes, P slots.
+      prompts: of the N lanes, P columns.
       cache: of the B rows, S columns.
     """
 
@@ -143,8 +143,8 @@ def admit(
     )
 
 
-class Rows(NamedTuple):
-    """Where rows and lanes come from; see `repack`.
+class Moves(NamedTuple):
+    """Where rows and lanes come from; see `programs.repack`.
 
     Attributes:
       row_index: [B'] int32, which row comes where; B or more makes a dead row.
@@ -157,7 +157,7 @@ class Rows(NamedTuple):
     shift: Array
 
 
-def move_rows(slots: Slots, new: Rows) -> Slots:
+def move_rows(slots: Slots, new: Moves) -> Slots:
     """Slots of B' rows in N' lanes, but for the caches: `slots` has none (`()`), nor
     has the result. Visibility of the prompts is part of it."""
     B = len(slots.alive)
@@ -186,7 +186,7 @@ class LayerCache(NamedTuple):
     prompt_values: Array
 
 
-def move_layer(layer: LayerCache, new: Rows, columns: int) -> LayerCache:
+def move_layer(layer: LayerCache, new: Moves, columns: int) -> LayerCache:
     """A layer's keys and values at new places, with `columns` columns.
 
     Layer by layer, so that but one of them exists twice.

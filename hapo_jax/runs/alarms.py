@@ -89,7 +89,9 @@ class Alarms:
                     self.raised[name].last = step
             elif seen + 1 >= self._patience:
                 words = KINDS[name].words(metrics, self._facts)
-                self.raised[name] = Alarm(name, first, step, words)
+                self.raised[name] = Alarm(
+                    name=name, first=first, last=step, words=words
+                )
                 new.append(self.raised[name])
         return new
 
@@ -106,7 +108,9 @@ def facts(config: ConfigDict, policy: Policy, **changes: str) -> Facts:
     model, tokenizer = policy.config, policy.tokenizer
     unused = sum(end - first for first, end in model.unused_ids)
     stops = tokenizer.pieces(tokenizer.stop_ids)
-    return Facts(config, model.vocab_size - unused, stops, **changes)
+    return Facts(
+        config=config, num_tokens=model.vocab_size - unused, stops=stops, **changes
+    )
 
 
 def of_figures(

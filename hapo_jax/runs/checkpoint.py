@@ -448,7 +448,9 @@ class Checkpoints:
         """Keeps the score among some metrics, if there is one."""
         for name, value in metrics.items():
             if re.fullmatch(self._best_metric or "", name) and np.isfinite(value):
-                self._scores[step] = Score(name, float(value), protocol)
+                self._scores[step] = Score(
+                    metric=name, value=float(value), protocol=protocol
+                )
 
     def _read_scores(self) -> None:
         """Those of `score`; a file that is damaged costs the ranking and no step."""
@@ -516,7 +518,7 @@ class Checkpoints:
             raise _Broken("what the host carried (extra) is not what was saved")
         leaves = [arrays[name] for name in abstract]
         state = jax.tree.unflatten(jax.tree.structure(abstract_state), leaves)
-        return Restored(step, state, host_tree.unpack(packed))
+        return Restored(step=step, state=state, extra=host_tree.unpack(packed))
 
     def _read_record(self, step: int) -> dict[str, Any]:
         record = self._read_item(

@@ -51,6 +51,21 @@ class Change(NamedTuple):
     given: Any
 
 
+class Home(NamedTuple):
+    """The folder that a run will live in, and as what.
+
+    Attributes:
+      workdir: the folder; it may be new.
+      resolved: the config, and what of it was derived.
+      may_change: keys, or whole sections, that a resumed run may set anew because they
+        do not change what its numbers mean (`num_steps`, `mesh`, `log`).
+    """
+
+    workdir: str | pathlib.Path
+    resolved: config_lib.Resolved
+    may_change: Collection[str]
+
+
 class RunFolder:
     """Writes a run's folder; owns its open files. Close it, or use `with`.
 
@@ -60,11 +75,9 @@ class RunFolder:
 
     def __init__(
         self,
-        workdir: str,
-        resolved: config_lib.Resolved,
+        home: Home,
         *,
         resume_step: int | None,
-        may_change: Collection[str],
         writes: bool = True,
         devices: str = "",
         inputs: Mapping[str, str] | None = None,
@@ -73,12 +86,9 @@ class RunFolder:
         """Opens the folder at the step where the run goes on.
 
         Args:
-          workdir: the folder; made if absent.
-          resolved: the config, and what of it was derived.
+          home: the folder, which is made if absent, and the config.
           resume_step: the restored step; what the folder has of later steps is removed.
             None for a run from its beginning: then of all steps.
-          may_change: keys, or whole sections, that a resumed run may set anew because
-            they do not change what its numbers mean (`num_steps`, `mesh`, `log`).
           writes: False on all processes but one; then no method does anything.
           devices: in words, for the record.
           inputs: what this start reads, a checksum each, for the record.
@@ -87,28 +97,28 @@ class RunFolder:
         Raises:
           Refused: another key differs from the config that the run has had so far.
         """
-        self.path = pathlib.Path(workdir)
+        self.path = pathlib.Path(home.workdir)
         self._writes = writes
         if not writes:
             return
         with patience.once(str(self.path)):
-            self._open(resolved, resume_step, may_change, devices, inputs or {})
+            self._open(home, resume_step, devices, inputs or {})
         self._give_up = give_up
         self._metrics = run_records.Appender(self.path / run_records.METRICS)
         self._side = side.Side()
         first = 0 if resume_step is None else resume_step + 1
         self._board = board.Board(self.path / "tensorboard", first_step=first)
 
-    def _open(self, resolved, resume_step, may_change, devices, inputs) -> None:
+    def _open(self, home: Home, resume_step, devices, inputs) -> None:
         """Makes what is missing, and removes what a resumed run makes anew."""
         for folder in (run_records.ROLLOUTS, run_records.EVAL, "tensorboard"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         changes = []
         if resume_step is not None:
-            changes = check_config(self.path, resolved, may_change=may_change)
+            changes = check_config(home)
             for change in changes:
                 _log.info("Resumed with %s: was %r, now %r.", *change)
-        _write_config(self.path, resolved, resume_step, changes, devices, inputs)
+        _write_config(self.path, home.resolved, resume_step, changes, devices, inputs)
         last = -1 if resume_step is None else resume_step
         _remove_leftovers(self.path)
         _rewind(self.path, last)
@@ -244,29 +254,24 @@ class RunFolder:
         self.close()
 
 
-def check_config(
-    workdir: str | pathlib.Path,
-    resolved: config_lib.Resolved,
-    *,
-    may_change: Collection[str],
-) -> list[Change]:
+def check_config(home: Home) -> list[Change]:
     """Compares a config with the one that a folder's run has had so far.
 
     Call it before restoring a checkpoint: half a run under each of two settings is
     neither, and a mistyped `--workdir` would mix two experiments.
 
     Args:
-      workdir: the run's folder; without a config.json everything agrees.
-      resolved: the config, and what of it was derived.
-      may_change: see `RunFolder`.
+      home: the run's folder, without whose config.json everything agrees, and the
+        config.
 
     Returns:
-      The differences: all of them within `may_change`, or in settings that follow from
+      The differences: all of them within `home.may_change`, or in settings that follow from
       such, then as now.
 
     Raises:
-      Refused: a difference outside `may_change`.
+      Refused: a difference outside `home.may_change`.
     """
+    workdir, resolved, may_change = home.workdir, home.resolved, home.may_change
     path = pathlib.Path(workdir) / run_records.CONFIG
     if not path.exists():
         return []
@@ -277,7 +282,7 @@ def check_config(
     saved |= _flatten(run_records.read_config(workdir))
     follow = {d.key for d in resolved.derived} & run_records.read_derived(workdir)
     changes = [
-        Change(key, saved.get(key), given.get(key))
+        Change(key=key, saved=saved.get(key), given=given.get(key))
         for key in sorted(saved.keys() | given.keys())
         if saved.get(key) != given.get(key)
         and not _same_place(key, saved.get(key), given.get(key))

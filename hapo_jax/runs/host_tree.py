@@ -3,14 +3,15 @@
 The surplus groups that a run carries differ in number and length at every step, so
 there is no fixed structure to read them back into. Here the structure is written with
 them: arrays go into an npz archive, everything around them into a JSON text beside
-them. Nothing is pickled, so reading runs no code.
+them.
 """
 
-import io
 import json
 from typing import Any
 
 import numpy as np
+
+from hapo_jax.system import npz
 
 _STRUCTURE = "structure"  # the archive's member that holds the JSON text
 _ARRAY_KINDS = "biufcSU"  # bool, integers, floats, complex, bytes, str
@@ -32,9 +33,7 @@ def pack(tree: Any) -> np.ndarray:
     arrays: dict[str, np.ndarray] = {}
     structure = _encode(tree, arrays, where="extra")
     text = np.frombuffer(json.dumps(structure).encode(), np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **{_STRUCTURE: text}, **arrays)
-    return np.frombuffer(buffer.getvalue(), np.uint8)
+    return npz.pack({_STRUCTURE: text, **arrays})
 
 
 def unpack(packed: np.ndarray) -> Any:
@@ -43,8 +42,7 @@ def unpack(packed: np.ndarray) -> Any:
     Args:
       packed: [number of bytes] uint8.
     """
-    with np.load(io.BytesIO(packed.tobytes()), allow_pickle=False) as archive:
-        arrays = dict(archive)
+    arrays = npz.unpack(packed)
     return _decode(json.loads(arrays[_STRUCTURE].tobytes()), arrays)
 
 

@@ -1,42 +1,40 @@
 """Per-token records of a step, for the run folder, TensorBoard and the notebooks."""
 
-from collections.abc import Callable
-
 import numpy as np
 
-from hapo_jax.algo.method import Rows, Terms
+from hapo_jax.algo.method import Terms
 from hapo_jax.learner.head import Scores
-from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.rollout.generate import Generator
+from hapo_jax.learner.learn import Learnt
+from hapo_jax.model.tokenizer import Tokenizer
+from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.runs.folder import RunFolder
 
 
 def save(
-    run: RunFolder,
+    folder: RunFolder,
     step: int,
-    batch: RolloutBatch,
-    rows: Rows,
+    learnt: Learnt,
     terms: Terms,
     now: Scores,
     *,
-    generator: Generator,
-    pieces: Callable[[np.ndarray], list[str]],
+    prompts: PromptSet,
+    tokenizer: Tokenizer,
     num_rows: int,
 ) -> None:
     """Writes histograms of a batch and the records of its first rows.
 
     Args:
-      run: where to.
+      folder: where to.
       step: the update that the batch was sampled for.
-      batch: B rows.
-      rows: what the updates knew of it, see `learn.Learnt`.
+      learnt: the batch of B rows, and what the updates knew of it.
       terms, now: [B, T], see `learn.look_back`.
-      generator: knows prompts and how to decode.
-      pieces: token ids → each token's text.
+      prompts: where the batch's prompt ids point to.
+      tokenizer: of the policy.
       num_rows: rows to record, whole groups; 0 records none. Empty rows are left out.
     """
+    batch, rows = learnt.batch, learnt.rows
     mask = batch.completion_mask
-    run.log_histograms(
+    folder.log_histograms(
         step,
         {
             "tokens/entropy": batch.record.entropy[mask],
@@ -50,19 +48,19 @@ def save(
     if not len(index):
         return
     tokens = [batch.completion_tokens[i][mask[i]] for i in index]
-    problems = [generator.prompts.problems[i] for i in batch.prompt_ids[index]]
-    prompts = [
-        generator.decode(batch.prompt_tokens[i][-batch.prompt_lengths[i] :])
+    problems = [prompts.problems[i] for i in batch.prompt_ids[index]]
+    asked = [
+        tokenizer.decode(batch.prompt_tokens[i][-batch.prompt_lengths[i] :])
         for i in index
     ]
-    completions = [generator.decode(t) for t in tokens]
-    run.save_rollouts(
+    completions = [tokenizer.decode(t) for t in tokens]
+    folder.save_rollouts(
         step,
         completion_mask=mask[index],
         per_completion={
             "problem_id": [p.id for p in problems],
             "group": batch.group_ids[index],
-            "prompt": prompts,
+            "prompt": asked,
             "completion": completions,
             "score": batch.scores[index],
             "reward": batch.rewards[index],
@@ -70,7 +68,7 @@ def save(
         },
         per_token={
             "tokens": batch.completion_tokens[index],
-            "token_strings": [pieces(t) for t in tokens],
+            "token_strings": [tokenizer.pieces(t) for t in tokens],
             "entropy": batch.record.entropy[index],
             "old_entropy": rows.old_entropy[index],
             "entropy_score": terms.score[index],
@@ -92,9 +90,9 @@ def save(
             "dual_clipped": terms.dual_clipped[index],
         },
     )
-    run.log_table(
+    folder.log_table(
         step,
         "rollouts/completions",
         ["prompt", "completion", "reward"],
-        list(zip(prompts, completions, batch.rewards[index])),
+        list(zip(asked, completions, batch.rewards[index])),
     )

@@ -8,7 +8,6 @@ anything. `watch.py` notices processes that end.
 """
 
 import contextlib
-import io
 import os
 import pathlib
 import secrets
@@ -19,6 +18,7 @@ from jax._src.clusters import cloud_tpu_cluster
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from hapo_jax.system import npz
 from hapo_jax.system.errors import Refused
 
 # XLA ends a process this long after it has heard from another for the last time, with
@@ -116,9 +116,7 @@ def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     """
     if jax.process_count() == 1:
         return [arrays]
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    message = np.frombuffer(buffer.getvalue(), np.uint8)
+    message = npz.pack(arrays)
     sizes = multihost_utils.process_allgather(np.int32(len(message)))
     longest = int(sizes.max())
     piece = max(_SMALLEST_MESSAGE, 1 << (longest - 1).bit_length())
@@ -130,11 +128,7 @@ def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
         for first in range(0, len(padded), piece)
     ]
     everyone = np.concatenate(pieces, axis=1)
-    found = []
-    for size, row in zip(sizes, everyone):
-        with np.load(io.BytesIO(row[:size].tobytes()), allow_pickle=False) as archive:
-            found.append(dict(archive))
-    return found
+    return [npz.unpack(row[:size]) for size, row in zip(sizes, everyone)]
 
 
 def check_shared(folder: pathlib.Path) -> None:

@@ -1,11 +1,13 @@
 """Stops a run when the system or the user asks for it, with all that it has learnt."""
 
 import contextlib
+import functools
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import numpy as np
 
@@ -26,7 +28,7 @@ class Stopped(BaseException):
 
 
 class Interrupt:
-    """Catches SIGTERM, SIGINT and SIGXCPU while in scope; the loop asks `requested`.
+    """Catches SIGTERM, SIGINT and SIGXCPU inside `caught`; the loop asks `requested`.
 
     A signal is remembered, so that what cannot be left half done is done first. Within
     `at_once` there is no such thing, and it ends the process. The second SIGINT raises
@@ -34,32 +36,38 @@ class Interrupt:
 
     Attributes:
       requested: name of the signal that came, or None.
-      last: called before a process ends that cannot end by itself, such as
-        `Checkpoints.wait`.
     """
 
     def __init__(self):
         self.requested: str | None = None
-        self.last: Callable[[], None] = lambda: None
         self._doing: str | None = None  # inside `at_once`
-        self._previous = {}
 
-    def __enter__(self) -> "Interrupt":
-        for number in _SIGNALS:
-            self._previous[number] = signal.signal(number, self._note)
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self.requested is not None
+
+    @contextlib.contextmanager
+    def caught(self, last: Callable[[], None] = lambda: None) -> Iterator[Self]:
+        """The scope in which signals are caught.
+
+        Args:
+          last: called before a process ends that cannot end by itself, such as
+            `Checkpoints.wait`.
+        """
+        previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         reads, writes = os.pipe()
         os.set_blocking(writes, False)
         # Written to as the signal comes, whatever the main thread is doing.
-        self._previous_fd = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
-        self._pipe = reads, writes
-        threading.Thread(target=self._guard, args=(reads,), daemon=True).start()
-        return self
-
-    def __exit__(self, *exception) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(self._previous_fd)
-        os.close(self._pipe[1])  # ends the thread, which closes the other end
+        previous_fd = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+        guard = functools.partial(self._guard, reads, last)
+        threading.Thread(target=guard, daemon=True).start()
+        try:
+            yield self
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            signal.set_wakeup_fd(previous_fd)
+            os.close(writes)  # ends the thread, which closes the other end
 
     @contextlib.contextmanager
     def at_once(self, doing: str) -> Iterator[None]:
@@ -99,20 +107,20 @@ class Interrupt:
         elif not again:
             raise Stopped(f"{self.requested} while {self._doing}")
 
-    def _guard(self, reads: int) -> None:
+    def _guard(self, reads: int, last: Callable[[], None]) -> None:
         """The thread: ends a process whose main thread cannot."""
         while came := os.read(reads, 1):
             if came[0] in _SIGNALS and self._doing is not None:
-                about = came[0], self._doing
+                about = came[0], self._doing, last
                 timer = threading.Timer(_PATIENCE_S, self._leave, about)
                 timer.daemon = True
                 timer.start()
         os.close(reads)
 
-    def _leave(self, number: int, doing: str) -> None:
+    def _leave(self, number: int, doing: str, last: Callable[[], None]) -> None:
         if self._doing is None:
             return  # the main thread has noticed, and is on its way out
-        self.last()
+        last()
         print(stopped(f"{signal.Signals(number).name} while {doing}"), flush=True)
         sys.stderr.flush()
         os._exit(0)

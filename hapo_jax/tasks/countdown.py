@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from hapo_jax.system.errors import Refused
-from hapo_jax.tasks.problems import Demonstration, Grade, Problem
+from hapo_jax.tasks.problems import Demonstration, Grade, Problem, check_split
 
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul}
 EQUATION_TOKENS = 6  # a op b = c and the mark behind it
@@ -202,8 +202,7 @@ def _split_of(key: str) -> str:
 
 
 def _check(split, numbers, max_number, operators, operations) -> None:
-    if split not in ("train", "test"):
-        raise Refused(f"task.split={split!r} must be 'train' or 'test'.")
+    check_split(split)
     if not 1 <= operations <= numbers - 1:
         raise Refused(
             f"task.operations={operations} must lie between 1 and numbers - 1 = "

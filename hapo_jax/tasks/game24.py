@@ -27,6 +27,7 @@ from hapo_jax.tasks import data_checks, files
 from hapo_jax.tasks.problems import (
     Grade,
     Problem,
+    check_split,
     fill,
     path_text,
     read_structured,
@@ -91,8 +92,7 @@ def problems(
         return _read(files.find(path, split), prompt_template, columns, on_error)
     if columns:
         raise Refused(f"{columns=} is about files, and task.path is empty; drop it.")
-    if split not in ("train", "test"):
-        raise Refused(f"task.split={split!r} must be 'train' or 'test'.")
+    check_split(split)
     if not 1 <= max_number <= 100:
         raise Refused(f"task.max_number={max_number} must lie within 1 and 100.")
     numbers = range(1, max_number + 1)

@@ -22,7 +22,7 @@ from typing import Any
 from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import files
-from hapo_jax.tasks.problems import Grade, Problem, fill, read_structured
+from hapo_jax.tasks.problems import Grade, Problem, check_split, fill, read_structured
 
 MIN_PEOPLE, MAX_PEOPLE = 2, 8
 MAX_ANSWER_CHARACTERS = 2_000
@@ -90,8 +90,7 @@ def problems(
         return _read(files.find(path, split), prompt_template, columns, on_error)
     if columns:
         raise Refused(f"{columns=} is about files, and task.path is empty; drop it.")
-    if split not in ("train", "test"):
-        raise Refused(f"task.split={split!r} must be 'train' or 'test'.")
+    check_split(split)
     if not MIN_PEOPLE <= min_people <= max_people <= MAX_PEOPLE:
         raise Refused(
             f"task.min_people={min_people} and task.max_people={max_people} must lie "

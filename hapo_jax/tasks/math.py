@@ -34,6 +34,7 @@ from hapo_jax.tasks.problems import (
     Demonstration,
     Grade,
     Problem,
+    check_split,
     path_text,
     read_demonstrations,
     read_problems,
@@ -75,7 +76,7 @@ def problems(
       Refused: there is no such split or grading, its files are missing or broken,
         or none of the gold answers can be equalled.
     """
-    _check_split(split)
+    check_split(split)
     _check_grading(grading)
     source = math_sets.locate(path, split)
     found = read_problems(
@@ -124,7 +125,7 @@ def demonstrations(
     Raises:
       Refused: as `problems.read_demonstrations`, or there is no such split.
     """
-    _check_split(split)
+    check_split(split)
     return read_demonstrations(
         math_sets.locate(path, split).paths,
         prompt_template=prompt_template,
@@ -249,11 +250,6 @@ def _check_gold(answer: str, grading: str) -> None:
             f"answer={answer[:80]!r} has nothing left once {grading!r} has taken units "
             "and words out; drop the problem, or grade it 'lenient'."
         )
-
-
-def _check_split(split: str) -> None:
-    if split not in ("train", "test"):
-        raise Refused(f"{split=} must be one of train, test.")
 
 
 def _check_grading(grading: str) -> None:

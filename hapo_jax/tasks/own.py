@@ -14,7 +14,7 @@ from typing import Any
 
 from hapo_jax.system import own_code
 from hapo_jax.system.errors import Refused
-from hapo_jax.tasks.problems import Grade, Problem, read_problems
+from hapo_jax.tasks.problems import Grade, Problem, check_split, read_problems
 
 
 def load(name: str) -> SimpleNamespace:
@@ -60,8 +60,7 @@ def problems(
       split: "train" or "test"; the files say which problems these are.
       path, prompt_template, columns, on_error: see `problems.read_problems`.
     """
-    if split not in ("train", "test"):
-        raise Refused(f"{split=} must be train or test.")
+    check_split(split)
     return read_problems(
         path, prompt_template=prompt_template, columns=columns, on_error=on_error
     )

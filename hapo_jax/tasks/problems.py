@@ -49,6 +49,12 @@ class Problem:
     statement: str = ""
 
 
+def check_split(split: str) -> None:
+    """Refuses another part of a task's problems than the two there are."""
+    if split not in ("train", "test"):
+        raise Refused(f"{split=} must be train or test.")
+
+
 class Demonstration(NamedTuple):
     """One worked example for supervised fine-tuning.
 

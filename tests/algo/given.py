@@ -9,7 +9,10 @@ from hapo_jax.algo import method as method_lib
 
 
 class Tokens(NamedTuple):
-    """What a loss may read, current policy included; [B, T], see `stages.NAMES`."""
+    """What a loss may read, current policy included; [B, T], see `stages.NAMES`.
+
+    A critic's values are 0 before the updates.
+    """
 
     logprobs: jax.Array
     entropy: jax.Array | None
@@ -45,6 +48,8 @@ def rows(tokens, rewards=None, group_ids=None):
         scores=zeros if rewards is None else rewards,
         group_ids=jnp.arange(size) if group_ids is None else group_ids,
         prompt_ids=jnp.arange(size) if group_ids is None else group_ids,
+        old_values=jnp.zeros(tokens.mask.shape),
+        baselines=zeros,
         old_square_sum=jnp.exp(2 * tokens.old_logprobs),
         old_cut_logprobs=tokens.old_logprobs + 0.2,
     )

@@ -69,6 +69,16 @@ def reads_rewards(ratio, rewards):
     return ratio * rewards
 
 
+@stages.declare()
+def reads_values(advantages, values):
+    return advantages - values
+
+
+@stages.declare()
+def reads_logprobs(values, logprobs):
+    return values * logprobs
+
+
 def by_ratio(ratio):
     """A token's pass by what only the current policy knows."""
     return ratio > 1

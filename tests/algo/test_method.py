@@ -195,6 +195,14 @@ def test_kl_term_is_added_per_token():
     np.testing.assert_allclose(terms.loss, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_k3r_takes_the_ratio_of_the_method():
+    _, plain, _ = _terms(_make("grpo", kl_strength=0.0))
+    _, k3, _ = _terms(_make("grpo", kl_strength=0.25))
+    _, k3r, _ = _terms(_make("grpo", kl_strength=0.25, kl_estimator="k3r"))
+    expected = (k3.loss - plain.loss) * k3.ratio
+    np.testing.assert_allclose(k3r.loss - plain.loss, expected, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("mode", ["token", "icepop", "sequence"])
 def test_importance_weights_multiply_the_loss_after_clipping(mode):
     bounds = {"importance_floor": 0.8, "importance_cap": 1.25}

@@ -46,6 +46,6 @@ def test_what_cannot_be_known_beforehand_is_refused(changes, words):
 
 def test_the_learning_rate_counts_the_updates_of_all_phases():
     config = config_lib.default()
-    before = assembly.updates_per_step(config)
+    before = assembly.work_of(config).updates
     config.algo.phases.name = "low_probability_first"
-    assert assembly.updates_per_step(config) == 2 * before
+    assert assembly.work_of(config).updates == 2 * before

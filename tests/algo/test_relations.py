@@ -21,8 +21,11 @@ LENGTHS = np.array([5, 2, 4, 0, 3, 5])  # one completion is empty
 MASK = np.arange(T) < LENGTHS[:, None]
 GROUP_IDS = np.array([0, 0, 0, 3, 3, 3], np.int32)
 RIGHT = np.array([1, 0, 1, 0, 0, 1], np.float32)
-# Settings without a default, which a user has to give.
-GIVEN: dict[str, dict[str, Any]] = {}
+# Settings without a default, which a user has to give, and bounds that these random
+# numbers lie within.
+GIVEN: dict[str, dict[str, Any]] = {
+    "reinforce_rejection": {"mask": {"name": "rejection", "low": 0.5, "high": 2.0}},
+}
 PER_ROW = {"rewards", "scores", "baselines"}
 
 same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)

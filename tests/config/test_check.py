@@ -9,6 +9,7 @@ from hapo_jax import sft, train
 from hapo_jax.algo import method, settings
 from hapo_jax.config import arguments, check
 from hapo_jax.config import defaults as config_lib
+from hapo_jax.system.errors import Refused
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -56,6 +57,10 @@ def refuse(program, config, workdir, changes):
     ("changes", "words"),
     [
         ({"learner.micro_rows": 7}, ["learner.micro_rows=7", "multiple of", "= 8"]),
+        (
+            {"algo.critic.name": "value_head", "learner.recompute_old_logprobs": False},
+            ["learner.recompute_old_logprobs=False", "reads old_values"],
+        ),
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
         (
@@ -149,6 +154,9 @@ def test_all_conflicts_come_at_once(tmp_path):
         ({"mesh.tensor": 3}, ["'tensor': 3", "8 devices"]),
         ({"log.every_steps": 0}, ["log.every_steps=0", "[1, "]),
         ({"model.dtype": "float16"}, ["model.dtype='float16'", "bfloat16"]),
+        ({"loss.name": "dff"}, ["loss.name='dff'", "did you mean 'dft'"]),
+        ({"loss": {"name": "dft", "cap": 1}}, ["loss.cap is no option of", "none"]),
+        ({"loss": {}}, ["loss.name is missing", "uniform"]),
     ],
     ids=lambda x: ",".join(x) if isinstance(x, dict) else "",
 )
@@ -222,6 +230,26 @@ def test_truncated_sampling_is_accepted_where_ratios_are_of_it():
     config = load("countdown")
     config.rollout.top_p, config.algo.ratio_of = 0.8, "sampled"
     check.check(config, num_devices=8)
+
+
+def checked(name, **rollout):
+    """Runs `check_method` for a method of the table on the demo."""
+    config = load("countdown", f"method={name}")
+    for key, value in rollout.items():
+        config.rollout[key] = value
+    resolved, _ = check.check(config, num_devices=8)
+    check.check_method(resolved, method.make(settings.of(resolved.algo.to_dict())))
+
+
+@pytest.mark.parametrize("name", ["passk", "remax"])
+def test_methods_with_few_advantages_are_accepted(name):
+    """Pass@k has none in a group with two right completions."""
+    checked(name)
+
+
+def test_a_greedy_baseline_that_is_not_drawn_is_refused():
+    with pytest.raises(Refused, match="rollout.greedy_baseline=False draws none"):
+        checked("remax", greedy_baseline=False)
 
 
 def test_what_is_left_open_follows_the_flags():

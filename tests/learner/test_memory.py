@@ -67,7 +67,7 @@ def test_scoring_16k_tokens_of_a_large_vocabulary_needs_no_large_buffer():
         positions=by_row,
         segment_ids=by_row,
         branch_ids=by_row,
-        slots=by_row,
+        places=by_row,
         sources=by_target,
         targets=by_target,
         counts=abstract((2, 1)),

@@ -39,18 +39,18 @@ def layouts(draw):
 
 def run(batch, layout, include=None):
     prompts, prompt_lengths, completions, lengths, group_ids = batch
-    plan = packing.make_plan(
+    placement = packing.place(
         layout, prompt_lengths, lengths, group_ids, include=include
     )
     packed, index = packing.pack(
         layout,
-        plan,
+        placement,
         prompts.astype(np.int32),
         completions.astype(np.int32),
         num_micros=layout.num_micros(len(lengths), P + T),
         pad_targets_to=4,
     )
-    return plan, packed, index
+    return placement, packed, index
 
 
 @hypothesis.given(batches(), layouts())
@@ -58,7 +58,7 @@ def run(batch, layout, include=None):
 def test_every_token_is_there_once_and_sees_its_own_past(batch, layout):
     """What a branch sees, by ids alone, is its prompt and completion in order."""
     prompts, prompt_lengths, completions, lengths, _ = batch
-    plan, packed, _ = run(batch, layout)
+    placement, packed, _ = run(batch, layout)
     S, m, W = layout.shards, layout.micro_rows, layout.width
     rows = [x.reshape(-1, W) for x in packed[:4]]
     seen = []
@@ -78,7 +78,7 @@ def test_every_token_is_there_once_and_sees_its_own_past(batch, layout):
         if t
     ]
     assert sorted(seen) == sorted(expected)
-    assert plan.computed_tokens == sum((x > 0).sum() for x in rows[2])
+    assert placement.computed_tokens == sum((x > 0).sum() for x in rows[2])
     assert packed.counts.sum() == lengths.sum()
 
     # Targets are the completions, and each is predicted by the column before it.
@@ -86,11 +86,11 @@ def test_every_token_is_there_once_and_sees_its_own_past(batch, layout):
     there = np.arange(packed.targets.shape[2]) < packed.counts[..., None]
     after = np.take_along_axis(flat, np.minimum(packed.sources + 1, m // S * W - 1), 2)
     np.testing.assert_array_equal(after[there], packed.targets[there])
-    slots = packed.slots.reshape(flat.shape)
+    places = packed.places.reshape(flat.shape)
     number = np.broadcast_to(np.arange(there.shape[2]), there.shape)
-    back = np.take_along_axis(slots, packed.sources, 2)
+    back = np.take_along_axis(places, packed.sources, 2)
     np.testing.assert_array_equal(back[there], number[there])
-    assert (slots < there.shape[2]).sum() == there.sum()
+    assert (places < there.shape[2]).sum() == there.sum()
 
 
 @hypothesis.given(batches(), layouts())
@@ -112,25 +112,25 @@ def test_gather_and_scatter_are_inverse(batch, layout):
 def test_what_is_left_out_takes_no_room(batch, layout):
     lengths = batch[3]
     include = np.arange(len(lengths)) % 2 == 0
-    plan, packed, _ = run(batch, layout, include)
-    np.testing.assert_array_equal(plan.row >= 0, include & (lengths > 0))
+    placement, packed, _ = run(batch, layout, include)
+    np.testing.assert_array_equal(placement.row >= 0, include & (lengths > 0))
     assert packed.counts.sum() == lengths[include].sum()
     used = packed.segment_ids.reshape(-1, layout.width).any(axis=1)
-    assert used[: plan.num_rows].all() and not used[plan.num_rows :].any()
+    assert used[: placement.num_rows].all() and not used[placement.num_rows :].any()
 
 
 def test_prompts_are_shared_where_that_saves_rows():
     """Three completions of 4 behind a prompt of 5: 3 + 4 · ... in one row of 19."""
     shared = packing.Layout(19, 1, 1, packing=True, share_prompts=True)
     lengths = np.array([4, 4, 4]), np.array([4, 4, 4]), np.zeros(3, int)
-    plan = packing.make_plan(shared, lengths[0] + 1, *lengths[1:])
-    assert plan.num_rows == 1
-    assert plan.start.tolist() == [4, 9, 14] and plan.computed_tokens == 19
+    placement = packing.place(shared, lengths[0] + 1, *lengths[1:])
+    assert placement.num_rows == 1
+    assert placement.start.tolist() == [4, 9, 14] and placement.computed_tokens == 19
     apart = packing.Layout(19, 1, 1, packing=True, share_prompts=False)
-    assert packing.make_plan(apart, lengths[0] + 1, *lengths[1:]).num_rows == 2
+    assert packing.place(apart, lengths[0] + 1, *lengths[1:]).num_rows == 2
 
 
 def test_a_sequence_that_fits_into_no_row_is_refused():
     layout = packing.Layout(8, 1, 1, packing=True, share_prompts=False)
     with pytest.raises(ValueError, match=r"completion 1 has 9 .* raise learner\.row_t"):
-        packing.make_plan(layout, np.array([2, 4]), np.array([3, 5]), np.zeros(2, int))
+        packing.place(layout, np.array([2, 4]), np.array([3, 5]), np.zeros(2, int))

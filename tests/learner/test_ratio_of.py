@@ -55,10 +55,7 @@ def drawn(truncation, dtype):
     """What the real sampler gives the learner: B completions, half of them right."""
     policy = make_policy(dtype)
     programs = programs_lib.make(
-        policy.config,
-        policy.graphdef,
-        policy.mesh,
-        policy.sample_shardings,
+        policy,
         sampler.Sampling(
             stop_ids=(1, 2),
             pad_id=0,
@@ -70,7 +67,6 @@ def drawn(truncation, dtype):
         max_prompt_tokens=COLUMNS,
         max_completion_tokens=T,
         chunk_tokens=4,
-        dtype=policy.dtype,
     )
     prompt_tokens, prompt_lengths = tiny.prompts(LENGTHS, COLUMNS)
     requests = [

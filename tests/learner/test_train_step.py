@@ -347,7 +347,7 @@ def test_two_phases_are_two_updates_with_the_others_advantages_at_zero(devices):
     likely = np.exp(learnt.rows.old_logprobs) >= 0.1
     with jax.set_mesh(mesh):
         learner, state = make(mesh, tiny.method("dapo"), **options)
-        scores = learn_lib.given_scores(learner, state.params, None, rollout())
+        scores = learn_lib.given_scores(learner, state, None, rollout())
         whole, method_state = learn_lib.prepare(
             learner, rollout(), state.method_state, *scores
         )
@@ -541,7 +541,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
     with jax.set_mesh(mesh):
         learner, state = make(
             mesh,
-            sft.likelihood(),
+            sft.likelihood({"name": "uniform"}),
             optimizer=adamw(peak=3e-2, warmup=1, weight_decay=0.0),
         )
         zeros = np.zeros_like(rollout().record.entropy)

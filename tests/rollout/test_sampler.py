@@ -47,10 +47,7 @@ def make_programs(truncation, max_tokens, chunk_tokens, group_size, num_prompts)
     mesh = sharding.make_mesh(data=1, devices=jax.devices()[:1])
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     programs = programs_lib.make(
-        policy.config,
-        policy.graphdef,
-        mesh,
-        policy.sample_shardings,
+        policy,
         sampler.Sampling(
             stop_ids=STOPS, pad_id=PAD, truncation=truncation, temperature_fn=adaptive
         ),

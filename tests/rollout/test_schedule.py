@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hapo_jax import plain as plain_lib
 from hapo_jax.model import policy as policy_lib
-from hapo_jax.rollout import platform, sampler, schedule
 from hapo_jax.rollout import programs as programs_lib
+from hapo_jax.rollout import sampler, schedule, tuning
 from hapo_jax.rollout.batch import TokenRecord
 from hapo_jax.rollout.requests import Request
 from tests import tiny
@@ -40,10 +40,7 @@ def make_programs(
     mesh = mesh or one_device_mesh()
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     programs = programs_lib.make(
-        policy.config,
-        policy.graphdef,
-        mesh,
-        policy.sample_shardings,
+        policy,
         sampler.Sampling(
             stop_ids=stop_ids,
             pad_id=test_sampler.PAD,
@@ -54,7 +51,7 @@ def make_programs(
         max_prompt_tokens=P,
         max_completion_tokens=T,
         chunk_tokens=chunk_tokens,
-        platform=platform.Platform(chunks_ahead, 2, 2, writes_last=chunks_ahead > 0),
+        tuning=tuning.Tuning(chunks_ahead, 2, 2, writes_last=chunks_ahead > 0),
     )
     return programs, jax.device_put(tiny.params(), policy.sample_shardings), mesh
 

@@ -33,13 +33,12 @@ def make_config(**changes):
 
 
 def open_folder(path, *, resume_step=None, config=None, derived=(), **options):
-    return run_folder.RunFolder(
-        path,
-        config_lib.Resolved(config or make_config(), tuple(derived)),
-        resume_step=resume_step,
+    home = run_folder.Home(
+        workdir=path,
+        resolved=config_lib.Resolved(config or make_config(), tuple(derived)),
         may_change=("num_steps", "mesh"),
-        **options,
     )
+    return run_folder.RunFolder(home, resume_step=resume_step, **options)
 
 
 def records(mask):

@@ -387,7 +387,7 @@ def test_problems_and_demonstrations_share_their_prompt(tmp_path):
 def test_an_unknown_split_is_refused(tmp_path, read):
     path = write(tmp_path / "a.jsonl", answer="2", solution="2")
     more = {"size": 0} if read is math.demonstrations else {}
-    with pytest.raises(ValueError, match="split='dev' must be one of train, test"):
+    with pytest.raises(ValueError, match="split='dev' must be train or test"):
         read("dev", path=path, prompt_template="", **more)
 
 

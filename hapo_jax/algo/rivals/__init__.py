@@ -7,10 +7,15 @@ To add one, write its module and name it here; `methods.py` takes up both.
 """
 
 from hapo_jax.algo.rivals import (
+    acpo,
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    dppo,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,
@@ -23,15 +28,25 @@ from hapo_jax.algo.rivals import (
     maxrl,
     otb,
     passk,
+    ppo,
+    rejection,
+    remax,
     sapo,
+    sent,
     stapo,
+    v32_mask,
 )
 
 MODULES = (
+    acpo,
     adaptive_entropy,
+    archer,
     aspo,
     ce_gppo,
     cispo,
+    clip_cov,
+    dppo,
+    edge_grpo,
     entropy_adv,
     entropy_bonus,
     forking,
@@ -44,6 +59,11 @@ MODULES = (
     maxrl,
     otb,
     passk,
+    ppo,
+    rejection,
+    remax,
     sapo,
+    sent,
     stapo,
+    v32_mask,
 )

@@ -51,6 +51,7 @@ METHODS = {
         {
             **row.DAPO,
             "algo.surrogate": {"name": "aspo"},
+            "algo.entropy.source": "current",
             "algo.clip_range": {"name": "by_row_entropy"},
             "algo.clip.high": 0.2,
             "algo.clip.dual": 3.0,

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import advantages, row, stages
+from hapo_jax.algo import advantages, masked, row, stages
 
 Array = jax.Array
 
@@ -45,13 +45,15 @@ def gpg(
     plain = advantages.grpo(
         rewards, mask, group_ids, scale_by_std=scale_by_std, singleton=singleton
     )
+    filled = jnp.any(mask, axis=1)  # rows without tokens only fill the batch up
     if correction == "verl":
-        factor = len(rewards) / jnp.maximum(jnp.sum(rewards != 0), 1)
+        informative = masked.count(filled & (rewards != 0))
+        factor = masked.count(filled) / jnp.maximum(informative, 1)
     elif correction == "official":
         centred, size = advantages.centre(rewards, group_ids)
         differ = advantages.group_max(jnp.abs(centred), group_ids) > 0
-        mixed = jnp.sum(differ / size)
-        factor = jnp.sum(1 / size) / jnp.where(mixed > 0, mixed, 1)
+        mixed = masked.sum(differ / size, filled)
+        factor = masked.sum(1 / size, filled) / jnp.where(mixed > 0, mixed, 1)
     else:
         factor = 1.0
     return factor * plain

@@ -5,13 +5,12 @@ import fcntl
 import json
 import logging
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
-import hapo_jax
+from hapo_jax.system import child
 from hapo_jax.tasks.sandbox import confine, kernel, landlock, promises
 from hapo_jax.tasks.sandbox.confine import Limits
 
@@ -59,15 +58,14 @@ class Sandbox:
         self.passed_over = dict(passed_over or {})
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.settimeout(_ANSWER_S)
-        command = [sys.executable, "-P", "-m", "hapo_jax.tasks.sandbox.launcher"]
-        self._launcher = subprocess.Popen(
-            [*command, str(theirs.fileno()), str(os.getpid()), way, str(most)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
+        self._launcher = child.start(
+            "hapo_jax.tasks.sandbox.launcher",
+            theirs.fileno(),
+            os.getpid(),
+            way,
+            most,
             env=_environment(),
-            start_new_session=True,
+            stderr=subprocess.DEVNULL,
         )
         theirs.close()
         self._socket = ours
@@ -239,7 +237,7 @@ def _environment() -> dict[str, str]:
         "PATH": "/usr/bin:/bin",
         "HOME": "/tmp",
         "LANG": "C.UTF-8",
-        "PYTHONPATH": str(pathlib.Path(hapo_jax.__file__).resolve().parents[1]),
+        "PYTHONPATH": child.ROOT,
         "PYTHONHASHSEED": "0",
         "PYTHONDONTWRITEBYTECODE": "1",
         "OMP_NUM_THREADS": "1",

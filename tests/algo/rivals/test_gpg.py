@@ -28,7 +28,7 @@ GOLDEN = {"gpg_advantage": _advantage, "gpg_loss": _loss}
 REWARDS = jnp.array([1.0, 0, 0, 1, 0, 1, 1, 0, 0])
 GROUPS = jnp.array([0, 0, 0, 3, 3, 5, 5, 7, 7], jnp.int32)
 CENTRED = np.array([2, -1, -1, 1.5, -1.5, 0, 0, 0, 0]) / 3
-MASK = jnp.arange(3)[None, :] < jnp.array([3, 1, 2, 3, 0, 1, 2, 3, 1])[:, None]
+MASK = jnp.arange(3)[None, :] < jnp.array([3, 1, 2, 3, 2, 1, 2, 3, 1])[:, None]
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,16 @@ def test_by_hand(options, factor):
     found = gpg.gpg(REWARDS, MASK, GROUPS, **options)
     expected = np.where(MASK, factor * CENTRED[:, None], 0)
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("correction", ["official", "verl"])
+def test_rows_that_fill_the_batch_up_do_not_count(correction):
+    rewards = jnp.concatenate([REWARDS, jnp.zeros(3)])
+    groups = jnp.concatenate([GROUPS, jnp.arange(9, 12, dtype=jnp.int32)])
+    mask = jnp.concatenate([MASK, jnp.zeros((3, 3), bool)])
+    padded = gpg.gpg(rewards, mask, groups, correction=correction)
+    expected = gpg.gpg(REWARDS, MASK, GROUPS, correction=correction)
+    np.testing.assert_allclose(padded[:9], expected, rtol=1e-6)
 
 
 def test_only_groups_that_differ_count_as_mixed():

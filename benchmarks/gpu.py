@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.ours import parts
 from hapo_jax import assembly
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 from hapo_jax.model.config import ModelConfig
@@ -142,7 +142,7 @@ def make_engine_run(model: ModelConfig, rows: int, prompt: int, new: int):
     policy = policy_lib.make(model, None, "", "bfloat16", mesh)
     programs = parts.make_programs(
         policy,
-        assembly.make_method(config_lib.default()),
+        assembly.make_method(defaults.default()),
         slots=rows,
         rows_per_lane=GROUP,
         prompt_tokens=prompt,

@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 
 # (completion, answer); completions of the length that models write
 Items = Iterator[tuple[str, str]]
@@ -31,14 +31,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--seconds", type=float, default=10.0)
     args = parser.parse_args()
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=args.workers, timeout_s=10.0, memory_gib=4.0, start_timeout_s=120.0
     ) as pool:
         for name in args.work:
             print(json.dumps(measure(pool, name, args.seconds)), flush=True)
 
 
-def measure(pool: grading.GradingPool, name: str, seconds: float) -> dict:
+def measure(pool: pool_lib.GradingPool, name: str, seconds: float) -> dict:
     """Grades for about so many seconds.
 
     Raises:

@@ -1,4 +1,4 @@
-"""How often the intervals of `eval_scores.py` cover the truth, by simulation.
+"""How often the intervals of `figures.py` cover the truth, by simulation.
 
     python -m benchmarks.intervals                       # JSON lines, one per case
     python -m benchmarks.intervals --table FILE.jsonl    # the same as a table
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.evaluation import figures as figures_lib
 
 PROBLEMS = (10, 30, 100, 500)
 COMPLETIONS = (1, 4, 8)
@@ -136,19 +136,19 @@ def simulate(
     rng = np.random.default_rng(seed)
     draw, truth, spread = _quantity(figure, _populations(figure)[population], k)
     name = figure.removeprefix("Δ ")
-    high = eval_scores.ceiling(name, MAX_TOKENS)
-    low, draws = -high if figure != name else 0.0, eval_scores.draws(name, k)
+    high = figures_lib.ceiling(name, MAX_TOKENS)
+    low, draws = -high if figure != name else 0.0, figures_lib.draws(name, k)
 
     @functools.cache  # of small sets few are different
     def ends(values: bytes) -> tuple[float, float]:
-        return eval_scores.interval(np.frombuffer(values), low, high, draws=draws)
+        return figures_lib.interval(np.frombuffer(values), low, high, draws=draws)
 
     found = np.array(
         [ends(np.sort(draw(rng, problems)).tobytes()) for _ in range(trials)]
     )
     above, below = np.mean(found[:, 0] > truth), np.mean(found[:, 1] < truth)
     widths = found[:, 1] - found[:, 0]
-    quantile = statistics.NormalDist().inv_cdf((1 + eval_scores.CONFIDENCE) / 2)
+    quantile = statistics.NormalDist().inv_cdf((1 + figures_lib.CONFIDENCE) / 2)
     normal = 2 * quantile * spread / np.sqrt(problems)
     return {
         "figure": figure,

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import workload
 from benchmarks.ours import parts
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, presets
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
 
@@ -65,7 +65,7 @@ def main() -> None:
 
 def make_step(method: str, args, mesh):
     """A function step(i) -> seconds of (rollout, update, both), for one method."""
-    config = config_lib.apply_method(config_lib.default(), method)
+    config = presets.apply_method(defaults.default(), method)
     config.rollout.group_size = args.group_size
     config.rollout.max_prompt_tokens = args.prompt_tokens
     config.rollout.max_completion_tokens = args.completion_tokens

@@ -14,7 +14,7 @@ import argparse
 from collections.abc import Sequence
 
 from benchmarks import compare, worker, workload
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 
 PEERS = {
     "tunix": compare.Peer("benchmarks.peers.tunix", "tunix"),
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "its completions differ in length, since rows would wait for the longest",
     )
     parser.add_argument(
-        "--chunk-tokens", type=int, default=config_lib.default().rollout.chunk_tokens
+        "--chunk-tokens", type=int, default=defaults.default().rollout.chunk_tokens
     )
     args = parser.parse_args(argv)
     args.requests = [int(n) for n in args.requests.split(",")] if args.requests else []

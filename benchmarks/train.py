@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks import compare, worker, workload
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 
 TUNIX = compare.Peer("benchmarks.peers.tunix_train", "tunix")
 TRL = compare.Peer("benchmarks.peers.trl", "trl")
@@ -88,7 +88,7 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
                 f'--set {text}: must be KEY=VALUE with a JSON value, as a.b="c".'
             ) from None
     try:
-        config_lib.default().lock().update_from_flattened_dict(found)
+        defaults.default().lock().update_from_flattened_dict(found)
     except (KeyError, TypeError) as error:
         raise ValueError(f"--set: {error.args[0]}") from error
     return found

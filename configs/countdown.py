@@ -6,12 +6,12 @@ hapo-train --config=configs/countdown.py:method=dapo --workdir=runs/dapo
 
 import pathlib
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, method="hapo", seed=0)
-    c = config_lib.default()
+    args = config.parse_arg(arg, method="hapo", seed=0)
+    c = config.default()
     c.seed = args.seed
     c.num_steps = 150
 
@@ -19,6 +19,16 @@ def get_config(arg=None):
     game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
     c.task.train = dict(split="train", size=10_000, seed=0, **game)
     c.task.test = dict(split="test", size=10_000, seed=0, **game)
+    # Of a player who never gives up, for methods that imitate beside the rollout.
+    c.task.demonstrations = dict(
+        split="train",
+        size=10_000,
+        seed=0,
+        num_problems=10_000,
+        give_up=0.0,
+        max_attempts=15,
+        **game,
+    )
     c.model.path = str(pathlib.Path(__file__).parent / "countdown_warm")
 
     c.rollout.batch_prompts = 32
@@ -36,4 +46,4 @@ def get_config(arg=None):
     c.eval.every_steps = 30
     c.eval.num_problems = 256
     c.eval.top_p = 0.95
-    return config_lib.apply_method(c, args.method).lock()
+    return config.apply_method(c, args.method).lock()

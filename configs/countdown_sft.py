@@ -5,12 +5,12 @@
 The committed `configs/countdown_warm` is the `hf/` folder of this run.
 """
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 
 
 def get_config(arg=None):
-    config_lib.parse_arg(arg)
-    c = config_lib.default_sft()
+    config.parse_arg(arg)
+    c = config.default_sft()
     c.num_steps = 2500
 
     c.task.name = "countdown"

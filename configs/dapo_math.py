@@ -19,13 +19,13 @@ in as in the paper; a flag file leaves them out:
 
 import pathlib
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 from hapo_jax.config import paper
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data")
-    c = config_lib.default()
+    args = config.parse_arg(arg, method="hapo", seed=0, data="data")
+    c = config.default()
     c.seed = args.seed
     c.num_steps = 300
 
@@ -65,4 +65,4 @@ def get_config(arg=None):
     c.eval.k = 8
     c.eval.temperature = 0.5
     c.eval.top_p = 0.7
-    return config_lib.apply_method(c, args.method).lock()
+    return config.apply_method(c, args.method).lock()

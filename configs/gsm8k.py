@@ -10,7 +10,7 @@ asks as that did. Sizes are for one accelerator of 80 GB and a model of 1.5B.
 
 import pathlib
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 from hapo_jax.system.errors import Refused
 
 PROMPTS = {
@@ -23,10 +23,10 @@ PROMPTS = {
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data", prompt="boxed")
+    args = config.parse_arg(arg, method="hapo", seed=0, data="data", prompt="boxed")
     if args.prompt not in PROMPTS:
         raise Refused(f"prompt={args.prompt!r} must be one of {', '.join(PROMPTS)}.")
-    c = config_lib.default()
+    c = config.default()
     c.seed = args.seed
     c.num_steps = 200
 
@@ -56,4 +56,4 @@ def get_config(arg=None):
     c.eval.every_steps = 20
     c.eval.num_problems = 256
     c.eval.k = 4
-    return config_lib.apply_method(c, args.method).lock()
+    return config.apply_method(c, args.method).lock()

@@ -13,7 +13,7 @@ for one accelerator of 80 GB and a model of up to 1.5B.
 
 import pathlib
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 
 # The same text as in gsm8k.py.
 PROMPT = (
@@ -23,8 +23,8 @@ PROMPT = (
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, seed=0, data="data")
-    c = config_lib.default_sft()
+    args = config.parse_arg(arg, seed=0, data="data")
+    c = config.default_sft()
     c.seed = args.seed
     c.num_steps = 350
 

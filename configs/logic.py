@@ -7,7 +7,7 @@ Training puzzles have 3 to `people` persons, held-out ones `people`, each puzzle
 exactly one solution. Sizes are for one accelerator of 80 GB and a model of 1.5B.
 """
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 
 PROMPT = (
     "{problem}\nThink step by step. Then give your answer between <answer> and "
@@ -16,8 +16,8 @@ PROMPT = (
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, method="hapo", seed=0, people=5)
-    c = config_lib.default()
+    args = config.parse_arg(arg, method="hapo", seed=0, people=5)
+    c = config.default()
     c.seed = args.seed
     c.num_steps = 200
 
@@ -40,4 +40,4 @@ def get_config(arg=None):
     c.eval.every_steps = 20
     c.eval.num_problems = 256
     c.eval.k = 4
-    return config_lib.apply_method(c, args.method).lock()
+    return config.apply_method(c, args.method).lock()

@@ -10,7 +10,7 @@ accelerator of 80 GB and a model of 1.5B.
 
 import pathlib
 
-from hapo_jax import config as config_lib
+from hapo_jax import config
 
 ASK = (
     "{problem}\nYour function should pass tests like this one:\n{example}\n"
@@ -23,8 +23,8 @@ COMPLETE = (
 
 
 def get_config(arg=None):
-    args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data")
-    c = config_lib.default()
+    args = config.parse_arg(arg, method="hapo", seed=0, data="data")
+    c = config.default()
     c.seed = args.seed
     c.num_steps = 100
 
@@ -62,4 +62,4 @@ def get_config(arg=None):
     c.eval.every_steps = 20
     c.eval.num_problems = 0
     c.eval.k = 4
-    return config_lib.apply_method(c, args.method).lock()
+    return config.apply_method(c, args.method).lock()

@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 
 from hapo_jax.algo import method, methods, row, settings, stages, supervised
-from hapo_jax.config import arguments, defaults
+from hapo_jax.algo.not_offered import NOT_OFFERED
+from hapo_jax.config import arguments, defaults, dotted, presets, resolution
 
 # Parameters that have a setting of their own, so that they are no option of a stage.
 _ELSEWHERE = {
@@ -43,6 +44,7 @@ def page() -> str:
                 *_stages_of_methods(),
                 *_methods(),
                 *_supervised(),
+                *_not_offered(),
                 *_settings(),
                 *_stages(),
             ]
@@ -81,9 +83,19 @@ def _supervised() -> Iterator[str]:
         )
 
 
+def _not_offered() -> Iterator[str]:
+    yield (
+        "\n## Not offered\n\nUnder the name of a paper only what the paper says. "
+        "Asking for one of these is refused with\nwhat is missing.\n\n"
+        "| name | source | known | missing |\n|---|---|---|---|"
+    )
+    for name, found in NOT_OFFERED.items():
+        yield f"| `{name}` | {found.source} | {found.known} | {found.missing} |"
+
+
 def _sets(name: str, settings: Mapping) -> str:
     """What a row sets, beside what it shares with DAPO or GRPO."""
-    said, rest = [], dict(settings)
+    said, rest = [], {k: v for k, v in settings.items() if v is not None}
     bases = {"grpo": ("GRPO without KL", row.GRPO), "dapo": ("DAPO", row.DAPO)}
     for base, shared in (b for own, b in bases.items() if own != name):
         if shared.items() <= rest.items():
@@ -100,7 +112,8 @@ def _stages_of_methods() -> Iterator[str]:
         "dual clip behind them. Entropies, and\nlog-probs that choose tokens, are of "
         "the policy that starts the step (old) or of the current\none, and statistics "
         "of the entropy score over the whole batch or a micro-batch; without an\nentry "
-        "no stage reads one."
+        "no stage reads one. Beside the batch are completions that are imitated: of a "
+        "second\nrollout, or demonstrations."
     )
     columns = (
         *("temperature", "advantage", "shaping", "ratio", "clip range", "selection"),
@@ -109,6 +122,7 @@ def _stages_of_methods() -> Iterator[str]:
             "mask",
             "aggregation",
             "regulariser",
+            "beside",
             "phases",
             "entropy",
             "state",
@@ -122,14 +136,15 @@ def _stages_of_methods() -> Iterator[str]:
 def _at_stages(name: str) -> Iterator[str]:
     """The cells of a method, by its settings and by what it is put together from."""
     given = methods.METHODS[name].given
-    config = defaults.apply_method(defaults.default(), name)
+    config = presets.apply_method(defaults.default(), name)
     for key, value in given.items():
         arguments.override(config, key, str(value))
-    s = settings.of(defaults.resolve(config).config.algo.to_dict())
+    s = settings.of(resolution.resolve(config).config.algo.to_dict())
     made = method.make(s)
     for key in given:  # it has no value to be shown
         _, section, option = key.split(".")
-        del getattr(s, section)[option]
+        if isinstance(holder := getattr(s, section), dict):
+            del holder[option]
     tau, group = s.temperature.strength, s.token_group.strength
     yield f"adaptive, τ={tau:g}" if tau else "constant"
     advantage = f"token group × {group:g}" if group else _chosen(s.advantage)
@@ -148,6 +163,7 @@ def _at_stages(name: str) -> Iterator[str]:
     yield _chosen(s.aggregation)
     kl = [f"KL {s.kl.estimator} × {s.kl.strength:g}"] if s.kl.strength else []
     yield ", ".join(kl + [c for c in [_chosen(s.regulariser)] if c])
+    yield _beside(config, s, given)
     yield _chosen(s.phases)
     scope = f"{s.entropy.source}, {s.entropy.scope}"
     of_source = made.reads & {"entropy", "score", "source_logprobs"}
@@ -156,6 +172,17 @@ def _at_stages(name: str) -> Iterator[str]:
         entropies.append("current, with a gradient")
     yield "; ".join(entropies)
     yield ", ".join(f"`{n}`" for n in made.init_state() if n != "entropy")
+
+
+def _beside(config, s: settings.Settings, given: Mapping) -> str:
+    """What is imitated beside the batch."""
+    if share := config.rollout.second.share:
+        return f"second rollout of {share:.0%}"
+    if not (share := s.demonstrations.share):
+        return ""
+    weight = f" × {s.demonstrations.weight:g}, {share:.0%}"
+    open_weight = "algo.demonstrations.weight" in given
+    return f"demonstrations, {_chosen(s.imitation)}" + ("" if open_weight else weight)
 
 
 def _chosen(choice: Mapping) -> str:
@@ -178,7 +205,7 @@ def _settings() -> Iterator[str]:
     yield "\n## Settings of all methods\n\n| setting | default | legal |\n|---|---|---|"
     config = defaults.default()
     for key, legal in settings.LEGAL.items():
-        default = defaults.get(config, key)
+        default = dotted.get(config, key)
         yield f"| `{key}` | `{default!r}` | {_legal(legal)} |"
 
 
@@ -199,6 +226,10 @@ def _stages() -> Iterator[str]:
         yield f"| `{name}` | {words} |"
     for key, table in methods.TABLES.items():
         yield f"\n### `{key}`"
+        if key == "algo.imitation":
+            names = ", ".join(f"`{name}`" for name in table)
+            yield f"\nOf a demonstration: {names}, as at `algo.surrogate`."
+            continue
         for name, function in table.items():
             yield from _stage(key, name, function)
 

@@ -12,7 +12,7 @@ from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings, stages
 from hapo_jax.algo.losses import Surrogate
 from hapo_jax.algo.ranges import Range
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, presets
 
 
 @stages.declare(options={"pull": Range(0, 10)})
@@ -25,7 +25,7 @@ def cubic(ratio, advantages, *, pull=0.5):
 
 def main() -> tuple[float, float]:
     """Prints the gradient at a token with ratio e^0.5, without and with the pull."""
-    config = config_lib.apply_method(config_lib.default(), "dapo")
+    config = presets.apply_method(defaults.default(), "dapo")
     section = config.algo.to_dict()
     rows = method_lib.Rows(
         mask=jnp.ones((2, 1), bool),

@@ -28,7 +28,7 @@ def palindrome(completion: str, answer: str) -> tuple[float, str | None]:
 def main() -> list[float]:
     """Grades three completions of a problem from a file; prints and returns scores."""
     # Here, since graders import this module and shall not load the pool's libraries.
-    from hapo_jax.grading import pool as grading
+    from hapo_jax.grading import pool as pool_lib
 
     # Run as a script, this module is `__main__`; graders need the name it has on disk.
     name = f"{pathlib.Path(__file__).stem}:palindrome"
@@ -38,7 +38,7 @@ def main() -> list[float]:
         file.write_text('{"problem": "A palindrome of 5 letters?", "answer": "5"}\n')
         problem = tasks.get(name).problems("train", path=str(file))[0]
     completions = ["It is level.", "apple", ""]
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=1, timeout_s=5.0, memory_gib=4.0, start_timeout_s=120.0
     ) as pool:
         items = [(completion, problem.answer) for completion in completions]

@@ -2,26 +2,26 @@
 
     python examples/read_a_run.py runs/demo
 
-Needs no JAX. docs/metrics.md lists the metrics, `run_records.PER_TOKEN` the columns.
+Needs no JAX. docs/metrics.md lists the metrics, `records.PER_TOKEN` the columns.
 """
 
 import sys
 
 import numpy as np
 
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 
 
 def main(workdir: str) -> dict[str, float]:
     """Prints a curve and a completion's tokens; returns means over the last record."""
-    config = run_records.read_config(workdir)
+    config = records_lib.read_config(workdir)
     print(f"method {config['method']}, {config['num_steps']} steps")
-    for line in run_records.read_metrics(workdir):
+    for line in records_lib.read_metrics(workdir):
         if "rollout/reward" in line:  # a step; evaluations have lines of their own keys
             print(f"step {line['step']:4d}  reward {line['rollout/reward']:.3f}")
 
-    step = run_records.rollout_steps(workdir)[-1]
-    completions = run_records.read_rollouts(workdir, step)
+    step = records_lib.rollout_steps(workdir)[-1]
+    completions = records_lib.read_rollouts(workdir, step)
     first = completions[0]
     print(f"step {step}, a completion with reward {first['reward']:g}:")
     print("token        entropy  temperature  advantage  clip range")

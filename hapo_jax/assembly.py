@@ -22,9 +22,9 @@ from hapo_jax import tasks
 from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import phases, settings
 from hapo_jax.algo.method import Method
-from hapo_jax.config import check
+from hapo_jax.config import check, dotted
 from hapo_jax.config.eval_sets import EvalSet
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.learner import cuts, packing, train_step
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
@@ -33,10 +33,11 @@ from hapo_jax.model import attention, huggingface, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
-from hapo_jax.rollout import memory
+from hapo_jax.rollout import demonstrations, memory, second
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import tuning as tuning_lib
+from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.rollout.rewards import Rewards
@@ -56,8 +57,10 @@ class Work(NamedTuple):
 
     Attributes:
       prompt_tokens, completion_tokens: of the longest.
-      batch_rows: completions of a step.
+      batch_rows: completions of a step, and places for those beside the batch.
       minibatch_rows: of an update.
+      beside_rows: of them places for a second rollout, or for demonstrations.
+      shown_rows: demonstrations in these places.
       passes: over the batch.
       phases: that each of them has, see `algo/phases.py`.
       recompute_old_logprobs, base_temperature: see `train_step.make_learner`.
@@ -67,6 +70,8 @@ class Work(NamedTuple):
     completion_tokens: int
     batch_rows: int
     minibatch_rows: int
+    beside_rows: int
+    shown_rows: int
     passes: int
     phases: int
     recompute_old_logprobs: bool
@@ -110,6 +115,7 @@ class Run:
       method: what learns from rewards, and sets temperatures.
       optimizer: with its learning rate.
       prompts: the problems that are trained on.
+      demonstrations: that are imitated beside them.
     """
 
     config: ConfigDict
@@ -117,11 +123,12 @@ class Run:
     method: Method | None = None
     optimizer: optimizer_lib.Optimizer | None = None
     prompts: PromptSet | None = None
+    demonstrations: Demonstrations | None = None
 
     @property
     def work(self) -> Work:
         """What a step gives the learner to do."""
-        return work_of(self.config)
+        return work_of(self.config, shards=_shards(self.policy.mesh))
 
     @property
     def draws(self) -> Draws:
@@ -176,15 +183,20 @@ def assemble(config: ConfigDict) -> Run:
     """The run of hapo-train that a resolved config describes.
 
     Raises:
-      Refused: the method, the model's folder or the problems cannot be used.
+      Refused: the method, the model's folder, the problems or the demonstrations
+        cannot be used.
     """
-    method = make_method(config)
-    check.check_method(config, method)
+    check.check_method(config, make_method(config))  # before anything is read
     policy = describe(config)
     prompts = make_prompts(
         config, policy, config.task.train, exclude_ids=config.data.exclude_ids
     )
-    return dataclasses.replace(of_policy(config, policy, method), prompts=prompts)
+    shown = None
+    if config.algo.demonstrations.share:
+        shown = make_demonstrations(config, policy, "task.demonstrations")
+    method = make_method(config, num_prompts=len(prompts))
+    run = of_policy(config, policy, method)
+    return dataclasses.replace(run, prompts=prompts, demonstrations=shown)
 
 
 def of_policy(config: ConfigDict, policy: Policy, method: Method) -> Run:
@@ -194,13 +206,19 @@ def of_policy(config: ConfigDict, policy: Policy, method: Method) -> Run:
     )
 
 
-def make_method(config: ConfigDict) -> Method:
-    """The method of the config's section `algo`."""
-    return method_lib.make(settings.of(config.algo.to_dict()))
+def make_method(config: ConfigDict, *, num_prompts: int = 1) -> Method:
+    """The method of the config's section `algo`; of so many training problems."""
+    found = settings.of(config.algo.to_dict())
+    return method_lib.make(found, seed=config.seed, num_prompts=num_prompts)
 
 
-def work_of(config: ConfigDict) -> Work:
-    """What a step gives the learner to do; `config` is resolved, of either kind."""
+def work_of(config: ConfigDict, *, shards: int = 1) -> Work:
+    """What a step gives the learner to do.
+
+    Args:
+      config: resolved, of either kind.
+      shards: devices that rows are split over.
+    """
     options = config.learner
     if "rollout" not in config:  # a supervised run
         return Work(
@@ -208,17 +226,33 @@ def work_of(config: ConfigDict) -> Work:
             completion_tokens=config.max_completion_tokens,
             batch_rows=options.batch_rows,
             minibatch_rows=options.batch_rows,
+            beside_rows=0,
+            shown_rows=0,
             passes=1,
             phases=1,
             recompute_old_logprobs=False,
             base_temperature=1.0,
         )
     r = config.rollout
+    num_minibatches = r.batch_prompts // options.minibatch_prompts
+    free = second.places(
+        second.Second(**r.second.to_dict()),
+        batch_prompts=r.batch_prompts,
+        group_size=r.group_size,
+        num_minibatches=num_minibatches,
+        multiple=shards,
+    )
+    sampled = options.minibatch_prompts * r.group_size
+    shown = demonstrations.per_minibatch(config.algo.demonstrations.share, sampled)
+    free = free or -(-shown // shards) * shards
+    rows = sampled + free
     return Work(
         prompt_tokens=r.max_prompt_tokens,
         completion_tokens=r.max_completion_tokens,
-        batch_rows=r.batch_prompts * r.group_size,
-        minibatch_rows=options.minibatch_prompts * r.group_size,
+        batch_rows=num_minibatches * rows,
+        minibatch_rows=rows,
+        beside_rows=free,
+        shown_rows=shown,
         passes=options.passes,
         phases=phases.number(config.algo.phases.name),
         recompute_old_logprobs=options.recompute_old_logprobs,
@@ -306,7 +340,33 @@ def prompt_encoder(
     )
 
 
-def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.GradingPool:
+def make_demonstrations(
+    config: ConfigDict, policy: Policy, section: str
+) -> Demonstrations:
+    """The demonstrations that a section of the config asks for.
+
+    Args:
+      config, policy: of the run, of either kind.
+      section: with the options of the task's `demonstrations`.
+
+    Raises:
+      Refused: the task's files cannot be used, or a demonstration is too long.
+    """
+    options = dotted.get(config, section).to_dict()
+    texts = tasks.get(config.task.name).demonstrations(**options)
+    work = work_of(config)
+    rows = demonstrations.tokenise(
+        texts,
+        policy.tokenizer,
+        prompt_encoder(config, policy),
+        max_prompt_tokens=work.prompt_tokens,
+        max_completion_tokens=work.completion_tokens,
+        section=section,
+    )
+    return Demonstrations(texts, rows)
+
+
+def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> pool_lib.GradingPool:
     """The processes that grade; close it, or use `with`.
 
     Args:
@@ -319,7 +379,7 @@ def make_pool(config: ConfigDict, sets: Sequence[EvalSet] = ()) -> grading.Gradi
     for task, options in [*own, *((s.task, s.options) for s in sets)]:
         waits = options.get("total_s", 0.0) + _CLOCK_SLACK_S
         timeouts_s[task] = max(timeouts_s[task], waits)
-    return grading.GradingPool(
+    return pool_lib.GradingPool(
         num_workers=config.grading.workers or _usable_cores(),
         timeout_s=config.grading.timeout_s,
         memory_gib=config.grading.memory_gib,
@@ -357,7 +417,7 @@ def make_optimizer(config: ConfigDict) -> optimizer_lib.Optimizer:
 def _make_learner(run: Run) -> train_step.Learner:
     """See `Run.learner`; work is cut so that it fits into memory."""
     options, policy, work = run.config.learner, run.policy, run.work
-    shards = math.prod(policy.mesh.shape[axis] for axis in sharding.BATCH)
+    shards = _shards(policy.mesh)
     width = _width(options, work.longest)
     cut = cuts.choose(
         policy.config,
@@ -394,7 +454,13 @@ def _make_learner(run: Run) -> train_step.Learner:
         layout=make_layout(options, longest=work.longest, shards=shards, rows=cut.rows),
         chunk_tokens=cut.head_tokens,
         remat=cut.remat,
+        beside_rows=work.beside_rows,
     )
+
+
+def _shards(mesh: jax.sharding.Mesh) -> int:
+    """Devices that rows of a batch are split over."""
+    return math.prod(mesh.shape[axis] for axis in sharding.BATCH)
 
 
 def make_layout(
@@ -488,7 +554,7 @@ def make_generator(
     run: Run,
     programs: programs_lib.Programs,
     prompts: PromptSet,
-    pool: grading.GradingPool,
+    pool: pool_lib.GradingPool,
     *,
     task: str = "",
     should_stop: Callable[[], bool] = lambda: False,

@@ -5,8 +5,8 @@
         --sets=aime24,amc23,math500 --data=DATA --preset=hapo --out=evals/base
     hapo-eval --compare evals/base runs/b/eval/hapo_step_300
 
-The same command goes on where it was stopped. `eval_sampling.py` draws and grades,
-`eval_scores.py` knows the figures, `eval_sets.py` the sets, `eval_folder.py` the files.
+The same command goes on where it was stopped. `sampling.py` draws and grades,
+`figures.py` knows the figures, `eval_sets.py` the sets, `evaluations.py` the files.
 """
 
 import contextlib
@@ -20,19 +20,16 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from hapo_jax import assembly, cli, opening
-from hapo_jax.config import check, eval_sets
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, eval_sets, presets, upgrade
 from hapo_jax.config.eval_sets import EvalSet
-from hapo_jax.evaluation import compare as eval_compare
-from hapo_jax.evaluation import report
-from hapo_jax.evaluation import sampling as eval_sampling
-from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.evaluation import compare, report
+from hapo_jax.evaluation import figures as figures_lib
+from hapo_jax.evaluation import sampling as sampling_lib
 from hapo_jax.evaluation.sampling import Evaluator
 from hapo_jax.model import policy as policy_lib
-from hapo_jax.runs import alarms, fingerprint
-from hapo_jax.runs import evaluations as eval_folder
-from hapo_jax.runs import inputs as run_inputs
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import alarms, evaluations, fingerprint
+from hapo_jax.runs import inputs as inputs_lib
+from hapo_jax.runs import records as records_lib
 from hapo_jax.runs.checkpoint import Checkpoints
 from hapo_jax.system import distributed, folders, lock
 from hapo_jax.system.errors import Refused
@@ -54,7 +51,7 @@ _DATA = flags.DEFINE_string(
 _PRESET = flags.DEFINE_string(
     "preset",
     None,
-    f"Protocol: {' or '.join(config_lib.EVAL_PRESETS)}; --k and --config.eval.KEY "
+    f"Protocol: {' or '.join(presets.EVAL_PRESETS)}; --k and --config.eval.KEY "
     "outdo it.",
 )
 _K = flags.DEFINE_integer("k", None, "Completions per problem; default eval.k.")
@@ -108,16 +105,16 @@ def evaluate_checkpoint(
         if not is_run:
             config.model.path = str(source)
         elif not config.model.path:
-            config.model.path = run_records.read_config(source)["model"]["path"]
+            config.model.path = records_lib.read_config(source)["model"]["path"]
     config = check.check(config, num_devices=jax.device_count()).config
     run = assembly.Run(config=config, policy=assembly.describe(config))
     policy = run.policy
-    inputs = run_inputs.of_policy(policy, weights=not is_run)
+    inputs = inputs_lib.of_policy(policy, weights=not is_run)
     if is_run:
-        run_inputs.check_policy(source, config, inputs)
-    with_problems = eval_sampling.read_sets(run, sets)
-    run_inputs.add_sets(inputs, with_problems)
-    run_inputs.agree(inputs)
+        inputs_lib.check_policy(source, config, inputs)
+    with_problems = sampling_lib.read_sets(run, sets)
+    inputs_lib.add_sets(inputs, with_problems)
+    inputs_lib.agree(inputs)
     if is_run:
         train_params, number = _restore(source, policy, step)
     else:
@@ -135,12 +132,12 @@ def evaluate_checkpoint(
             stack.enter_context(lock.hold(folder))
         stack.enter_context(jax.set_mesh(policy.mesh))
         pool = stack.enter_context(assembly.make_pool(config, sets))
-        evaluators = eval_sampling.make_evaluators(run, pool, with_problems)
+        evaluators = sampling_lib.make_evaluators(run, pool, with_problems)
         for eval_set, evaluator in zip(sets, evaluators):
             settings = {
                 "checkpoint": identity,
                 **evaluator.protocol,
-                **run_inputs.of_evaluation(inputs, eval_set),
+                **inputs_lib.of_evaluation(inputs, eval_set),
             }
             rows |= _evaluate_set(eval_set, evaluator, params, folder, settings)
             if distributed.is_first():
@@ -149,7 +146,7 @@ def evaluate_checkpoint(
         return folder
     print(what)
     print(report.table(rows, rates=report.ALL_RATES, change=False))
-    print(f"wrote {folder / eval_folder.RESULTS}")
+    print(f"wrote {folder / evaluations.RESULTS}")
     return folder
 
 
@@ -163,33 +160,33 @@ def _evaluate_set(
     """Draws what is missing, writes all; name → figures, for the table."""
     ids = [p.id for p in evaluator.prompts.problems[: evaluator.num_problems]]
     writes = distributed.is_first()
-    found = eval_folder.resume(folder, eval_set.name, settings, ids) if writes else {}
+    found = evaluations.resume(folder, eval_set.name, settings, ids) if writes else {}
     if found:
         print(f"{eval_set.name}: {len(found)} of {len(ids)} problems are there already")
     # Files are the first process's; the others need not see them.
     if not writes:
-        eval_sampling.complete(evaluator, params, {}, lambda record: None)
+        sampling_lib.complete(evaluator, params, {}, lambda record: None)
         return {}
-    path = eval_folder.records_path(folder, eval_set.name)
-    with run_records.Appender(path) as writer:
-        records = eval_sampling.complete(evaluator, params, found, writer.add)
+    path = evaluations.records_path(folder, eval_set.name)
+    with records_lib.Appender(path) as writer:
+        records = sampling_lib.complete(evaluator, params, found, writer.add)
     leaked = eval_sets.overlapping_ids(eval_set)
     clean = [record for record in records if record["id"] not in leaked]
     limits = {"max_tokens": settings.get("max_completion_tokens"), "every_pass": True}
     figures: dict[str, Any] = {
         "problems": len(records),
-        **eval_scores.summary(records, **limits),
+        **figures_lib.summary(records, **limits),
     }
     rows = {f"{eval_set.name} ({len(records)})": figures}
     if clean and len(clean) < len(records):
         training = eval_set.flags.name.removesuffix("_flags.json")
         part = {
             "problems": len(clean),
-            **eval_scores.summary(clean, **limits),
+            **figures_lib.summary(clean, **limits),
         }
         rows[f"{eval_set.name} not in {training} ({len(clean)})"] = part
         figures = figures | {f"not_in_{training}": part}
-    eval_folder.finish(folder, eval_set.name, records, figures)
+    evaluations.finish(folder, eval_set.name, records, figures)
     if figures["eval/ungraded"]:
         print(
             f"{eval_set.name}: {figures['eval/ungraded']:.0f} completions ran the "
@@ -208,9 +205,9 @@ def _warn(config, policy, eval_set: EvalSet, folder: pathlib.Path) -> None:
         section="task.test" if own else "",
         anew="with another --out",
     )
-    records = run_records.read_lines(eval_folder.records_path(folder, eval_set.name))
+    records = records_lib.read_lines(evaluations.records_path(folder, eval_set.name))
     answers = [answer for record in records for answer in record["answers"]]
-    figures = eval_folder.read_results(folder)[eval_set.name]
+    figures = evaluations.read_results(folder)[eval_set.name]
     for words in alarms.of_figures(
         figures, facts, unreadable=answers.count(None) / len(answers)
     ):
@@ -244,7 +241,7 @@ def _restore(source: pathlib.Path, policy: policy_lib.Policy, step: str):
     with Checkpoints(
         str(source / "checkpoints"),
         keep_latest=1,
-        best_metric=eval_scores.BEST,
+        best_metric=figures_lib.BEST,
         read_only=True,
     ) as checkpoints:
         if step == "latest":
@@ -290,7 +287,7 @@ def _config(source: str | None) -> ConfigDict:
             f"--checkpoint={source} is no run's folder, which would hold a config; "
             "give --config too."
         )
-    return config_lib.from_saved(run_records.read_config(source))
+    return upgrade.from_saved(records_lib.read_config(source))
 
 
 def _start(arguments: list[str]) -> None:
@@ -298,7 +295,7 @@ def _start(arguments: list[str]) -> None:
     if _COMPARE.value:
         if len(arguments) != 2:
             raise app.UsageError("--compare takes two folders of results: A B.")
-        print(eval_compare.compare(*arguments))
+        print(compare.compare(*arguments))
         return
     if flags.FLAGS.workdir is not None:
         raise app.UsageError("--workdir is of training; results go to --out.")
@@ -309,7 +306,7 @@ def _start(arguments: list[str]) -> None:
     config = _config(_CHECKPOINT.value)
     # The more particular outdoes the more general.
     if _PRESET.value is not None:
-        config_lib.apply_preset(config, _PRESET.value)
+        presets.apply_preset(config, _PRESET.value)
     cli.override(config)
     if _K.value is not None:
         config.eval.k = _K.value

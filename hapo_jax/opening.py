@@ -17,8 +17,7 @@ from ml_collections import ConfigDict
 from hapo_jax import tasks
 from hapo_jax.algo import settings
 from hapo_jax.assembly import Run
-from hapo_jax.config import check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, presets, resolution
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.learner import train_step
 from hapo_jax.model.policy import Policy
@@ -45,7 +44,7 @@ def show(title: str, facts: Facts) -> None:
 
 def of_run(
     run: Run,
-    resolved: config_lib.Resolved,
+    resolved: resolution.Resolved,
     given: ConfigDict,
     held_out: Sequence[tuple[EvalSet, PromptSet]],
 ) -> Facts:
@@ -55,7 +54,7 @@ def of_run(
       run: with its problems.
       resolved: its config, and what of it was derived.
       given: the config before that, to be compared with its method.
-      held_out: the evaluation's sets, see `eval_sampling.read_sets`.
+      held_out: the evaluation's sets, see `sampling.read_sets`.
     """
     policy, prompts = run.policy, run.prompts
     c, r = run.config, run.config.rollout
@@ -85,6 +84,7 @@ def of_run(
         f"{r.base_temperature:g}{cut}" + (f", {rounds}" if r.dynamic_sampling else ""),
         "learning": f"{run.work.updates} updates per step, of "
         f"{c.learner.minibatch_prompts} prompts each; {_schedule(c)}",
+        "imitated": _imitated(run),
         "derived": _derived(resolved),
         "evaluation": _evaluation(c, held_out) if held_out else "",
         "devices": _devices(policy),
@@ -109,7 +109,7 @@ def of_evaluation(run: Run, held_out: Sequence[tuple[EvalSet, PromptSet]]) -> Fa
 
 def of_sft(
     run: Run,
-    resolved: config_lib.Resolved,
+    resolved: resolution.Resolved,
     train: RolloutBatch,
     test: RolloutBatch,
 ) -> Facts:
@@ -140,17 +140,22 @@ def of_sft(
     }
 
 
-def start(workdir: str, saved: Sequence[int], num_steps: int) -> str:
+def start(
+    workdir: str, saved: Sequence[int], num_steps: int, max_sampled_tokens: int = 0
+) -> str:
     """Where a run goes on, for its title.
 
     Args:
       workdir: the run's folder.
       saved: steps that there are checkpoints of, ascending.
-      num_steps: of the config.
+      num_steps, max_sampled_tokens: of the config.
     """
+    end = f"{num_steps}"
+    if max_sampled_tokens:
+        end += f", or until {max_sampled_tokens:,} tokens are sampled"
     if not saved:
-        return f"{workdir} is new; steps 1 to {num_steps}"
-    return f"{workdir} goes on behind step {saved[-1]}, to step {num_steps}"
+        return f"{workdir} is new; steps 1 to {end}"
+    return f"{workdir} goes on behind step {saved[-1]}, to step {end}"
 
 
 def leaks(found: Mapping[str, int]) -> str:
@@ -239,10 +244,25 @@ def _method(config: ConfigDict, given: ConfigDict) -> str:
         if name in settings.STAGES and name not in own and a[name].to_dict() != default:
             text += f", {name} {a[name].name}"
     text += f", KL {a.kl.strength:g})" if a.kl.strength else ")"
-    if changed := config_lib.departures(given):
+    if changed := presets.departures(given):
         pairs = (f"{k}={v!r} (not {own!r})" for k, (v, own) in changed.items())
         text += f" with {', '.join(pairs)}"
     return text
+
+
+def _imitated(run: Run) -> str:
+    """The demonstrations beside a rollout; empty if there are none."""
+    if run.demonstrations is None:
+        return ""
+    c, shown = run.config, run.config.algo.demonstrations
+    falls = f", by a {shown.schedule} to {shown.final_weight:g}"
+    falls += f" in step {shown.decay_steps + 1}"
+    return (
+        f"{run.work.shown_rows} of {len(run.demonstrations.rows.rewards)} "
+        f"demonstrations ({_options(c.task.demonstrations)}) beside each update, by "
+        f"{c.algo.imitation.name}, weight {shown.weight:g}"
+        + (falls if shown.schedule != "constant" else "")
+    )
 
 
 def _loss(loss: ConfigDict) -> str:
@@ -268,7 +288,7 @@ def _schedule(config: ConfigDict) -> str:
     )
 
 
-def _derived(resolved: config_lib.Resolved) -> str:
+def _derived(resolved: resolution.Resolved) -> str:
     return ", ".join(f"{d.key}={d.value} ({d.rule})" for d in resolved.derived)
 
 

@@ -19,15 +19,14 @@ from ml_collections import ConfigDict
 
 from hapo_jax import cli, opening
 from hapo_jax.assembly import Run
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.config import resolution
+from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
-from hapo_jax.runs import alarms
-from hapo_jax.runs import evaluations as eval_folder
-from hapo_jax.runs import folder as run_folder
-from hapo_jax.runs import inputs as run_inputs
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import alarms, changes
+from hapo_jax.runs import folder as folder_lib
+from hapo_jax.runs import inputs as inputs_lib
+from hapo_jax.runs import records as records_lib
 from hapo_jax.runs.checkpoint import Checkpoints, Score, ranking
 from hapo_jax.system import distributed, errors, lock
 from hapo_jax.system.interrupt import Interrupt
@@ -54,24 +53,24 @@ MAY_CHANGE = (
 
 
 def check_home(
-    workdir: str, resolved: config_lib.Resolved, may_change: Collection[str]
-) -> run_folder.Home:
+    workdir: str, resolved: resolution.Resolved, may_change: Collection[str]
+) -> folder_lib.Home:
     """Compares a config with that of the folder's run, and says what it may do.
 
     Args:
-      workdir, resolved, may_change: see `run_folder.Home`.
+      workdir, resolved, may_change: see `folder.Home`.
 
     Raises:
       Refused: the folder's run cannot go on with this config.
     """
     folder = pathlib.Path(workdir)
     distributed.check_shared(folder)
-    home = run_folder.Home(
+    home = folder_lib.Home(
         workdir=workdir,
         resolved=resolved,
-        may_change=run_inputs.may_change(folder, may_change),
+        may_change=inputs_lib.may_change(folder, may_change),
     )
-    run_folder.check_config(home)
+    folder_lib.check_config(home)
     cli.warn(resolved.config)
     return home
 
@@ -88,8 +87,8 @@ class Launch(NamedTuple):
     """
 
     run: Run
-    home: run_folder.Home
-    inputs: run_inputs.Inputs
+    home: folder_lib.Home
+    inputs: inputs_lib.Inputs
     title: str
     facts: opening.Facts
 
@@ -113,7 +112,7 @@ class Session:
     workdir: str
     first: int
     checkpoints: Checkpoints
-    files: run_folder.RunFolder
+    files: folder_lib.RunFolder
     alarms: alarms.Alarms | None
     stop: Interrupt
     watch: Watchdog
@@ -142,22 +141,24 @@ class Session:
             return self.stop.at_once("in its first step")
         return contextlib.nullcontext()
 
-    def is_evaluated(self, step: int) -> bool:
-        """Whether the policy after this step is."""
+    def is_evaluated(self, step: int, *, ends: bool = False) -> bool:
+        """Whether the policy after this step is; it is where the run `ends`."""
         options = self.config.eval
         if step == 0:  # which a supervised run never evaluates
             return "at_start" in options and options.at_start
         every = options.every_steps
-        return step == self.config.num_steps or bool(every and step % every == 0)
+        ends = ends or step == self.config.num_steps
+        return ends or bool(every and step % every == 0)
 
-    def owes_evaluation(self, metric: str) -> bool:
+    def owes_evaluation(self, metric: str, *, ends: bool = False) -> bool:
         """Whether `first` is to be evaluated still: it was saved before that was over.
 
         Args:
           metric: that an evaluation leaves.
+          ends: whether the run has come to its end with it.
         """
         known = distributed.of_first(self.files.has(self.first, metric))
-        return self.is_evaluated(self.first) and not known
+        return self.is_evaluated(self.first, ends=ends) and not known
 
     def raised(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """The alarms that a step's metrics raise, as metrics."""
@@ -175,6 +176,7 @@ class Session:
         asked: str | None,
         evaluate: Callable[[TrainState, int], None],
         extra: Any = None,
+        ends: bool = False,
     ) -> bool:
         """Saves and evaluates where it is time to.
 
@@ -183,11 +185,13 @@ class Session:
           asked: the signal that ends the run, or None.
           evaluate: (state, step) -> nothing, once that is saved.
           extra: see `Checkpoints.save`.
+          ends: whether the run ends before `num_steps`, and with this step.
 
         Returns:
           Whether the run ends here.
         """
-        evaluated, last = self.is_evaluated(step), self.is_last(step, asked)
+        evaluated = self.is_evaluated(step, ends=ends)
+        last = ends or self.is_last(step, asked)
         self.watch.beat()
         if last or evaluated or step % self.config.checkpoint.every_steps == 0:
             check_finite(state, step)
@@ -252,7 +256,7 @@ def start(
         best = {}
         if protocol is not None:
             keep_best = config.checkpoint.keep_best
-            best = dict(keep_best=keep_best, best_metric=eval_scores.BEST)
+            best = dict(keep_best=keep_best, best_metric=figures_lib.BEST)
         checkpoints = stack.enter_context(
             Checkpoints(
                 str(folder / "checkpoints"),
@@ -264,7 +268,12 @@ def start(
             _tell_other_protocols(checkpoints.scores(), protocol)
         stack.enter_context(stop.caught(last=checkpoints.wait))
         stack.enter_context(watch)
-        begins = opening.start(home.workdir, checkpoints.steps(), config.num_steps)
+        begins = opening.start(
+            home.workdir,
+            checkpoints.steps(),
+            config.num_steps,
+            config.get("max_sampled_tokens", 0),
+        )
         opening.show(f"{launch.title}: {begins}", launch.facts)
         with stop.at_once("starting"):
             restored = checkpoints.restore_latest(state_lib.to_saved(run.abstract))
@@ -274,21 +283,21 @@ def start(
                 state = state_lib.from_saved(restored.state, run.abstract.frozen)
                 position = Position(state=state, extra=restored.extra)
         files = stack.enter_context(
-            run_folder.RunFolder(
+            folder_lib.RunFolder(
                 home,
                 resume_step=restored and restored.step,
                 writes=first_process,
                 devices=cli.devices(),
-                inputs=run_inputs.digest(launch.inputs),
+                inputs=inputs_lib.digest(launch.inputs),
                 give_up=stop.asked,
             )
         )
         watched = None
         if first_process:
-            run_inputs.note(folder, launch.inputs, resumed=restored is not None)
+            inputs_lib.note(folder, launch.inputs, resumed=restored is not None)
             watched = alarms.Alarms(
                 alarms.facts(config, run.policy),
-                run_records.read_metrics(folder),
+                records_lib.read_metrics(folder),
                 every_steps=looks_every,
             )
         session = Session(
@@ -313,8 +322,8 @@ def _tell_other_protocols(scores: Mapping[int, Score], now: Mapping[str, Any]) -
             continue
         under = "a protocol that was not noted"
         if before is not None:
-            changes = "; ".join(eval_folder.differences(before, now))
-            under = f"another protocol (then and now: {changes})"
+            told = "; ".join(map(str, changes.between(before, now)))
+            under = f"another protocol ({told})"
         _log.info(
             "Step %d has %s %.4f under %s. Its checkpoint is kept, and new scores do "
             "not compete with it.",

@@ -12,12 +12,11 @@ import dataclasses
 import functools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -36,12 +35,10 @@ from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import prompts
 from hapo_jax.rollout.batch import RolloutBatch
-from hapo_jax.runs import inputs as run_inputs
+from hapo_jax.runs import inputs as inputs_lib
 from hapo_jax.session import Launch, Session
-from hapo_jax.system.errors import Refused
 from hapo_jax.system.interrupt import Interrupt
 from hapo_jax.system.watchdog import Watchdog
-from hapo_jax.tasks.problems import Demonstration
 
 
 def sft(config: ConfigDict, workdir: str) -> None:
@@ -105,17 +102,13 @@ def _check(
     home = session_lib.check_home(workdir, resolved, session_lib.MAY_CHANGE)
     config = resolved.config
     policy, params = _start(config, folder)
-    task = tasks.get(config.task.name)
-    shown = {
-        name: task.demonstrations(**config.task[name].to_dict())
+    found = {
+        name: assembly.make_demonstrations(config, policy, f"task.{name}")
         for name in ("train", "test")
     }
-    tokens = {
-        name: tokenise(found, config, policy, f"task.{name}")
-        for name, found in shown.items()
-    }
-    inputs = run_inputs.of_sft(config, policy, shown, tokens)
-    run_inputs.check(folder, inputs)
+    tokens = {name: shown.rows for name, shown in found.items()}
+    inputs = inputs_lib.of_sft(config, policy, found)
+    inputs_lib.check(folder, inputs)
     run = assembly.of_policy(config, policy, likelihood(config.loss.to_dict()))
     facts = opening.of_sft(run, resolved, tokens["train"], tokens["test"])
     facts["devices"] += opening.cut(run.learner)
@@ -183,61 +176,6 @@ def _evaluate(
             rows = run.work.batch_rows
             loss = held_out_loss(run.learner, state.params, test, rows)
         session.files.log(step, {_HELD_OUT: loss})
-
-
-def tokenise(
-    demonstrations: Sequence[Demonstration],
-    config: ConfigDict,
-    policy: policy_lib.Policy,
-    section: str = "task.train",
-) -> RolloutBatch:
-    """Demonstrations as a batch of completions, with zeros where nothing was sampled.
-
-    Args:
-      demonstrations: at least one.
-      config, policy: of the run.
-      section: of the config, where they come from, for messages.
-
-    Raises:
-      Refused: a prompt or completion is longer than the config allows, or a
-        completion contains a word that the tokenizer does not know.
-    """
-    tokenizer, encode_prompt = policy.tokenizer, assembly.prompt_encoder(config, policy)
-    P, T = config.max_prompt_tokens, config.max_completion_tokens
-    n = len(demonstrations)
-    if not n:
-        raise Refused("there are no demonstrations; see task.train and task.test.")
-    prompt_tokens = np.full((n, P), tokenizer.pad_id, np.int32)
-    completion_tokens = np.full((n, T), tokenizer.pad_id, np.int32)
-    prompt_lengths, lengths = np.zeros(n, np.int32), np.zeros(n, np.int32)
-    for i, example in enumerate(demonstrations):
-        try:
-            prompt = encode_prompt(example.prompt)
-            completion = [*tokenizer.encode(example.completion), tokenizer.stop_ids[0]]
-        except Refused as error:
-            raise Refused(f"demonstration {i + 1} of {section}: {error}") from error
-        if len(prompt) > P or len(completion) > T:
-            raise Refused(
-                f"demonstration {i + 1} of {section} has {len(prompt)} prompt and "
-                f"{len(completion)} completion tokens, and max_prompt_tokens={P}, "
-                f"max_completion_tokens={T}; raise them or shorten the data."
-            )
-        prompt_lengths[i], lengths[i] = len(prompt), len(completion)
-        prompt_tokens[i, P - len(prompt) :] = prompt
-        completion_tokens[i, : len(completion)] = completion
-    unknown = tokenizer.backend.unk_token_id
-    if unknown is not None and (completion_tokens == unknown).any():
-        i = int((completion_tokens == unknown).any(1).argmax())
-        raise Refused(
-            f"demonstration {i + 1} of {section} has a word outside the vocabulary: "
-            f"{demonstrations[i].completion!r}; add it to the tokenizer (task.words)."
-        )
-    return RolloutBatch.of_tokens(
-        prompt_tokens=prompt_tokens,
-        prompt_lengths=prompt_lengths,
-        completion_tokens=completion_tokens,
-        completion_mask=np.arange(T)[None] < lengths[:, None],
-    )
 
 
 def held_out_loss(

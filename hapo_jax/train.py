@@ -10,7 +10,7 @@ import contextlib
 import functools
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -24,9 +24,9 @@ from hapo_jax import session as session_lib
 from hapo_jax.assembly import Run
 from hapo_jax.config import check, eval_sets
 from hapo_jax.config.eval_sets import EvalSet
+from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.evaluation import report
-from hapo_jax.evaluation import sampling as eval_sampling
-from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.evaluation import sampling as sampling_lib
 from hapo_jax.evaluation.sampling import Evaluator
 from hapo_jax.grading.pool import GradingPool
 from hapo_jax.learner import flops, perf
@@ -37,14 +37,17 @@ from hapo_jax.learner.state import TrainState
 from hapo_jax.model import huggingface
 from hapo_jax.planning import dry_run
 from hapo_jax.rollout import collect as collect_lib
+from hapo_jax.rollout import demonstrations
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
+from hapo_jax.rollout import second as second_lib
+from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
-from hapo_jax.runs import inputs as run_inputs
-from hapo_jax.runs import records as run_records
-from hapo_jax.runs import tokens as records
+from hapo_jax.runs import inputs as inputs_lib
+from hapo_jax.runs import records as records_lib
+from hapo_jax.runs import tokens as tokens_lib
 from hapo_jax.session import Launch, Session
 from hapo_jax.system import compile_ahead, distributed, errors
 from hapo_jax.system.errors import Refused
@@ -54,6 +57,7 @@ from hapo_jax.tasks import data_checks
 
 # A resumed run may set these anew: they do not change what its numbers mean.
 MAY_CHANGE = (
+    "max_sampled_tokens",
     *session_lib.MAY_CHANGE,
     "grading",
     "rollout.chunk_tokens",
@@ -91,12 +95,13 @@ def train(config: ConfigDict, workdir: str) -> None:
         if start.extra is not None:
             stream = StreamState.from_plain(start.extra)
         evaluate = functools.partial(_evaluate, session, parts.evaluators)
-        if session.owes_evaluation(eval_scores.PROTOCOL):
+        ends = stream.has_sampled(config.max_sampled_tokens)
+        if session.owes_evaluation(figures_lib.PROTOCOL, ends=ends):
             evaluate(state, session.first)
 
         asked, num_programs = None, 0
         steps = session.steps(config.method)
-        for step in steps:
+        for step in () if ends else steps:
             started = time.perf_counter()
             with session.urgent(step):
                 try:
@@ -137,12 +142,13 @@ def train(config: ConfigDict, workdir: str) -> None:
             session.files.log(step, metrics | session.raised(step, metrics))
             _show(steps, metrics)
             session_lib.stop_if_diverged(state, step, config.learner.max_skipped)
-            _record(session, state, learnt, step)
+            ends = stream.has_sampled(config.max_sampled_tokens)
+            _record(session, state, learnt, step, ends=ends)
 
             asked = stop.agree()
             extra = stream.to_plain()
             if session.end_step(
-                step, state, asked=asked, evaluate=evaluate, extra=extra
+                step, state, asked=asked, evaluate=evaluate, extra=extra, ends=ends
             ):
                 break
     if asked:
@@ -164,12 +170,17 @@ def _check(
     home = session_lib.check_home(workdir, resolved, MAY_CHANGE)
     given, config = config, resolved.config
     run = assembly.assemble(config)
-    held_out = eval_sampling.read_sets(run, eval_sets.parse(config.eval.sets, config))
+    held_out = sampling_lib.read_sets(run, eval_sets.parse(config.eval.sets, config))
     reference_params = run.load_reference()
-    inputs = run_inputs.of_run(
-        config, run.policy, run.prompts, held_out, reference_params
+    inputs = inputs_lib.of_run(
+        config,
+        run.policy,
+        run.prompts,
+        held_out,
+        reference_params,
+        run.demonstrations,
     )
-    run_inputs.check(pathlib.Path(workdir), inputs)
+    inputs_lib.check(pathlib.Path(workdir), inputs)
     found = data_checks.report(
         run.prompts.problems, [p for _, found in held_out for p in found.problems]
     )
@@ -216,7 +227,7 @@ def _build(
         should_stop=stop.asked,
         beat=watch.beat,
     )
-    evaluators = eval_sampling.make_evaluators(run, pool, held_out, beat=watch.beat)
+    evaluators = sampling_lib.make_evaluators(run, pool, held_out, beat=watch.beat)
     samples_first = [(generator.programs, run.abstract.method_state)]
     if config.eval.at_start:
         samples_first.insert(0, (evaluators[0].generator.programs, None))
@@ -257,7 +268,7 @@ def _collect(
         greedy_baseline=r.greedy_baseline,
     )
     with _finite_policy(session, state, step - 1):
-        return collect_lib.collect(
+        batch, stream, metrics = collect_lib.collect(
             stream,
             lambda ids, first: draw(prompt_ids=ids, first_sample=first),
             functools.partial(prompts_lib.take, len(run.prompts), config.seed),
@@ -267,6 +278,61 @@ def _collect(
             dynamic_sampling=r.dynamic_sampling,
             max_rounds=r.max_rounds,
         )
+        batch, metrics = put_beside(
+            run, batch, metrics, draw, step=step, entropy=stream.entropy
+        )
+        return batch, stream, metrics
+
+
+def put_beside(
+    run: Run,
+    batch: RolloutBatch,
+    metrics: dict[str, float],
+    draw: Callable[..., tuple[RolloutBatch, dict[str, float]]],
+    *,
+    step: int,
+    entropy: float,
+) -> tuple[RolloutBatch, dict[str, float]]:
+    """The batch and metrics of a step, with what is imitated beside the rollout.
+
+    Args:
+      run: the run.
+      batch, metrics: of `collect`.
+      draw: `generate`, but for what a second rollout draws otherwise.
+      step: of the run, from 1.
+      entropy: of the last step, see `StreamState`.
+    """
+    r, work = run.config.rollout, run.work
+    num_minibatches = work.batch_rows // work.minibatch_rows
+    if run.demonstrations is not None:
+        batch = demonstrations.put_beside(
+            batch,
+            run.demonstrations.rows,
+            step=step,
+            seed=run.config.seed,
+            number=work.shown_rows,
+            num_minibatches=num_minibatches,
+            free=work.beside_rows,
+        )
+    elif work.beside_rows:
+        batch, metrics = second_lib.extend(
+            second_lib.Second(**r.second.to_dict()),
+            batch,
+            metrics,
+            lambda temperature, ids, first: draw(
+                prompt_ids=ids,
+                first_sample=first,
+                base_temperatures=[temperature] * r.group_size,
+                greedy_baseline=False,
+            ),
+            entropy=entropy,
+            group_size=r.group_size,
+            num_minibatches=num_minibatches,
+            free=work.beside_rows,
+            # Behind all that the step may have given to a prompt.
+            first_sample=r.max_rounds * r.round_prompts * r.group_size,
+        )
+    return batch, metrics
 
 
 def _speed(run: Run, parts: _Parts, learnt: Learnt, seconds: float) -> dict[str, float]:
@@ -280,13 +346,16 @@ def _speed(run: Run, parts: _Parts, learnt: Learnt, seconds: float) -> dict[str,
     }
 
 
-def _record(session: Session, state: TrainState, learnt: Learnt, step: int) -> None:
+def _record(
+    session: Session, state: TrainState, learnt: Learnt, step: int, *, ends: bool
+) -> None:
     """Keeps what happened to each token of some groups, where it is time to."""
     run, config = session.run, session.config
-    if step != config.num_steps and step % config.log.record_every_steps:
+    ends = ends or step == config.num_steps
+    if not ends and step % config.log.record_every_steps:
         return
     with session_lib.side_job(f"the record of step {step}"):
-        records.save(
+        tokens_lib.save(
             session.files,
             step,
             learnt,
@@ -327,7 +396,7 @@ def _evaluate(
     files, sound = session.files, _finite_policy(session, state, step)
     with session_lib.side_job(f"the evaluation of step {step}"), sound:
         with session.stop.at_once(f"evaluating step {step}"):
-            results, figures = eval_sampling.evaluate(
+            results, figures = sampling_lib.evaluate(
                 evaluators,
                 session.run.to_sampler(state.params),
                 found=files.eval_records(step),
@@ -374,13 +443,13 @@ def _finish(session: Session, state: TrainState) -> None:
 
 def _summarise(folder: pathlib.Path, config: ConfigDict) -> None:
     """Prints each set's table before and after, and draws the curves."""
-    metrics = {m["step"]: m for m in run_records.read_metrics(folder)}
+    metrics = {m["step"]: m for m in records_lib.read_metrics(folder)}
     sets = eval_sets.parse(config.eval.sets, config)
     for name in [s.name for s in sets]:
         figures = metrics
         if len(sets) > 1:
             print(name)
-            figures = {k: eval_scores.of_set(m, name) for k, m in metrics.items()}
+            figures = {k: figures_lib.of_set(m, name) for k, m in metrics.items()}
         evaluated = [step for step, f in figures.items() if "eval/length" in f]
         if not evaluated:
             continue

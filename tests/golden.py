@@ -65,9 +65,9 @@ def tokens(case, **fields):
     zeros = jnp.zeros(case.mask.shape)
     numbers = {
         "logprobs": inputs["log_prob"],
-        "entropy": inputs["entropy"],
+        "entropy": inputs.get("entropy", zeros),
         "old_logprobs": inputs["old_log_prob"],
-        "old_entropy": inputs["entropy"],
+        "old_entropy": inputs.get("entropy", zeros),
         "behavior_logprobs": inputs["old_log_prob"],
         "reference_logprobs": None,
         "advantages": inputs.get("advantages", zeros),
@@ -97,12 +97,13 @@ def sampler(case):
     )
 
 
-def value_and_grad(made, tokens, stats):
-    """(loss, its gradient in log-probs, sums) of one micro-batch."""
+def value_and_grad(made, tokens, stats, **constants):
+    """(loss, its gradient in log-probs, sums) of one micro-batch; constants in place of
+    the method's own."""
 
     def mean(logprobs):
         tokens_here = tokens._replace(logprobs=logprobs)
-        numerator, denominator, sums = given.loss(made, tokens_here, stats)
+        numerator, denominator, sums = given.loss(made, tokens_here, stats, **constants)
         return numerator / jnp.where(denominator == 0, 1, denominator), sums
 
     (value, sums), grad = jax.value_and_grad(mean, has_aux=True)(tokens.logprobs)

@@ -12,7 +12,7 @@ import pytest
 from benchmarks import grading as grading_benchmark
 from benchmarks import report, rollout, train, turns, worker, workload
 from benchmarks.peers import loop
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 
 SMOKE = worker.Job("rollout", "smoke", "smoke")
 SMOKE_UPDATE = dataclasses.replace(SMOKE, task="update")
@@ -264,7 +264,7 @@ def test_workers_of_peers_import_no_part_of_this_package():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="confines programs on Linux alone")
 def test_grading_is_measured_on_right_completions(monkeypatch):
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=1, timeout_s=30.0, memory_gib=4.0, start_timeout_s=120.0
     ) as pool:
         for name in grading_benchmark.WORK:

@@ -4,14 +4,13 @@ import numpy as np
 import pytest
 
 from hapo_jax import cli
-from hapo_jax.config import arguments, check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import arguments, check, defaults
 from hapo_jax.rollout import memory
 from hapo_jax.system import errors
 
 
 def bad_config():
-    config = config_lib.default()
+    config = defaults.default()
     config.rollout.group_size = -1
     check.check_alone(config)
 

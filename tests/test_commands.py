@@ -5,6 +5,7 @@ what an earlier one left. Models and data that they name are stood in for by tin
 in the same places; settings appended here make the runs short.
 """
 
+import ast
 import gzip
 import importlib
 import json
@@ -26,7 +27,7 @@ from examples import own_verifier, read_a_run
 from hapo_jax import cli, tasks
 from hapo_jax.config import check
 from hapo_jax.model import tokenizer as tokenizer_lib
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 from tests.test_docs import PAGES, ROOT
 from tests.test_real_input import GOLD, write_model, write_tokenizer
 
@@ -66,6 +67,11 @@ SHORTER = {
         "task.test.size": 8,
     },
 }
+# Files whose docstrings hold commands.
+SCRIPTS = [
+    *sorted((ROOT / "configs").rglob("*.py")),
+    *(ROOT / f"{name.replace('.', '/')}.py" for name in PROGRAMS.values()),
+]
 BLOCK = re.compile(r"```(\w*)\n(.*?)```", re.S)
 
 
@@ -81,6 +87,13 @@ def in_text(page: pathlib.Path) -> list[str]:
     needed = "--(?:config|checkpoint)="
     found = re.findall(rf"`((?:{'|'.join(PROGRAMS)}) {needed}[^`]+)`", text)
     return [" ".join(command.split()) for command in found]
+
+
+def in_docstring(script: pathlib.Path) -> list[str]:
+    """Commands of a file's docstring, each line of them without its backslash."""
+    text = ast.get_docstring(ast.parse(script.read_text()))
+    lines = map(str.strip, re.sub(r"\\\n\s*", "", text).splitlines())
+    return [line for line in lines if re.match(rf"(?:{'|'.join(PROGRAMS)}) --", line)]
 
 
 def parts(line: str) -> tuple[str, list[str]]:
@@ -104,10 +117,10 @@ def files(page: pathlib.Path) -> dict[str, str]:
     return found
 
 
-def everything(which) -> list:
+def everything(which, pages=PAGES) -> list:
     return [
         pytest.param(page, line, id=f"{page.name}: {line[:70]}")
-        for page in PAGES
+        for page in pages
         for line in which(page)
     ]
 
@@ -121,10 +134,11 @@ def parse(monkeypatch):
         own = {cli.__name__, module, "absl.flags"}
 
         def read(main, flags_parser):
-            assert flags_parser([module, *arguments]) == [module]
+            rest = flags_parser([module, *arguments])[1:]
+            assert len(rest) == 2 * ("--compare" in arguments)  # the folders of both
             known = flags.FLAGS.flags_by_module_dict()
             names = {flag.name for name in own for flag in known.get(name, ())}
-            given = (argument.lstrip("-").partition("=")[0] for argument in arguments)
+            given = (a.lstrip("-").partition("=")[0] for a in arguments if a[0] == "-")
             assert {n for n in given if not n.startswith("config.")} <= names
 
         monkeypatch.setattr(cli.app, "run", read)
@@ -139,7 +153,9 @@ def parse(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("page", "line"), everything(lambda page: commands(page) + in_text(page))
+    ("page", "line"),
+    everything(lambda page: commands(page) + in_text(page))
+    + everything(in_docstring, SCRIPTS),
 )
 def test_a_command_is_understood(page, line, parse, tmp_path, monkeypatch):
     """Its program exists, and takes its flags, its config and its settings."""
@@ -228,7 +244,7 @@ def test_a_command_runs(page, line, root, ends):
     assert status == 0, said[-10000:]
     print(f"{seconds:.1f} s")
     if workdir := re.search(r"--workdir=(\S+)", line):
-        assert run_records.read_metrics(root / workdir[1])
+        assert records_lib.read_metrics(root / workdir[1])
         assert list((root / workdir[1] / "hf").glob("*.safetensors"))
 
 
@@ -248,8 +264,8 @@ def test_an_own_verifier_decides_the_rewards_of_a_run(root, ends):
     task = tasks.get("examples.own_verifier:palindrome")
     problems = task.problems("train", path=str(root / "words.jsonl"))
     answers = {problem.id: problem.answer for problem in problems}
-    (metrics,) = (m for m in run_records.read_metrics(workdir) if m["step"] == 1)
-    records = run_records.read_rollouts(workdir, 1)
+    (metrics,) = (m for m in records_lib.read_metrics(workdir) if m["step"] == 1)
+    records = records_lib.read_rollouts(workdir, 1)
     assert len(records) == metrics["rollout/completions"] == 4 * 8
     for record in records:
         expected = own_verifier.palindrome(

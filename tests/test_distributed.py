@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from hapo_jax.model import sharding
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 from hapo_jax.system import distributed, interrupt
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -117,7 +117,7 @@ def numbers(workdir):
     """All metrics but times, by step and name."""
     return {
         (line["step"], name): value
-        for line in run_records.read_metrics(workdir)
+        for line in records_lib.read_metrics(workdir)
         for name, value in line.items()
         if not name.startswith(("time/", "perf/"))
     }
@@ -143,7 +143,7 @@ def assert_same_run(workdir, expected, steps=None):
 def completions(workdir, step):
     return [
         np.asarray(r["tokens"]).tolist()
-        for r in run_records.read_rollouts(workdir, step)
+        for r in records_lib.read_rollouts(workdir, step)
     ]
 
 
@@ -406,7 +406,7 @@ def test_processes_evaluate_like_one(environment, alone, tmp_path):
     one, two = (
         [
             {k: v for k, v in line.items() if k != "entropy"}
-            for line in run_records.read_lines(tmp_path / out / "test.jsonl")
+            for line in records_lib.read_lines(tmp_path / out / "test.jsonl")
         ]
         for out in ("one", "two")
     )

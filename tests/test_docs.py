@@ -8,19 +8,19 @@ import pytest
 
 from docs import file_map, methods_page
 from hapo_jax.algo import methods, settings
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, dotted
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BY_NAME = [str(page.relative_to(ROOT)) for page in PAGES]
-_CONFIGS = (config_lib.default(), config_lib.default_sft())
+_CONFIGS = (defaults.default(), defaults.default_sft())
 
 
 def known(key: str) -> bool:
     """Whether a config has the key, or the key is an option of an open section."""
-    if any(config_lib.has(config, key) for config in _CONFIGS):
+    if any(dotted.has(config, key) for config in _CONFIGS):
         return True
-    return any(key.startswith(f"{section}.") for section in config_lib.OPEN)
+    return any(key.startswith(f"{section}.") for section in dotted.OPEN)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=BY_NAME)

@@ -14,13 +14,12 @@ import numpy as np
 import pytest
 
 from hapo_jax import assembly, evaluate
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.config import eval_sets
+from hapo_jax.config import defaults, eval_sets, resolution
 from hapo_jax.config.eval_sets import EvalSet
-from hapo_jax.evaluation import compare as eval_compare
-from hapo_jax.evaluation import sampling as eval_sampling
-from hapo_jax.runs import evaluations as eval_folder
-from hapo_jax.runs import records as run_records
+from hapo_jax.evaluation import compare
+from hapo_jax.evaluation import sampling as sampling_lib
+from hapo_jax.runs import evaluations
+from hapo_jax.runs import records as records_lib
 from hapo_jax.tasks.problems import Problem
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -30,7 +29,7 @@ NUM_PROBLEMS, K = 10, 3
 
 def make_config(**changes):
     """Ten short problems of the demo."""
-    c = config_lib.default()
+    c = defaults.default()
     c.task.name = "countdown"
     game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
     c.task.train = dict(split="train", size=50, seed=0, **game)
@@ -59,23 +58,23 @@ def assert_same(folder, other):
     """Equal records and figures, but for entropy: sums over batches of other shapes
     differ in their last bits."""
     found, expected = (
-        run_records.read_lines(f / "test.jsonl") for f in (folder, other)
+        records_lib.read_lines(f / "test.jsonl") for f in (folder, other)
     )
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_allclose(a.pop("entropy"), b.pop("entropy"), rtol=1e-4)
         assert a == b
-    found, expected = (eval_folder.read_results(f)["test"] for f in (folder, other))
+    found, expected = (evaluations.read_results(f)["test"] for f in (folder, other))
     assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_folder_holds_figures_and_every_completion(whole):
-    results = eval_folder.read_results(whole)["test"]
+    results = evaluations.read_results(whole)["test"]
     assert results["problems"] == NUM_PROBLEMS
     for name in ("avg@3", "maj@3", "pass@1", "pass@2", "pass@3", "greedy", "length"):
         low, high = (results[f"eval/{name}_{end}"] for end in ("low", "high"))
         assert low <= results[f"eval/{name}"] <= high
     assert results["eval/pass@1"] == pytest.approx(results["eval/avg@3"])
-    records = run_records.read_lines(whole / "test.jsonl")
+    records = records_lib.read_lines(whole / "test.jsonl")
     assert len({r["id"] for r in records}) == NUM_PROBLEMS
     for r in records:
         for key in ("scores", "lengths", "truncated", "completions", "votes"):
@@ -97,15 +96,15 @@ def test_scores_do_not_depend_on_slots_batches_or_graders(whole, tmp_path, chang
 
 
 def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
-    config = config_lib.resolve(make_config()).config
+    config = resolution.resolve(make_config()).config
     run = assembly.Run(config=config, policy=assembly.describe(config))
     with jax.set_mesh(run.policy.mesh), assembly.make_pool(config) as pool:
-        sets = eval_sampling.read_sets(run, eval_sets.parse("", config))
-        (evaluator,) = eval_sampling.make_evaluators(run, pool, sets)
+        sets = sampling_lib.read_sets(run, eval_sets.parse("", config))
+        (evaluator,) = sampling_lib.make_evaluators(run, pool, sets)
         params = run.to_sampler(run.policy.load())
-        found = dict(eval_sampling.records(evaluator, params, [7, 2]))
-        assert list(eval_sampling.records(evaluator, params, [])) == []
-    expected = run_records.read_lines(whole / "test.jsonl")
+        found = dict(sampling_lib.records(evaluator, params, [7, 2]))
+        assert list(sampling_lib.records(evaluator, params, [])) == []
+    expected = records_lib.read_lines(whole / "test.jsonl")
     for i in (2, 7):
         assert found[i]["completions"] == expected[i]["completions"]
         assert found[i]["scores"] == expected[i]["scores"]
@@ -114,25 +113,25 @@ def test_a_part_of_the_problems_gives_the_records_of_the_whole(whole):
 def test_a_stopped_evaluation_goes_on_and_ends_the_same(whole, tmp_path, monkeypatch):
     out, written = tmp_path / "out", []
 
-    def add(writer, record, real=run_records.Appender.add):
+    def add(writer, record, real=records_lib.Appender.add):
         if len(written) == 4:
             raise KeyboardInterrupt
         written.append(record["id"])
         real(writer, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_records.Appender, "add", add)
+        patch.setattr(records_lib.Appender, "add", add)
         with pytest.raises(KeyboardInterrupt):
             evaluated(out)
-    assert not (out / eval_folder.RESULTS).exists()
+    assert not (out / evaluations.RESULTS).exists()
     path = out / "test.jsonl"
     whole_lines = path.read_bytes()
     assert whole_lines.count(b"\n") == 4
     path.write_bytes(whole_lines[: -len(whole_lines.splitlines()[-1]) // 2])  # a kill
     again = []
-    real = eval_sampling.records
+    real = sampling_lib.records
     monkeypatch.setattr(
-        eval_sampling,
+        sampling_lib,
         "records",
         lambda e, params, numbers: again.extend(numbers) or real(e, params, numbers),
     )
@@ -172,8 +171,8 @@ def test_a_protocol_is_what_scores_depend_on(changes, differ):
     def protocol(config):
         run = assembly.Run(config=config, policy=assembly.describe(config))
         with jax.set_mesh(run.policy.mesh):
-            sets = eval_sampling.read_sets(run, eval_sets.parse("", config))
-            (one,) = eval_sampling.make_evaluators(run, pool, sets)
+            sets = sampling_lib.read_sets(run, eval_sets.parse("", config))
+            (one,) = sampling_lib.make_evaluators(run, pool, sets)
         return one
 
     before, after = protocol(make_config()), protocol(make_config(**changes))
@@ -183,7 +182,9 @@ def test_a_protocol_is_what_scores_depend_on(changes, differ):
 
 def test_another_setting_is_refused_by_name(whole):
     before = (whole / "test.jsonl").read_bytes()
-    with pytest.raises(ValueError, match=r"(?s)other settings.*temperature: 1.0 and 0"):
+    with pytest.raises(
+        ValueError, match=r"(?s)other settings.*temperature: was 1.0, now 0"
+    ):
         evaluated(whole, **{"eval.temperature": 0.5})
     assert (whole / "test.jsonl").read_bytes() == before
 
@@ -191,9 +192,9 @@ def test_another_setting_is_refused_by_name(whole):
 def test_figures_do_not_outlive_their_records(tmp_path):
     """As the refusal of other settings advises, a set is begun anew."""
     folder = finished(tmp_path, [record("p", [1.0, 0.0])], ("aime24", "amc23"))
-    eval_folder.settings_path(folder, "aime24").unlink()
-    eval_folder.resume(folder, "aime24", {"checkpoint": "1"}, ["p"])
-    assert list(eval_folder.read_results(folder)) == ["amc23"]
+    evaluations.settings_path(folder, "aime24").unlink()
+    evaluations.resume(folder, "aime24", {"checkpoint": "1"}, ["p"])
+    assert list(evaluations.read_results(folder)) == ["amc23"]
 
 
 @pytest.mark.slow
@@ -245,8 +246,8 @@ def finished(folder, records, sets=("aime24",), **settings):
     for name in sets:
         ids = [r["id"] for r in records]
         known = {"checkpoint": "0", "k": 2, "max_completion_tokens": 96}
-        eval_folder.resume(folder, name, {**known, **settings}, ids)
-        eval_folder.finish(folder, name, records, {})
+        evaluations.resume(folder, name, {**known, **settings}, ids)
+        evaluations.finish(folder, name, records, {})
     return folder
 
 
@@ -256,7 +257,7 @@ def test_compare_pairs_problems_by_id(tmp_path):
     after = [record(n, [float(i % 2), 1.0], 7) for i, n in enumerate(names)]
     a = finished(tmp_path / "a", before, ("aime24", "amc23"))
     b = finished(tmp_path / "b", after[::-1], checkpoint="1")
-    text = eval_compare.compare(a, b)
+    text = compare.compare(a, b)
     (line,) = [line for line in text.splitlines() if line.startswith("aime24 avg@2")]
     # Every problem gained one of two: a difference without spread, yet six problems
     # cannot tell it from one that others would lack, or have the other way round.
@@ -277,7 +278,7 @@ def test_no_comparison_has_an_interval_of_width_0(tmp_path):
         (finished(tmp_path / "b", same), "33.3 33.3 +0.0 [-11.6, +11.6] 0 0"),
         (finished(tmp_path / "c", turned), "33.3 66.7 +33.3 [-5.6, +65.4] 20 10"),
     ):
-        lines = eval_compare.compare(a, b).splitlines()
+        lines = compare.compare(a, b).splitlines()
         for figure in ("avg@2", "maj@2", "pass@2"):
             (line,) = [line for line in lines if f" {figure}," in line]
             assert line.split()[4:] == shown.split()
@@ -287,7 +288,7 @@ def test_paired_intervals_are_narrower_than_unpaired_ones():
     rng = np.random.default_rng(0)
     rates = rng.beta(0.5, 0.5, 200)
     a, b = (rng.binomial(16, rates * c) / 16 for c in (0.85, 0.95))
-    mean, low, high = eval_compare.paired(a, b)
+    mean, low, high = compare.paired(a, b)
     assert mean == pytest.approx(b.mean() - a.mean())
     assert 0 < low < mean < high
     unpaired = 2 * 1.97 * np.sqrt((a.var() + b.var()) / 200)
@@ -307,9 +308,9 @@ def test_what_cannot_be_compared_is_refused(tmp_path, changes, message):
     a = finished(tmp_path / "a", records)
     b = finished(tmp_path / "b", **{"records": records, **changes})
     with pytest.raises(ValueError, match=message):
-        eval_compare.compare(a, b)
+        compare.compare(a, b)
     with pytest.raises(ValueError, match=r"results\.json does not exist"):
-        eval_compare.compare(a, tmp_path / "none")
+        compare.compare(a, tmp_path / "none")
 
 
 def test_problems_that_occur_in_training_are_reported_apart(tmp_path, monkeypatch):
@@ -322,13 +323,13 @@ def test_problems_that_occur_in_training_are_reported_apart(tmp_path, monkeypatc
     )
     scores = {0: [1.0, 1.0], 1: [0.0, 0.0], 2: [1.0, 0.0], 3: [0.0, 0.0]}
     monkeypatch.setattr(
-        eval_sampling,
+        sampling_lib,
         "records",
         lambda e, params, numbers: ((i, record(names[i], scores[i])) for i in numbers),
     )
     amc = EvalSet("amc23", "math", {}, flags)
     rows = evaluate._evaluate_set(amc, fake, None, tmp_path / "out", {"k": 2})
     assert list(rows) == ["amc23 (4)", "amc23 not in dapo_math_17k (3)"]
-    results = eval_folder.read_results(tmp_path / "out")["amc23"]
+    results = evaluations.read_results(tmp_path / "out")["amc23"]
     assert results["eval/avg@2"] == pytest.approx(3 / 8)
     assert results["not_in_dapo_math_17k"]["eval/avg@2"] == pytest.approx(1 / 6)

@@ -22,7 +22,7 @@ from hapo_jax import train
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.runs import board
 from hapo_jax.runs import checkpoint as checkpoint_lib
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 from hapo_jax.system import errors, folders, patience, side
 from tests.test_real_input import (  # noqa: F401, fixtures
     assert_same_run,
@@ -85,7 +85,7 @@ def small_disk(tmp_path):
 
 def at_metrics_of(step, what, monkeypatch):
     """Calls `what` once, as the metrics of a step are about to be written."""
-    real, done = run_records.Appender.add, []
+    real, done = records_lib.Appender.add, []
 
     def add(self, line, **options):
         if line.get("step") == step and not done:
@@ -93,7 +93,7 @@ def at_metrics_of(step, what, monkeypatch):
             what()
         real(self, line, **options)
 
-    monkeypatch.setattr(run_records.Appender, "add", add)
+    monkeypatch.setattr(records_lib.Appender, "add", add)
 
 
 def test_a_disk_that_is_full_for_a_while_costs_nothing(
@@ -209,7 +209,7 @@ def test_a_broken_event_file_is_followed_by_a_whole_one(tmp_path):
 def test_a_line_that_was_cut_off_is_taken_back(tmp_path, monkeypatch):
     """A disk takes half a line and is full; then there is room again."""
     path = tmp_path / "lines.jsonl"
-    with run_records.Appender(path) as file:
+    with records_lib.Appender(path) as file:
         file.add({"step": 1})
 
         class Full:
@@ -229,7 +229,7 @@ def test_a_line_that_was_cut_off_is_taken_back(tmp_path, monkeypatch):
 
         file._file = Full(file._file)
         file.add({"step": 2})
-    assert run_records.read_lines(path) == [{"step": 1}, {"step": 2}]
+    assert records_lib.read_lines(path) == [{"step": 1}, {"step": 2}]
 
 
 # --- reading checkpoints --------------------------------------------------------------
@@ -494,16 +494,16 @@ def test_strays_are_left_alone_and_leftovers_are_removed(config, whole, tmp_path
     for path in strays:
         path.write_text("mine")
     left = [
-        tmp_path / f".config.json.123{run_records.BEGUN}",
-        tmp_path / "rollouts" / f".step_00000001.parquet.9{run_records.BEGUN}",
+        tmp_path / f".config.json.123{records_lib.BEGUN}",
+        tmp_path / "rollouts" / f".step_00000001.parquet.9{records_lib.BEGUN}",
     ]
     for path in left:
         path.write_text("half")
     train.train(config, str(tmp_path))
     assert all(path.read_text() == "mine" for path in strays)
     assert not any(path.exists() for path in left)
-    assert run_records.rollout_steps(tmp_path) == run_records.rollout_steps(whole)
-    assert run_records.eval_steps(tmp_path) == run_records.eval_steps(whole)
+    assert records_lib.rollout_steps(tmp_path) == records_lib.rollout_steps(whole)
+    assert records_lib.eval_steps(tmp_path) == records_lib.eval_steps(whole)
 
 
 BROKEN = {
@@ -549,8 +549,8 @@ def test_a_run_file_that_is_broken_is_named_or_made_anew(
 @pytest.mark.parametrize("content", BROKEN)
 def test_a_broken_record_is_named(whole, tmp_path, content):
     shutil.copytree(whole, tmp_path / "run")
-    step = run_records.rollout_steps(whole)[0]
+    step = records_lib.rollout_steps(whole)[0]
     path = tmp_path / "run" / "rollouts" / f"step_{step:08d}.parquet"
     path.write_bytes(BROKEN[content])
     with pytest.raises(ValueError, match=f"{path} is broken .*; remove it"):
-        run_records.read_rollouts(tmp_path / "run", step)
+        records_lib.read_rollouts(tmp_path / "run", step)

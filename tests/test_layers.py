@@ -107,3 +107,25 @@ def test_no_circle():
 
     for path in graph:
         visit(path, [])
+
+
+# Where two modules of one name meet in a file.
+BOTH = {"learner_shapes", "rollout_shapes"}
+
+
+def test_a_module_is_called_by_its_name():
+    """Or by that and `_lib`, where a variable has the name."""
+    root = ROOT.parent
+    folders = ("hapo_jax", "tests", "examples", "benchmarks", "configs", "docs")
+    wrong = []
+    for path in sorted(file for f in folders for file in (root / f).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                if not node.module.startswith("hapo_jax"):
+                    continue
+                wrong += [
+                    f"{path.relative_to(root)}: {a.name} as {a.asname}"
+                    for a in node.names
+                    if a.asname not in {None, f"{a.name}_lib", *BOTH}
+                ]
+    assert not wrong, "\n".join(wrong)

@@ -12,7 +12,7 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 from tests import test_train
 
 REASON = "notebooks are executed with the extra `test`: pip install -e '.[test]'"
@@ -106,18 +106,18 @@ def test_the_notebook_shows_what_the_run_recorded(workdir, monkeypatch, tmp_path
         colors = np.unique(picture.reshape(-1, picture.shape[-1]), axis=0)
         assert len(colors) > 20, f"{cell} is blank"
 
-    steps = run_records.rollout_steps(workdir)
+    steps = records_lib.rollout_steps(workdir)
     assert steps == [2, 4]
     check_group(displayed(outputs["group"], "text/html"), workdir, step=4)
-    records = [r for step in steps for r in run_records.read_rollouts(workdir, step)]
+    records = [r for step in steps for r in records_lib.read_rollouts(workdir, step)]
     check_tables(outputs, records)
 
 
 def check_group(pages, workdir, *, step):
     """Every token of the group in its place, with its numbers, quantile and clips."""
     (page,) = pages
-    records = run_records.read_rollouts(workdir, step)
-    (metrics,) = (m for m in run_records.read_metrics(workdir) if m["step"] == step)
+    records = records_lib.read_rollouts(workdir, step)
+    (metrics,) = (m for m in records_lib.read_metrics(workdir) if m["step"] == step)
     quantile = np.exp(metrics["stats/log_entropy_quantile"])
     fired = 0
     shown = iter(Page(page).tokens)

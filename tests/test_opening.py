@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from hapo_jax import assembly, opening
-from hapo_jax.config import check, eval_sets
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, defaults, eval_sets
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout.prompts import PromptSet
@@ -148,7 +147,7 @@ def test_a_supervised_run(policy):
 
 
 def test_plain_prompts_beside_turn_tokens_are_warned_of(policy, caplog, monkeypatch):
-    config = config_lib.default()
+    config = defaults.default()
     assembly.warn_of_prompts(config, policy)
     assert not caplog.records
     vocabulary = {"[INST]": 1, "a": 0}

@@ -19,8 +19,8 @@ import pytest
 
 from configs import countdown as countdown_config
 from hapo_jax import assembly, plain
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.grading import pool as grading
+from hapo_jax.config import resolution
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.model import sharding
@@ -62,7 +62,7 @@ def config():
         c.learner.minibatch_prompts = MINIBATCH_PROMPTS
         c.learner.passes = PASSES
         c.algo.entropy.floor = FLOOR
-    return config_lib.resolve(c).config
+    return resolution.resolve(c).config
 
 
 def descent():
@@ -78,7 +78,7 @@ class Inline:
         assert task == "countdown"
         future = concurrent.futures.Future()
         grades = [countdown.grade(*pair) for pair in pairs]
-        future.set_result([grading.GradeResult(*g, "graded", "") for g in grades])
+        future.set_result([pool_lib.GradeResult(*g, "graded", "") for g in grades])
         return future
 
 

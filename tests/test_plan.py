@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import plans
 from hapo_jax import plan as plan_lib
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 from hapo_jax.model import sharding
 from hapo_jax.planning import chips, counts, estimate, programs
 from hapo_jax.rollout import memory
@@ -30,7 +30,7 @@ needs_libtpu = pytest.mark.skipif(
 
 
 def small_config(**changes):
-    c = config_lib.default()
+    c = defaults.default()
     c.task.name = "countdown"
     game = dict(numbers=3, max_number=9, operators="+-*", operations=1)
     c.task.train = dict(split="train", size=8, seed=0, **game)

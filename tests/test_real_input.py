@@ -22,17 +22,16 @@ import transformers
 from flax import nnx
 
 from hapo_jax import assembly, evaluate, session, sft, train
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.config import eval_sets
-from hapo_jax.evaluation import sampling as eval_sampling
+from hapo_jax.config import defaults, eval_sets, presets
+from hapo_jax.evaluation import sampling as sampling_lib
 from hapo_jax.model import huggingface, transformer
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.rollout import generate
 from hapo_jax.runs import alarms
-from hapo_jax.runs import folder as run_folder
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import folder as folder_lib
+from hapo_jax.runs import records as records_lib
 from hapo_jax.system import interrupt
 from tests import real_data
 
@@ -150,7 +149,7 @@ def data(tmp_path_factory):
 
 def make_config(checkpoint, data, method="hapo", **changes):
     """Two steps of one update, on eight devices with all three axes."""
-    c = config_lib.default()
+    c = defaults.default()
     c.num_steps = 2
     c.task.name = "math"
     c.task.train = dict(
@@ -167,7 +166,7 @@ def make_config(checkpoint, data, method="hapo", **changes):
     c.learner.update(minibatch_prompts=4, learning_rate=1e-2, warmup_steps=0)
     c.eval.update(num_problems=0, k=2)
     c.log.record_every_steps = 1
-    c = config_lib.apply_method(c, method)
+    c = presets.apply_method(c, method)
     c.update_from_flattened_dict(changes)
     return c.lock()
 
@@ -182,7 +181,7 @@ def in_hub(data):
 
 def make_sft_config(checkpoint, data, **changes):
     """Eight updates, each on all four solutions."""
-    c = config_lib.default_sft()
+    c = defaults.default_sft()
     c.num_steps = 8
     c.task.name = "math"
     options = dict(path=str(data / "shown.csv"), prompt_template="{problem} so")
@@ -215,7 +214,7 @@ def trained(warm, data, tmp_path_factory):
 
 
 def steps_of(workdir):
-    return [m for m in run_records.read_metrics(workdir) if "rollout/reward" in m]
+    return [m for m in records_lib.read_metrics(workdir) if "rollout/reward" in m]
 
 
 def saved_steps(workdir):
@@ -232,7 +231,7 @@ def numbers(workdir):
             for k, v in line.items()
             if k.split("/")[0] not in ("time", "perf", "grading")
         }
-        for line in run_records.read_metrics(workdir)
+        for line in records_lib.read_metrics(workdir)
     ]
 
 
@@ -248,10 +247,10 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
     changes = {"num_steps": 1, "eval.at_start": False, "eval.sets": sets}
     config = make_config(warm / "hf", data, **changes)
     train.train(config, str(tmp_path / "run"))
-    (metrics,) = run_records.read_metrics(tmp_path / "run")
+    (metrics,) = records_lib.read_metrics(tmp_path / "run")
     # The first set is the one that the best checkpoint is chosen by.
     assert metrics["eval/avg@2"] == metrics["eval/train/avg@2"]
-    records = run_records.read_eval(tmp_path / "run", 1)
+    records = records_lib.read_eval(tmp_path / "run", 1)
     for name in ("train", "test"):
         scores = [r["scores"] for r in records if r["set"] == name]
         assert len(scores) == len(GOLD)
@@ -276,7 +275,7 @@ def test_fields_and_files_are_said_at_the_start(checkpoint, data, tmp_path, capl
 
 def test_demonstrations_are_learnt(warm):
     assert not alarms_of(warm)
-    metrics = run_records.read_metrics(warm)
+    metrics = records_lib.read_metrics(warm)
     assert metrics[-1]["loss/policy"] < 0.5 * metrics[0]["loss/policy"]
     losses = [m["eval/loss"] for m in metrics if "eval/loss" in m]
     assert losses[-1] < losses[0]
@@ -299,7 +298,7 @@ def test_held_out_demonstrations_count_whatever_their_number(
         }
         workdir = tmp_path / str(rows)
         sft.sft(make_sft_config(checkpoint, data, **changes), str(workdir))
-        metrics = {m["step"]: m for m in run_records.read_metrics(workdir)}
+        metrics = {m["step"]: m for m in records_lib.read_metrics(workdir)}
         evaluated = {step for step, m in metrics.items() if "eval/loss" in m}
         logged = {step for step, m in metrics.items() if "loss/policy" in m}
         assert evaluated == {3, 6, 7} and logged == {5, 7}
@@ -354,8 +353,8 @@ def test_broken_rows_and_flagged_problems_can_be_left_out(checkpoint, data, tmp_
 
 def test_ids_beyond_the_tokenizer_are_never_drawn(trained):
     """The embedding has room for 16, and a random policy would draw them."""
-    for step in run_records.rollout_steps(trained):
-        for row in run_records.read_rollouts(trained, step):
+    for step in records_lib.rollout_steps(trained):
+        for row in records_lib.read_rollouts(trained, step):
             assert row["tokens"].max() < len(SPECIAL) + len(WORDS)
 
 
@@ -363,7 +362,7 @@ def test_a_stop_token_ends_a_completion(trained, checkpoint):
     stops = tokenizer_lib.load(checkpoint).stop_ids
     ends = set()
     for step in (1, 2):
-        for record in run_records.read_rollouts(trained, step):
+        for record in records_lib.read_rollouts(trained, step):
             tokens = list(record["tokens"])
             assert not set(tokens[:-1]) & set(stops)
             ends.add(tokens[-1])
@@ -398,7 +397,7 @@ def test_evaluation_repeats_what_training_measured(
         folder = evaluated(config, source, step=name, out=tmp_path / str(step))
         path = folder / "test.jsonl"
         fresh = [json.loads(line) for line in path.read_text().splitlines()]
-        assert fresh == run_records.read_eval(trained, step)
+        assert fresh == records_lib.read_eval(trained, step)
         assert [r["id"] for r in fresh] == [f"sums-{i}" for i in range(len(GOLD))]
         # Of a run's checkpoint the weights that it began with are not read.
         monkeypatch.setattr(policy_lib.Policy, "load", None)
@@ -445,7 +444,7 @@ def test_best_keeps_to_a_protocol(checkpoint, data, tmp_path, monkeypatch, capsy
         train.train(config, str(tmp_path))
         return saved_steps(tmp_path)
 
-    monkeypatch.setattr(eval_sampling, "evaluate", rig)
+    monkeypatch.setattr(sampling_lib, "evaluate", rig)
     told = []
     monkeypatch.setattr(
         session._log, "info", lambda text, *args: told.append(text % args)
@@ -475,15 +474,15 @@ def unbroken(checkpoint, data, tmp_path_factory):
     """A run with evaluations at 0, 2 and 3, never interrupted."""
     workdir = tmp_path_factory.mktemp("unbroken")
     train.train(make_config(checkpoint, data, **EVALUATED), str(workdir))
-    assert run_records.eval_steps(workdir) == [0, 2, 3]
+    assert records_lib.eval_steps(workdir) == [0, 2, 3]
     return workdir
 
 
 def assert_same_run(workdir, expected):
     """All that was measured and evaluated is that of a run that never stopped."""
     assert numbers(workdir) == numbers(expected)
-    for step in run_records.eval_steps(expected):
-        assert run_records.read_eval(workdir, step) == run_records.read_eval(
+    for step in records_lib.eval_steps(expected):
+        assert records_lib.read_eval(workdir, step) == records_lib.read_eval(
             expected, step
         )
     assert not list((workdir / "eval").glob("*.part"))
@@ -496,7 +495,7 @@ def test_a_signal_in_an_evaluation_costs_nothing(
     checkpoint, data, tmp_path, unbroken, monkeypatch, step
 ):
     """It ends the process at once, the step is saved, and the evaluation goes on."""
-    real, kept = run_folder.RunFolder.keep_eval, []
+    real, kept = folder_lib.RunFolder.keep_eval, []
 
     def keep(self, at, record):
         real(self, at, record)
@@ -506,14 +505,14 @@ def test_a_signal_in_an_evaluation_costs_nothing(
 
     config = make_config(checkpoint, data, **EVALUATED)
     with monkeypatch.context() as patched:
-        patched.setattr(run_folder.RunFolder, "keep_eval", keep)
+        patched.setattr(folder_lib.RunFolder, "keep_eval", keep)
         with pytest.raises(interrupt.Stopped, match=f"while evaluating step {step}"):
             train.train(config, str(tmp_path))
     assert step == 0 or step in saved_steps(tmp_path)
     assert list((tmp_path / "eval").glob(f"step_{step:08d}.part"))
     drawn = []
     monkeypatch.setattr(
-        run_folder.RunFolder,
+        folder_lib.RunFolder,
         "keep_eval",
         lambda self, at, record: drawn.append((at, record["id"])),
     )
@@ -550,7 +549,7 @@ def test_a_failing_evaluation_costs_no_run(
         raise RuntimeError("no memory is left")
 
     with monkeypatch.context() as patched:
-        patched.setattr(eval_sampling, "evaluate", broken)
+        patched.setattr(sampling_lib, "evaluate", broken)
         train.train(make_config(checkpoint, data, **EVALUATED), str(tmp_path))
     assert "The evaluation of step 2 failed" in caplog.text
     assert "no memory is left" in caplog.text
@@ -712,7 +711,7 @@ def alarms_of(workdir):
     """The steps that have raised an alarm, by its name."""
     return {
         key.removeprefix(alarms.PREFIX): m["step"]
-        for m in run_records.read_metrics(workdir)
+        for m in records_lib.read_metrics(workdir)
         for key in m
         if key.startswith(alarms.PREFIX)
     }

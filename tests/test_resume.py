@@ -13,6 +13,11 @@ from tests.test_real_input import (  # noqa: F401, fixtures
 # By name: the method, and settings with a state of their own.
 RUNS = {
     "optimistic_adam": ("hapo", {"learner.optimizer": "optimistic_adam"}),
+    "remax": ("remax", {"rollout.group_size": 2}),
+    "aepo": (
+        "aepo",
+        {"learner.minibatch_prompts": 2, "rollout.beside.entropy_target": 1.9},
+    ),
     "optimistic_adagrad": ("dapo", {"learner.optimizer": "optimistic_adagrad"}),
 }
 

@@ -15,7 +15,7 @@ import pytest
 
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.runs import alarms
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import records as records_lib
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Surplus groups every step, several rounds, all of HAPO on.
@@ -90,7 +90,7 @@ def numbers(workdir):
     """All metrics but times, by step."""
     return [
         {k: v for k, v in line.items() if not k.startswith(("time/", "perf/"))}
-        for line in run_records.read_metrics(workdir)
+        for line in records_lib.read_metrics(workdir)
     ]
 
 
@@ -155,7 +155,7 @@ def documented_metrics():
 @pytest.mark.slow
 def test_every_metric_is_documented_with_its_denominator(uninterrupted):
     known = [rf"{name}(_low|_high)?" for name in documented_metrics()]
-    names = {name for line in run_records.read_metrics(uninterrupted) for name in line}
+    names = {name for line in records_lib.read_metrics(uninterrupted) for name in line}
     names -= {"step"}
     missing = {n for n in names if not any(re.fullmatch(k, n) for k in known)}
     assert not missing
@@ -199,9 +199,9 @@ def test_a_run_folder_holds_what_the_design_says(uninterrupted):
         assert (uninterrupted / name).stat().st_size > 0
     assert list((uninterrupted / "tensorboard").iterdir())
     assert (uninterrupted / "hf" / "model.safetensors").exists()
-    assert run_records.eval_steps(uninterrupted) == [0, 6]
-    assert run_records.rollout_steps(uninterrupted) == [2, 4, 6]
-    records = run_records.read_rollouts(uninterrupted, 4)
+    assert records_lib.eval_steps(uninterrupted) == [0, 6]
+    assert records_lib.rollout_steps(uninterrupted) == [2, 4, 6]
+    records = records_lib.read_rollouts(uninterrupted, 4)
     assert len(records) == 8
     for record in records:
         n = len(record["tokens"])
@@ -223,7 +223,7 @@ def test_a_signal_saves_and_exits(environment, tmp_path, number):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert signal.Signals(number).name in output and "saved step" in output
-    last = run_records.read_metrics(tmp_path)[-1]["step"]
+    last = records_lib.read_metrics(tmp_path)[-1]["step"]
     assert (tmp_path / "checkpoints" / str(last)).is_dir()
 
 
@@ -236,7 +236,7 @@ def test_the_demo_learns(environment, tmp_path):
         "--config.num_steps=12",
         "--config.eval.num_problems=64",
     )
-    metrics = run_records.read_metrics(tmp_path)
+    metrics = records_lib.read_metrics(tmp_path)
     reward = [m["rollout/accuracy"] for m in metrics if "rollout/accuracy" in m]
     assert np.mean(reward[-5:]) > np.mean(reward[:5]) + 0.08
     before, after = (m["eval/avg@8"] for m in (metrics[0], metrics[-1]))

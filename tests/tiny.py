@@ -8,9 +8,9 @@ from flax import nnx
 
 from hapo_jax import plain
 from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import methods
 from hapo_jax.algo import settings as settings_lib
-from hapo_jax.config import arguments
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import arguments, defaults, presets, resolution
 from hapo_jax.learner import packing, scoring
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
@@ -59,10 +59,10 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
     `clip_low` is `algo.clip.low`, and so on; a stage is given by its name, or as a dict
     with its options. What a user has to give is given.
     """
-    config = config_lib.apply_method(config_lib.default(), name)
-    for key, value in config_lib.METHODS[name].given.items():
+    config = presets.apply_method(defaults.default(), name)
+    for key, value in methods.METHODS[name].given.items():
         arguments.override(config, key, str(value))
-    config, _ = config_lib.resolve(config)
+    config, _ = resolution.resolve(config)
     section = config.algo.to_dict()
     keys = {key.removeprefix("algo."): None for key in settings_lib.LEGAL}
     by_name = {key.replace(".", "_"): key for key in keys}
@@ -77,8 +77,8 @@ def settings(name: str = "hapo", **changes) -> settings_lib.Settings:
 
 
 def method(name: str = "hapo", **changes) -> method_lib.Method:
-    """A method of the configs; `changes` as in `settings`."""
-    return method_lib.make(settings(name, **changes))
+    """A method of the configs, for eight problems; `changes` as in `settings`."""
+    return method_lib.make(settings(name, **changes), num_prompts=8)
 
 
 def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):
@@ -150,4 +150,8 @@ def packed_scores(model, batch: batch_lib.RolloutBatch, layout: packing.Layout):
         )
     )
     shape = batch.completion_mask.shape
-    return tuple(packing.scatter(index, np.asarray(x), shape) for x in score(params))
+    found = score(params)
+    return tuple(
+        packing.scatter(index, np.asarray(x), shape)
+        for x in (found.logprobs, found.entropy)
+    )

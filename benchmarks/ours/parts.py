@@ -19,7 +19,7 @@ from benchmarks import workload
 from hapo_jax import assembly
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import method as method_lib
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
@@ -73,7 +73,7 @@ class InstantGrader:
         future = concurrent.futures.Future()
         future.set_result(
             [
-                grading.GradeResult(
+                pool_lib.GradeResult(
                     score=workload.reward(text),
                     extracted=None,
                     outcome="graded",

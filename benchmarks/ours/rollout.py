@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks import worker, workload
 from benchmarks.ours import parts
 from hapo_jax import assembly
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, presets
 from hapo_jax.model import huggingface, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import schedule
@@ -57,7 +57,7 @@ def requests_of(work: workload.Work) -> list[Request]:
 
 def _generator(method: str, policy, params, work: workload.Work, options: dict):
     """A function from a seed to the lengths of the completions, in request order."""
-    config = config_lib.apply_method(config_lib.default(), method)
+    config = presets.apply_method(defaults.default(), method)
     programs = parts.make_programs(
         policy,
         assembly.make_method(config),

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from benchmarks import worker, workload
 from benchmarks.ours import parts
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, presets
 from hapo_jax.learner import head, metrics
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.model import policy as policy_lib
@@ -49,7 +49,7 @@ def config_of(variant: str, job: worker.Job) -> ConfigDict:
     """
     _, work = job.load()
     method, _, ratio_of = variant.partition("/")
-    update, config = job.update(), config_lib.apply_method(config_lib.default(), method)
+    update, config = job.update(), presets.apply_method(defaults.default(), method)
     config.algo.ratio_of = ratio_of or config.algo.ratio_of
     config.rollout.group_size = work.group_size
     config.rollout.max_prompt_tokens = work.prompts.shape[1]

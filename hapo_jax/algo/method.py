@@ -34,9 +34,10 @@ from hapo_jax.algo import (
     methods,
     phases,
     stages,
+    supervised,
     temperature,
 )
-from hapo_jax.algo.settings import Settings
+from hapo_jax.algo.settings import Demonstrations, Settings
 from hapo_jax.system.errors import Refused
 
 Array = jax.Array
@@ -57,6 +58,8 @@ _NOT_RECORDED = frozenset({"old_square_sum", "old_cut_logprobs"})
 # There with a critic alone, and what it may read.
 _OF_CRITIC = frozenset({"old_values", "returns", "values"})
 _CRITIC_READS = _OF_CRITIC | {"mask", "correct", "group_accuracy"}
+# What is known of a token that is imitated, beside the current entropy.
+_SHOWN = ("logprobs", "rank")
 # What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
 # the order in which they run.
 _GIVES = {
@@ -85,6 +88,7 @@ class Rows(NamedTuple):
       old_values: [B, T] float32, of the critic before the updates; None without one.
       baselines: [B] float32, reward of the prompt's greedy completion; None if none is
         drawn.
+      beside: [B] bool, imitated beside the batch, see `_own`; None if there are none.
     """
 
     mask: Array
@@ -100,6 +104,7 @@ class Rows(NamedTuple):
     old_cut_logprobs: Array | None = None
     old_values: Array | None = None
     baselines: Array | None = None
+    beside: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -163,6 +168,8 @@ class Method:
         micro-batches changes the loss.
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
       silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
+      imitation_weight: (state) -> w, how much demonstrations weigh beside the rollout,
+        see `aggregation`; None without demonstrations.
       phases: passes of updates that each pass over a batch is made of. With two,
         `constants` holds `waits`, bool: the tokens of the second; each takes the loss
         of its tokens alone.
@@ -184,6 +191,7 @@ class Method:
     across_rows: bool
     silent_at_zero: bool
     silent_at_equal_rewards: bool
+    imitation_weight: Callable[[Any], Array] | None
     phases: int
 
     @property
@@ -218,6 +226,7 @@ class _Stages(NamedTuple):
     aggregation: stages.Stage
     critic: stages.Stage | None
     returns: stages.Stage | None
+    imitation: stages.Stage
     phases: stages.Stage | None
 
 
@@ -273,7 +282,7 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     read_late = frozenset(name for stage in late for name in stage.reads)
     of_entropy = {"entropy", "score"} if source == "current" else set()
     outputs = reads & {"rank"}
-    if reads & {"current_entropy", *of_entropy}:
+    if reads & {"current_entropy", *of_entropy} or "entropy" in chosen.imitation.reads:
         outputs |= {"entropy"}
     score = _Score(
         functools.partial(
@@ -293,11 +302,22 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     by_rows = by_rows or any(stage.declared.by_rows for stage in late)
     if chosen.phases is not None:
         _check_phases(settings, chosen.phases, known, by_rows)
+    shown = settings.demonstrations
+    if shown.share and by_rows:
+        raise Refused(
+            f"algo.demonstrations.share={shown.share} adds a mean over demonstrations "
+            "to that over a mini-batch, whose tokens this method counts only as it "
+            "learns; set algo.entropy.source to 'old' and algo.entropy.scope to "
+            "'batch', or the share to 0."
+        )
     stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
-    draws = "random" in reads
+    # What is counted from step to step.
+    counts = ("draws",) if "random" in reads else ()
+    if shown.share and shown.schedule != "constant":
+        counts += ("steps",)
     return Method(
         temperature=_temperature(settings),
-        init_state=functools.partial(_init_state, present, stateful, draws),
+        init_state=functools.partial(_init_state, present, stateful, counts),
         update_state=functools.partial(_update_state, present, stateful, score),
         constants=functools.partial(
             _constants, chosen, early, score, "score" in reads & known, read_late, seed
@@ -318,9 +338,14 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         across_rows=(micro and "score" in reads)
         or any(stage.declared.across_rows for stage in late),
         silent_at_zero=all(
-            s.declared.silent_at_zero for n, s in present.items() if n != "advantage"
+            s.declared.silent_at_zero
+            for n, s in present.items()
+            if n not in ("advantage", "imitation")
         ),
         silent_at_equal_rewards=chosen.advantage.declared.silent_at_zero,
+        imitation_weight=functools.partial(_imitation_weight, shown)
+        if shown.share
+        else None,
         phases=phases.number(settings.phases["name"]),
     )
 
@@ -375,10 +400,11 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
             reshape,
             strength=s.redistribution.strength,
             zone=(s.clip.low, s.clip.high) if s.redistribution.zone == "base" else None,
+            dual=s.clip.dual,
         ),
         selection=bind("selection", s.selection),
         surrogate=bind("surrogate", s.surrogate, dual=s.clip.dual),
-        mask=bind("mask", s.mask),
+        mask=bind("mask", s.mask, dual=s.clip.dual),
         kl=stages.only("algo.kl", kl.term, **dataclasses.asdict(s.kl))
         if s.kl.strength
         else None,
@@ -386,6 +412,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         aggregation=bind("aggregation", s.aggregation),
         critic=critic if (has_critic := s.critic["name"] != "none") else None,
         returns=_returns(s) if has_critic else None,
+        imitation=_imitation(s, bind("imitation", s.imitation)),
         phases=bind("phases", s.phases) if s.phases["name"] != "one" else None,
     )
 
@@ -416,6 +443,19 @@ def _advantage(s: Settings, num_prompts: int) -> stages.Stage:
         return (1 - strength) * base(values) + strength * token_group(values)
 
     return stages.Stage("algo.advantage", blend, reads, base.declared)
+
+
+def _imitation(s: Settings, chosen: stages.Stage) -> stages.Stage:
+    """Of a token beside the batch: as chosen for demonstrations, else REINFORCE."""
+    known = {"logprobs", "entropy", "rank", "mask"}
+    if wrong := [name for name in chosen.reads if name not in known]:
+        raise Refused(
+            f"algo.imitation reads {wrong[0]}, and of a demonstration there are "
+            f"{', '.join(sorted(known))}; let it do without."
+        )
+    if s.demonstrations.share:
+        return chosen
+    return stages.only("algo.imitation", supervised.uniform)
 
 
 def _returns(s: Settings) -> stages.Stage:
@@ -501,17 +541,17 @@ def _early(present: dict[str, stages.Stage], known: frozenset[str]) -> tuple[str
 # --- before the policy is run ---------------------------------------------------------
 
 
-def _init_state(present, stateful, draws: bool) -> dict[str, Any]:
-    """The statistics of the entropies, the state of each stage that keeps one, and how
-    often random numbers were drawn."""
+def _init_state(present, stateful, counts: tuple[str, ...]) -> dict[str, Any]:
+    """The statistics of the entropies, the state of each stage that keeps one, and
+    counts: of times that random numbers were drawn, of steps."""
     own = {name: present[name].declared.init() for name in stateful}
-    if draws:
-        own["draws"] = jnp.int32(0)
+    own |= dict.fromkeys(counts, jnp.int32(0))
     return {"entropy": entropy.initial_stats(), **own}
 
 
 def _update_state(present, stateful, score: _Score, rows: Rows, state):
     """Statistics of the step, and what stages make of it."""
+    rows = _own(rows)
     stats = score.fit(rows.old_entropy, rows.mask, previous=state["entropy"])
     values = _before(rows)
     own = {
@@ -523,9 +563,36 @@ def _update_state(present, stateful, score: _Score, rows: Rows, state):
         for name in stateful
         if present[name].declared.update is not None
     }
-    if "draws" in state:
-        own["draws"] = state["draws"] + 1
+    own |= {name: state[name] + 1 for name in ("draws", "steps") if name in state}
     return jax.lax.stop_gradient({**state, **own, "entropy": stats})
+
+
+def _imitation_weight(shown: Demonstrations, state) -> Array:
+    """Of a step, by the state that its updates have."""
+    return supervised.weight_beside(
+        state["steps"] - 1 if "steps" in state else jnp.int32(0),
+        weight=shown.weight,
+        schedule=shown.schedule,
+        final_weight=shown.final_weight,
+        decay_steps=shown.decay_steps,
+    )
+
+
+def _own(rows: Rows) -> Rows:
+    """The batch alone: completions beside it as if they were empty.
+
+    Those of a second rollout and demonstrations are imitated: they have no ratio, and
+    no stage and no statistic sees them. How they weigh, see `aggregation`.
+    """
+    if rows.beside is None:
+        return rows
+    return rows._replace(
+        mask=rows.mask & ~rows.beside[:, None],
+        rewards=jnp.where(rows.beside, 0, rows.rewards),
+        scores=jnp.where(rows.beside, 0, rows.scores),
+        prompt_ids=jnp.where(rows.beside, -1, rows.prompt_ids),
+        beside=None,
+    )
 
 
 def _before(rows: Rows) -> dict[str, Array]:
@@ -557,13 +624,15 @@ def _constants(
     advantages: Array | None = None,
 ) -> dict[str, Array]:
     """What follows from rows alone, as the loss of a token needs it."""
+    whole, rows = rows, _own(rows)
     values = _before(rows)
     if "draws" in state:
         key = jax.random.fold_in(jax.random.key(seed), state["draws"])
         values["random"] = jax.random.uniform(key, rows.mask.shape)
     # These are of the policy that algo.entropy.source names, perhaps the current one.
     names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
-    given = {name: values[name] for name in names}
+    everything = values if rows is whole else _before(whole._replace(beside=None))
+    given = {name: everything[name] for name in names}
     if chosen.returns is not None:
         values["returns"] = given["returns"] = chosen.returns(values)
     if advantages is None:
@@ -583,6 +652,9 @@ def _constants(
         values |= found
         # The loss needs both those before and those after shaping.
         given |= {"shaped": found["advantages"]} if name == "shaping" else found
+    if whole.beside is not None:
+        given["beside"] = whole.mask & whole.beside[:, None]
+        given["advantages"] = jnp.where(given["beside"], 1, given["advantages"])
     return jax.lax.stop_gradient(given)
 
 
@@ -606,7 +678,9 @@ def _terms(
     if "entropy" in outputs:
         own["current_entropy"] = current["entropy"]
     values = _clean({**constants, **own})
-    mask = values["mask"]
+    mask, beside = values["mask"], values.get("beside")
+    if beside is not None:
+        mask = values["mask"] = mask & ~beside
     values["entropy"] = values["old_entropy"]
     if source == "current" and "entropy" in outputs:
         values["entropy"] = jax.lax.stop_gradient(values["current_entropy"])
@@ -642,6 +716,10 @@ def _terms(
     for name in ("kl", "regulariser"):
         if (stage := getattr(chosen, name)) is not None:
             loss = loss + jnp.where(counted, _run(name, stage, values, state)[name], 0)
+    if beside is not None:
+        shown = {"mask": beside, **{name: values.get(name) for name in _SHOWN}}
+        shown["entropy"] = jax.lax.stop_gradient(values.get("current_entropy"))
+        loss = jnp.where(beside, chosen.imitation(shown).loss, loss)
     nothing = jnp.zeros_like(values["advantages"])
     return Terms(
         loss=loss,
@@ -669,8 +747,8 @@ def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any
 def _value_loss(
     critic: stages.Stage, values: Array, constants: Values
 ) -> critics.ValueLoss:
-    """The critic's loss of each token; 0 outside the mask, whatever lies there."""
-    mask = constants["mask"]
+    """The critic's loss of each token of the batch, whatever lies in padding."""
+    mask = _of_batch(constants)
     given = {n: constants[n] for n in critic.reads if n in constants}
     given = jax.lax.stop_gradient(given) | {"values": values}
     given = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in given.items()}
@@ -722,6 +800,33 @@ def token_loss(
     return numerator, _sums(method, current, constants, terms)
 
 
+def aggregation(
+    method: Method, counted: Array, beside: Array | None, state
+) -> tuple[Array, Array]:
+    """(weights, denominator) of the tokens of a mini-batch, and of those beside it.
+
+    Tokens of a second rollout weigh as if they were of the batch, and leave its
+    denominator. With demonstrations the loss is (1 - w) times that of the batch plus w
+    times the mean over their tokens, and the denominator is 1.
+
+    Args:
+      method: from `make`.
+      counted: [B, T] bool, tokens of the batch that its stages count.
+      beside: [B, T] bool, tokens beside it; None if there are none.
+      state: of the method.
+    """
+    weights, denominator = method.aggregate(counted)
+    if beside is None:
+        return weights, denominator
+    if method.imitation_weight is None:
+        among, _ = method.aggregate(counted | beside)
+        return jnp.where(beside, among, weights), denominator
+    w = method.imitation_weight(state)
+    of_batch = (1 - w) * weights / jnp.where(denominator == 0, 1, denominator)
+    of_shown = w / jnp.maximum(masked.count(beside), 1)
+    return jnp.where(beside, of_shown, of_batch), jnp.ones_like(denominator)
+
+
 def rows_loss(
     method: Method, current: Values, constants: Values, state
 ) -> tuple[Array, Array, dict[str, Array]]:
@@ -737,9 +842,17 @@ def rows_loss(
       sums: see `token_loss`. All parts are 0 for an empty mask.
     """
     terms = method.terms(current, constants, state)
-    weights, denominator = jax.lax.stop_gradient(method.aggregate(terms.counted))
+    weights, denominator = jax.lax.stop_gradient(
+        aggregation(method, terms.counted, constants.get("beside"), state)
+    )
     numerator = masked.sum(terms.loss * weights, constants["mask"])
     return numerator, denominator, _sums(method, current, constants, terms)
+
+
+def _of_batch(values: Values) -> Array:
+    """The mask without tokens beside the batch."""
+    mask, beside = values["mask"], values.get("beside")
+    return mask if beside is None else mask & ~beside
 
 
 def critic_loss(
@@ -756,7 +869,7 @@ def critic_loss(
     Returns:
       numerator and sums as of `token_loss`, over all tokens of the mask.
     """
-    found, mask = method.value_loss(values, constants), constants["mask"]
+    found, mask = method.value_loss(values, constants), _of_batch(constants)
     per_token = {
         "critic/loss": found.loss,
         "critic/frac_clipped": found.clipped,
@@ -811,7 +924,10 @@ def _sums(
         k3 = kl.estimate(
             values["logprobs"], values["reference_logprobs"], estimator="k3"
         )
-        sums["kl/reference_k3"] = _sum(k3, values["mask"])
+        sums["kl/reference_k3"] = _sum(k3, _of_batch(values))
+    if (beside := values.get("beside")) is not None:
+        sums["beside/loss"] = _sum(terms.loss, beside)
+        sums["beside/logprob"] = _sum(values["logprobs"], beside)
     return jax.lax.stop_gradient(sums)
 
 

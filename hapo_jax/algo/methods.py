@@ -28,6 +28,7 @@ _OWN_STAGES = {
     "algo.regulariser": kl.REGULARISERS,
     "algo.aggregation": losses.AGGREGATIONS,
     "algo.critic": critics.CRITICS,
+    "algo.imitation": supervised.LOSSES,
     "algo.phases": phases.PHASES,
 }
 _OWN_METHODS = {

@@ -7,7 +7,7 @@ STATUSES = ("full", "part")
 # What methods with statistics of many completions have in common; for `open`.
 STATISTICS = (
     "statistics are of the whole batch under the policy before its updates; with "
-    "algo.entropy.source=current of each micro-batch under the current one, as in code"
+    "algo.entropy.source=current of each micro-batch under the current one"
 )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from hapo_jax.algo import advantages, entropy, importance, kl, temperature
+from hapo_jax.algo import advantages, entropy, importance, kl, supervised, temperature
 from hapo_jax.algo.ranges import Range
 from hapo_jax.system.errors import Refused
 
@@ -110,6 +110,19 @@ class Importance:
 
 
 @dataclasses.dataclass(frozen=True)
+class Demonstrations:
+    """Imitation beside the rollout: L = (1 - w) L_rollout + w L_demonstrations."""
+
+    # Of the completions of an update; 0: there are none, and w is 0.
+    share: float = _setting(0.0, Range(0, 1, below=True))
+    weight: float = _setting(0.1, Range(0, 1))  # w, in the first step
+    schedule: str = _setting("constant", supervised.SCHEDULES)
+    # w from there on where it falls, after `decay_steps`.
+    final_weight: float = _setting(0.0, Range(0, 1))
+    decay_steps: int = _setting(0, Range(0, 10**9, whole=True))
+
+
+@dataclasses.dataclass(frozen=True)
 class Settings:
     """All settings of a method; the section `algo` of a config."""
 
@@ -138,9 +151,11 @@ class Settings:
     regulariser: Mapping[str, Any] = _stage("none")  # beside the KL term
     aggregation: Mapping[str, Any] = _stage("token_mean")
     critic: Mapping[str, Any] = _stage("none")  # a learned value, beside the policy
+    imitation: Mapping[str, Any] = _stage("uniform")  # the loss of a demonstration
     phases: Mapping[str, Any] = _stage("one")  # passes of updates for one over a batch
     kl: Kl = Kl()
     importance: Importance = Importance()
+    demonstrations: Demonstrations = Demonstrations()
 
 
 def defaults() -> dict[str, Any]:
@@ -238,6 +253,13 @@ def _check_together(s: Settings) -> None:
         f"be above {math.log(largest):.3g} nats, the log of the largest bound on a "
         "ratio, or 0 for none",
         "20 is usual",
+    )
+    d = s.demonstrations
+    require(
+        s,
+        "algo.demonstrations.decay_steps",
+        (d.decay_steps > 0) == (d.schedule != "constant"),
+        "be 0 with algo.demonstrations.schedule='constant', and above 0 with another",
     )
     require(
         s,

@@ -2,8 +2,9 @@
 
     L = -weight * log π(token)
 
-They read no advantage, no ratio and no reward. `hapo-sft` takes one by `loss.name`. As
-surrogates of `algo.surrogate` they would imitate whatever was sampled.
+They read no advantage, no ratio and no reward. `hapo-sft` takes one by `loss.name`,
+and a run of reinforcement learning that has demonstrations beside its rollout one by
+`algo.imitation.name`. As surrogates they would imitate whatever was sampled.
 """
 
 import jax
@@ -14,6 +15,9 @@ from hapo_jax.algo.losses import Surrogate
 from hapo_jax.algo.row import Row
 
 Array = jax.Array
+
+# How the weight of demonstrations beside a rollout falls.
+SCHEDULES = ("constant", "linear", "cosine")
 
 _declare = stages.declare(silent_at_zero=False)
 
@@ -82,6 +86,36 @@ def ranktuner(
 def _weighted(logprobs: Array, weights: Array) -> Surrogate:
     never = jnp.zeros(logprobs.shape, bool)
     return Surrogate(-weights * logprobs, never, never, never)
+
+
+def weight_beside(
+    steps_done: Array,
+    *,
+    weight: float,
+    schedule: str,
+    final_weight: float,
+    decay_steps: int,
+) -> Array:
+    """w of L = (1 - w) L_rollout + w L_demonstrations, float32 scalar.
+
+        linear:  w = first + (final - first) x
+        cosine:  w = final + (first - final) (1 + cos(pi x)) / 2
+        x = min(steps / decay_steps, 1)
+
+    arXiv 2508.11408 and its code, which falls by a cosine.
+
+    Args:
+      steps_done: int32 scalar, steps of the run before this one.
+      weight: of the first step, in [0, 1].
+      schedule: one of `SCHEDULES`.
+      final_weight: in [0, 1], from `decay_steps` on; not read by "constant".
+      decay_steps: > 0; not read by "constant".
+    """
+    if schedule == "constant":
+        return jnp.float32(weight)
+    x = jnp.minimum(steps_done / decay_steps, 1)
+    fallen = x if schedule == "linear" else (1 - jnp.cos(jnp.pi * x)) / 2
+    return weight + (final_weight - weight) * fallen
 
 
 LOSSES = {"uniform": uniform, "dft": dft, "phi": phi, "ranktuner": ranktuner}

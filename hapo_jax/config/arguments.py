@@ -2,17 +2,19 @@
 
     --config=configs/countdown.py:method=dapo,seed=3 --config.learner.learning_rate=1e-5
 
-`load` runs the file, with its argument behind the colon; `override` sets one key from
-text.
+`load` runs the file, which reads its argument, behind the colon, by `parse_arg`;
+`override` sets one key from text.
 """
 
+import ast
 import importlib.util
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from ml_collections import ConfigDict
 
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults, dotted
 from hapo_jax.system.errors import Refused
 
 
@@ -45,7 +47,7 @@ def load(spec: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise Refused(
             f"--config={spec}: get_config returned {type(config).__name__} and not a "
-            "ConfigDict; end it with `return config_lib.apply_method(c, ...).lock()`."
+            "ConfigDict; end it with `return presets.apply_method(c, ...).lock()`."
         )
     return config
 
@@ -98,32 +100,32 @@ def override(config: ConfigDict, key: str, text: str) -> None:
             f"by the file's argument, --config=FILE:method={text}."
         )
     section, _, name = key.rpartition(".")
-    if not config_lib.has(config, key):
-        if section in config_lib.OPEN and config_lib.has(config, section) and name:
+    if not dotted.has(config, key):
+        if section in dotted.OPEN and dotted.has(config, section) and name:
             with config.unlocked():
-                config_lib.get(config, section)[name] = config_lib.literal(text)
+                dotted.get(config, section)[name] = literal(text)
             return
-        known = [*config_lib.keys(config)]
-        hint = config_lib.nearest(key, known) or _same_name(name, known)
+        known = [*dotted.keys(config)]
+        hint = dotted.nearest(key, known) or _same_name(name, known)
         raise Refused(
             f"{said}: {key} is no setting{hint}; see hapo_jax/config/defaults.py."
         )
-    present = config_lib.get(config, key)
+    present = dotted.get(config, key)
     if isinstance(present, ConfigDict):
         example = next(iter(present), "KEY")
         raise Refused(
             f"{said}: {key} is a section; set what is in it, such as "
             f"--config.{key}.{example}=…"
         )
-    holder = config_lib.get(config, section) if section else config
-    holder[name] = config_lib.like(said, text, present)
+    holder = dotted.get(config, section) if section else config
+    holder[name] = like(said, text, present)
 
 
 _SWITCHES = frozenset(
     key
-    for default in (config_lib.default(), config_lib.default_sft())
-    for key in config_lib.keys(default)
-    if isinstance(config_lib.get(default, key), bool)
+    for default in (defaults.default(), defaults.default_sft())
+    for key in dotted.keys(default)
+    if isinstance(dotted.get(default, key), bool)
 )
 
 
@@ -131,3 +133,60 @@ def _same_name(name: str, known: Sequence[str]) -> str:
     """A hint for a key that is right but for its section, or an empty string."""
     same = [key for key in known if key.rpartition(".")[2] == name]
     return f" (did you mean {same[0]!r}?)" if same else ""
+
+
+def parse_arg(arg: str | None, **known):
+    """Reads the argument string of a config: `configs/x.py:method=dapo,seed=3,tiny`.
+
+    Args:
+      arg: comma-separated `key=value`, or `key` alone for True; None is empty.
+      **known: the keys that the config knows, with their defaults, whose types the
+        values take.
+
+    Returns:
+      ConfigDict of the defaults with the given values.
+
+    Raises:
+      Refused: an unknown key, or a value that is not of the default's type.
+    """
+    values = dict(known)
+    for part in filter(None, (arg or "").split(",")):
+        key, _, text = part.partition("=")
+        if key not in known:
+            raise Refused(
+                f"config argument {key!r} is unknown"
+                f"{dotted.nearest(key, known)}; this config takes "
+                f"{', '.join(known) or 'none'}."
+            )
+        said = f"config argument {key}={text!r}"
+        if isinstance(known[key], bool) and not text:
+            text = "true"
+        values[key] = like(said, text, known[key])
+    return ConfigDict(values)
+
+
+def like(said: str, text: str, like: Any):
+    """A text as a value of the type of `like`."""
+    if isinstance(like, bool):
+        if text.lower() not in ("true", "false", "1", "0"):
+            raise Refused(f"{said} must be true or false.")
+        return text.lower() in ("true", "1")
+    if isinstance(like, tuple | list):
+        value = literal(text)
+        return type(like)(value if isinstance(value, tuple | list) else (text,))
+    if like is None:
+        return literal(text)
+    try:
+        return type(like)(text)
+    except ValueError:
+        raise Refused(f"{said} must be of type {type(like).__name__}.") from None
+
+
+def literal(text: str):
+    """A Python literal, true and false in any case, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return text

@@ -11,16 +11,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
-from hapo_jax.algo import importance, stages, supervised
+from hapo_jax.algo import importance, methods, stages, supervised
 from hapo_jax.algo import method as method_lib
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.config import ranges
+from hapo_jax.config import defaults, dotted, ranges, resolution
 from hapo_jax.model import folder
 from hapo_jax.model.config import ModelConfig
 from hapo_jax.system.errors import Refused
 
 
-def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
+def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
     """Checks what can be known without the model, and fills in what was left open.
 
     The settings of `config.algo` are checked by `method.make`, mesh sizes
@@ -36,9 +35,9 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
     Raises:
       Refused: names every conflict: key, value, rule and remedy.
     """
-    check_alone(config, config_lib.default())
+    check_alone(config, defaults.default())
     shards = _check_mesh(config, num_devices)
-    resolved = config_lib.resolve(config)
+    resolved = resolution.resolve(config)
     c = resolved.config
     r, learner = c.rollout, c.learner
     problems, need = _collect()
@@ -106,8 +105,14 @@ def check(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
         "algo.ratio_of='sampled', draw from the whole, correct by "
         "algo.importance.mode='token', or set rollout.off_policy='accept'.",
     )
+    need(
+        not (c.algo.demonstrations.share and r.second.share),
+        f"algo.demonstrations.share={c.algo.demonstrations.share} and "
+        f"rollout.second.share={r.second.share} both add completions beside the "
+        "batch; set one of them to 0.",
+    )
     for section in ("task.train", "task.test"):
-        total_s = config_lib.get(c, f"{section}.total_s")
+        total_s = dotted.get(c, f"{section}.total_s")
         need(
             total_s is None or total_s < c.grading.timeout_s,
             f"grading.timeout_s={c.grading.timeout_s} must be above {section}.total_s="
@@ -212,12 +217,12 @@ def cautions(config: ConfigDict) -> Iterator[str]:
 _SEQUENCE_SPREAD = 0.05
 
 
-def check_sft(config: ConfigDict, *, num_devices: int) -> config_lib.Resolved:
+def check_sft(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
     """`check` for the config of a supervised run."""
-    check_alone(config, config_lib.default_sft())
+    check_alone(config, defaults.default_sft())
     stages.bind("loss", supervised.LOSSES, config.loss.to_dict())
     shards = _check_mesh(config, num_devices)
-    resolved = config_lib.resolve(config)
+    resolved = resolution.resolve(config)
     c = resolved.config
     problems, need = _collect()
     _check_rows(
@@ -261,7 +266,7 @@ def check_alone(config: ConfigDict, default: ConfigDict | None = None) -> None:
       Refused: a key that `default` lacks or has alone, an unknown task or method, a
         value that is wrong whatever the others are.
     """
-    default = default or config_lib.default_like(config)
+    default = default or defaults.default_like(config)
     problems, need = _collect()
     problems += _unknown_keys(config, default)
     if problems:
@@ -306,21 +311,31 @@ def _check_mesh(config: ConfigDict, num_devices: int) -> int:
 
 
 def _check_method(config: ConfigDict, need) -> None:
-    """A label stands for settings; without them it would be a lie."""
-    method, of = config_lib.get(config, "method"), config_lib.get(config, "settings_of")
+    """A label stands for settings; without them it would be a lie, and without what
+    its paper leaves open it is none."""
+    method, of = dotted.get(config, "method"), dotted.get(config, "settings_of")
     if method is None and of is None:  # a supervised run
         return
     need(
-        method in config_lib.METHODS,
+        method in methods.METHODS,
         f"method={method!r} is unknown"
-        f"{config_lib.nearest(str(method), config_lib.METHODS)}; there are "
-        f"{', '.join(config_lib.METHODS)}.",
+        f"{dotted.nearest(str(method), methods.METHODS)}; there are "
+        f"{', '.join(methods.METHODS)}.",
     )
     need(
-        method == of or method not in config_lib.METHODS,
+        method == of or method not in methods.METHODS,
         f"method={method!r} is a label, and the settings are those of {of!r}; choose "
         f"the method by the file's argument, --config=FILE:method={method}, or in "
         f"Python by config.apply_method(c, {method!r}).",
+    )
+    row = methods.METHODS.get(method)
+    missing = [
+        key for key in (row.given if row else ()) if dotted.get(config, key) is None
+    ]
+    need(
+        not missing,
+        f"method={method!r} needs what its source does not fix: give "
+        f"{', '.join(missing)}. Open are: {row and row.open}.",
     )
 
 
@@ -329,10 +344,13 @@ def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
     are not of their type or range."""
     reads = "problems" if "rollout" in config else "demonstrations"
     functions = {"task.train": reads, "task.test": reads}
+    shown = dotted.get(config, "task.demonstrations")
+    if shown or dotted.get(config, "algo.demonstrations.share"):
+        functions["task.demonstrations"] = "demonstrations"
     if reads == "demonstrations" and not config.model.path:
         functions["task.words"] = "words"
     for section, name in functions.items():
-        options = config_lib.get(config, section)
+        options = dotted.get(config, section)
         if not isinstance(options, ConfigDict):
             continue  # `ranges.check` says so
         function = getattr(task, name, None)
@@ -350,7 +368,7 @@ def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
             if key not in names:
                 yield (
                     f"{section}.{key} is no option of task.name={config.task.name!r}"
-                    f"{config_lib.nearest(key, names)}; it takes {', '.join(names)}."
+                    f"{dotted.nearest(key, names)}; it takes {', '.join(names)}."
                 )
             elif rule := ranges.option(key, value, known[key].annotation):
                 yield f"{section}.{key}={value!r} {rule}."
@@ -438,7 +456,7 @@ def check_model(config: ConfigDict, model: ModelConfig, vocab_size: int) -> None
             f"the tokenizer knows {vocab_size} ids and the model only "
             f"{model.vocab_size}; model.path={config.model.path!r} mixes two models."
         )
-    top_k = config_lib.get(config, "rollout.top_k") or 0
+    top_k = dotted.get(config, "rollout.top_k") or 0
     if top_k > model.vocab_size:
         problems.append(
             f"rollout.top_k={top_k} exceeds the model's vocabulary of "
@@ -464,11 +482,11 @@ def check_model_path(path: str) -> None:
 def _unknown_keys(config: ConfigDict, default: ConfigDict) -> list[str]:
     """A message for each key that an experiment file sets and nobody reads, and for
     each that it lacks."""
-    known, present = list(config_lib.keys(default)), set(config_lib.keys(config))
+    known, present = list(dotted.keys(default)), set(dotted.keys(config))
     unknown = [
-        f"{key} is no setting{config_lib.nearest(key, known)}; see "
+        f"{key} is no setting{dotted.nearest(key, known)}; see "
         "hapo_jax/config/defaults.py."
-        for key in config_lib.keys(config)
+        for key in dotted.keys(config)
         if key not in known
     ]
     return unknown + [

@@ -1,22 +1,14 @@
-"""Every setting with its default, its unit, and the methods as sets of settings.
+"""Every setting with its default and its unit.
 
 An experiment file in `configs/` starts from `default()`, changes what it needs, applies
-a method and returns the config. `arguments.py` then sets what the command line says,
-`resolve` fills in what follows from other settings, and `check.py` refuses what cannot
-work.
+a method (`presets.py`) and returns the config. `arguments.py` then sets what the
+command line says, `resolution.py` fills in what follows from other settings, and
+`check.py` refuses what cannot work.
 """
-
-import ast
-import copy
-import difflib
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from hapo_jax.algo import settings
-from hapo_jax.algo.methods import METHODS
-from hapo_jax.system.errors import Refused
 
 
 def default() -> ConfigDict:
@@ -28,12 +20,17 @@ def default() -> ConfigDict:
     c.settings_of = "hapo"
     c.seed = 0
     c.num_steps = 100  # steps: a rollout and the updates from it. All `_steps` count so
+    # The run ends before that with the step by which it has sampled so many tokens,
+    # those that nobody trains on included; 0: never. Methods compare over it.
+    c.max_sampled_tokens = 0
 
     c.task = ConfigDict()
     c.task.name = ""  # a name of tasks.TASKS
     # Options of the task's `problems`; of files: path, columns, …, see docs/data.md.
     c.task.train = ConfigDict()  # for training …
     c.task.test = ConfigDict()  # … and for evaluation
+    # Options of the task's `demonstrations`, if some are imitated beside the rollout.
+    c.task.demonstrations = ConfigDict()
     c.task.chat_template = "auto"  # auto | chat | plain
     # Variables of the chat template, such as enable_thinking (Qwen3). Prompts that name
     # a day need it as date_string, "26 Jul 2024" or "2024-07-26".
@@ -84,6 +81,15 @@ def default() -> ConfigDict:
     c.rollout.off_policy = "refuse"
     # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
     c.rollout.greedy_baseline = False
+    # A second rollout of some of a step's prompts, whose better completions are added
+    # to the loss (AEPO); see rollout/second.py.
+    c.rollout.second = ConfigDict()
+    c.rollout.second.share = 0.0  # of the batch's prompts; 0: off
+    c.rollout.second.entropy_target = 0.5  # nats per token
+    c.rollout.second.high_temperature = 1.2  # at or below the target …
+    c.rollout.second.low_temperature = 0.8  # … and above it, where half is kept
+    c.rollout.second.most_rows = 60  # completions that are kept
+    c.rollout.second.least_advantage = 0.05  # which theirs exceed
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 
@@ -216,318 +222,6 @@ def default_sft() -> ConfigDict:
     return c
 
 
-# Protocols of papers: settings of the section `eval`.
-EVAL_PRESETS = {
-    "hapo": dict(temperature=0.5, top_p=0.7, k=8, num_problems=0, greedy=False),
-    "dapo": dict(temperature=1.0, top_p=0.7, k=32, num_problems=0, greedy=False),
-}
-
-
-def apply_preset(config: ConfigDict, name: str) -> ConfigDict:
-    """Sets `config.eval` to a protocol; returns the config.
-
-    Raises:
-      Refused: the protocol is unknown.
-    """
-    if name not in EVAL_PRESETS:
-        raise Refused(
-            f"--preset={name!r} is unknown{nearest(name, EVAL_PRESETS)}; there are "
-            f"{', '.join(EVAL_PRESETS)}."
-        )
-    config.eval.update(EVAL_PRESETS[name])
-    return config
-
-
-def apply_method(config: ConfigDict, name: str) -> ConfigDict:
-    """Sets what the method sets and leaves the rest; returns the config.
-
-    Raises:
-      Refused: the method is unknown.
-    """
-    if name not in METHODS:
-        raise Refused(
-            f"method={name!r} is unknown{nearest(name, METHODS)}; "
-            f"there are {', '.join(METHODS)}."
-        )
-    config.method = config.settings_of = name
-    for key, value in METHODS[name].settings.items():
-        _set(config, key, value)
-    return config
-
-
-def _set(config: ConfigDict, key: str, value: Any) -> None:
-    """Sets a key with its section; a dict takes the place of the whole section."""
-    section, _, name = key.rpartition(".")
-    holder = get(config, section) if section else config
-    with holder.unlocked():
-        if isinstance(value, dict):
-            del holder[name]
-            value = ConfigDict(value)
-        holder[name] = value
-
-
-def departures(config: ConfigDict) -> dict[str, tuple[Any, Any]]:
-    """Settings of `algo` that are not the method's: key → (the config's, the method's).
-
-    Args:
-      config: before `resolve`, so that what follows from other settings is left open.
-    """
-    own = apply_method(default(), config.method)
-    found = {
-        key: (_plain(get(config, key)), _plain(get(own, key)))
-        for key in keys(own)
-        if key.startswith("algo.")
-    }
-    return {key: pair for key, pair in found.items() if pair[0] != pair[1]}
-
-
-def _plain(value: Any) -> Any:
-    """A section as a dict, which compares by what it holds."""
-    return value.to_dict() if isinstance(value, ConfigDict) else value
-
-
-class Derived(NamedTuple):
-    """A setting that was left open and follows from others."""
-
-    key: str
-    given: Any
-    value: Any
-    rule: str  # what it follows from, in words
-
-
-class _Rule(NamedTuple):
-    """How an open setting follows from others."""
-
-    key: str
-    open: Any  # the value that leaves it open
-    applies: Callable[[ConfigDict], bool]
-    value: Callable[[ConfigDict], Any]
-    words: str
-
-
-def _decays(c: ConfigDict) -> bool:
-    return c.learner.schedule != "constant"
-
-
-# Of configs of both kinds; a rule whose key a config lacks is not its own.
-_RULES = (
-    _Rule(
-        "rollout.round_prompts",
-        0,
-        lambda c: True,
-        lambda c: c.rollout.batch_prompts,
-        "rollout.batch_prompts",
-    ),
-    _Rule(
-        "reward.overlong_buffer_tokens",
-        0,
-        lambda c: c.reward.overlong_buffer_share > 0,
-        lambda c: round(
-            c.reward.overlong_buffer_share * c.rollout.max_completion_tokens
-        ),
-        "reward.overlong_buffer_share × rollout.max_completion_tokens",
-    ),
-    _Rule(
-        "algo.aggregation.scale_tokens",
-        None,
-        lambda c: get(c, "algo.aggregation.name") == "seq_mean_token_sum_norm",
-        lambda c: c.rollout.max_completion_tokens,
-        "rollout.max_completion_tokens",
-    ),
-    _Rule(
-        "learner.decay_steps",
-        0,
-        _decays,
-        lambda c: max(0, c.num_steps - c.learner.warmup_steps),
-        "num_steps - learner.warmup_steps",
-    ),
-)
-
-
-class Resolved(NamedTuple):
-    """A config in which nothing is open, and what of it was derived."""
-
-    config: ConfigDict
-    derived: tuple[Derived, ...]
-
-
-def resolve(config: ConfigDict) -> Resolved:
-    """Fills in what was left open, once files and flags have set all they set.
-
-    Returns:
-      A locked copy, and what was derived.
-    """
-    found = []
-    resolved = ConfigDict(copy.deepcopy(config.to_dict()))
-    for rule in _RULES:
-        is_open = get(resolved, rule.key) == rule.open  # None where there is no key
-        if is_open and rule.applies(resolved):
-            value = rule.value(resolved)
-            _set(resolved, rule.key, value)
-            found.append(Derived(rule.key, rule.open, value, rule.words))
-    return Resolved(resolved.lock(), tuple(found))
-
-
-# Sections whose keys are options of a task or of a stage, variables of a template, or
-# fields of a model's config.json.
-OPEN = (
-    *(f"algo.{name}" for name in settings.STAGES),
-    "loss",
-    "task.train",
-    "task.test",
-    "task.words",
-    "task.template_options",
-    "model.sizes",
-    "model.init",
-)
-
-
-def keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
-    """Keys with their sections, as `eval.k`; an open section is one key."""
-    for key, value in config.items():
-        name = prefix + key
-        if isinstance(value, ConfigDict) and name not in OPEN:
-            yield from keys(value, f"{name}.")
-        else:
-            yield name
-
-
-def get(config: ConfigDict, key: str) -> Any:
-    """The value of a key with its section, as `eval.k`; None if there is none."""
-    for part in key.split("."):
-        if not isinstance(config, ConfigDict) or part not in config:
-            return None
-        config = config[part]
-    return config
-
-
-def has(config: ConfigDict, key: str) -> bool:
-    """Whether the config has this key."""
-    section, _, name = key.rpartition(".")
-    found = get(config, section) if section else config
-    return isinstance(found, ConfigDict) and name in found
-
-
 def default_like(config: ConfigDict) -> ConfigDict:
     """The defaults of a config's kind."""
     return default() if "rollout" in config else default_sft()
-
-
-def upgraded(saved: dict, format: int) -> dict:
-    """A config from a run's config.json in today's keys and units.
-
-    Args:
-      saved: nested dicts, resolved.
-      format: see `run_records.FORMAT`.
-    """
-    if format < 3 and "algo" in saved:
-        saved = saved | {"algo": _with_stages(saved["algo"])}
-    if format >= 2 or "learner" not in saved:
-        return saved
-    updates, learner = 1, dict(saved["learner"])
-    if "rollout" in saved:
-        saved = saved | {"settings_of": saved["method"]}
-        per_pass = saved["rollout"]["batch_prompts"] / learner["minibatch_prompts"]
-        updates = per_pass * learner["passes"]
-    learner["schedule"] = "cosine" if learner["decay_steps"] else "constant"
-    for key in ("warmup_steps", "decay_steps"):
-        steps = learner[key] / updates
-        learner[key] = int(steps) if steps == int(steps) else steps
-    return saved | {"learner": learner}
-
-
-def _with_stages(algo: dict) -> dict:
-    """Advantage and aggregation were names, and the scale of one a setting."""
-    algo = dict(algo)
-    scale = algo.pop("aggregation_scale_tokens", 0)
-    algo["advantage"] = {"name": algo["advantage"]}
-    aggregation = {"name": algo["aggregation"]}
-    if aggregation["name"] == "seq_mean_token_sum_norm":
-        aggregation["scale_tokens"] = scale
-    return algo | {"aggregation": aggregation}
-
-
-def from_saved(saved: dict) -> ConfigDict:
-    """The config of a run from its config.json; what that lacks has its default.
-
-    Raises:
-      Refused: it is not the config of a run of hapo-train.
-    """
-    if "method" not in saved:
-        raise Refused(
-            "the folder's config.json is not of hapo-train; give --config, and for a "
-            "supervised run its hf/ as --checkpoint."
-        )
-    config = default()
-    config.update(_tuples(saved))
-    return config.lock()
-
-
-def _tuples(value):
-    """JSON's lists as the tuples that they were."""
-    if isinstance(value, dict):
-        return {key: _tuples(v) for key, v in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
-
-
-def parse_arg(arg: str | None, **defaults):
-    """Reads the argument string of a config: `configs/x.py:method=dapo,seed=3,tiny`.
-
-    Args:
-      arg: comma-separated `key=value`, or `key` alone for True; None is empty.
-      **defaults: the keys that the config knows, with their defaults, whose types the
-        values take.
-
-    Returns:
-      ConfigDict of the defaults with the given values.
-
-    Raises:
-      Refused: an unknown key, or a value that is not of the default's type.
-    """
-    values = dict(defaults)
-    for part in filter(None, (arg or "").split(",")):
-        key, _, text = part.partition("=")
-        if key not in defaults:
-            raise Refused(
-                f"config argument {key!r} is unknown"
-                f"{nearest(key, defaults)}; this config takes "
-                f"{', '.join(defaults) or 'none'}."
-            )
-        said = f"config argument {key}={text!r}"
-        if isinstance(defaults[key], bool) and not text:
-            text = "true"
-        values[key] = like(said, text, defaults[key])
-    return ConfigDict(values)
-
-
-def like(said: str, text: str, like: Any):
-    """A text as a value of the type of `like`."""
-    if isinstance(like, bool):
-        if text.lower() not in ("true", "false", "1", "0"):
-            raise Refused(f"{said} must be true or false.")
-        return text.lower() in ("true", "1")
-    if isinstance(like, tuple | list):
-        value = literal(text)
-        return type(like)(value if isinstance(value, tuple | list) else (text,))
-    if like is None:
-        return literal(text)
-    try:
-        return type(like)(text)
-    except ValueError:
-        raise Refused(f"{said} must be of type {type(like).__name__}.") from None
-
-
-def literal(text: str):
-    """A Python literal, true and false in any case, or the text itself."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-
-
-def nearest(name: str, known) -> str:
-    """` (did you mean …?)` for a misspelt name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from hapo_jax import tasks
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import dotted
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, files, math_sets
 
@@ -173,14 +173,14 @@ def _parse(entry: str, config: ConfigDict, data: str) -> EvalSet:
         if task not in tasks.TASKS:
             raise Refused(
                 f"the set {entry!r} is of no known task"
-                f"{config_lib.nearest(task, tasks.TASKS)}; a file is given as "
+                f"{dotted.nearest(task, tasks.TASKS)}; a file is given as "
                 f"task:path, with a task of {', '.join(tasks.TASKS)}."
             )
         return _make(files.short(path), task, path, {}, config)
     folder, name = pathlib.Path(entry).parent, pathlib.Path(entry).name
     if name not in SETS:
         raise Refused(
-            f"the set {entry!r} is unknown{config_lib.nearest(name, SETS)}; there are "
+            f"the set {entry!r} is unknown{dotted.nearest(name, SETS)}; there are "
             f"{OWN} (the config's task.test) and {', '.join(SETS)}. A file is given "
             f"with its task, as in math:{entry}."
         )

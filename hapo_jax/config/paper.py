@@ -9,7 +9,7 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import arguments, defaults, presets
 
 # The prompt of the published DAPO-Math-17k.
 PROMPT = (
@@ -41,8 +41,8 @@ def get_config(
     Returns:
       The locked config.
     """
-    args = config_lib.parse_arg(arg, method="hapo", seed=0, data="data")
-    c = config_lib.default()
+    args = arguments.parse_arg(arg, method="hapo", seed=0, data="data")
+    c = defaults.default()
     c.seed = args.seed
     c.num_steps = 300
     c.model.sizes = sizes
@@ -91,4 +91,4 @@ def get_config(
     c.eval.k = 8
     c.eval.temperature = 0.5
     c.eval.top_p = 0.7
-    return config_lib.apply_method(c, args.method).lock()
+    return presets.apply_method(c, args.method).lock()

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hapo_jax.algo.ranges import Range
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import dotted
 from hapo_jax.learner import optimizer
 from hapo_jax.model import tokenizer, transformer
 from hapo_jax.tasks import logic, problems
@@ -42,6 +42,7 @@ _BETA = Range(0, 1, below=True)
 RANGES = {
     "seed": Range(0, 2**32 - 1, whole=True),  # what random keys are made of
     "num_steps": _EVERY,
+    "max_sampled_tokens": Range(0, 10**15, whole=True),
     "mesh.data": _AXIS,
     "mesh.fsdp": _AXIS,
     "mesh.tensor": _AXIS,
@@ -61,6 +62,12 @@ RANGES = {
     "rollout.top_k": Range(0, 2**24, whole=True),
     "rollout.top_p": _TOP_P,
     "rollout.min_p": Range(0, 1, below=True),
+    "rollout.second.share": _SHARE,
+    "rollout.second.entropy_target": Range(0, 1_000),
+    "rollout.second.high_temperature": Range(0.01, 100),
+    "rollout.second.low_temperature": Range(0.01, 100),
+    "rollout.second.most_rows": _ROWS,
+    "rollout.second.least_advantage": Range(0, 1_000),
     "rollout.max_rounds": Range(1, 10**6, whole=True),
     "reward.correct": Range(-1_000, 1_000),
     "reward.wrong": Range(-1_000, 1_000),
@@ -147,19 +154,19 @@ def check(config: ConfigDict, default: ConfigDict) -> Iterator[str]:
       config: any.
       default: of its kind; each of its keys has a choice, a range or a type.
     """
-    for key in config_lib.keys(default):
-        if not config_lib.has(config, key):
+    for key in dotted.keys(default):
+        if not dotted.has(config, key):
             continue
-        value, like = config_lib.get(config, key), config_lib.get(default, key)
+        value, like = dotted.get(config, key), dotted.get(default, key)
         if key in CHOICES:
             choices = CHOICES[key]
             if value not in choices:
-                hint = config_lib.nearest(str(value), choices)
+                hint = dotted.nearest(str(value), choices)
                 yield f"{key}={value!r} must be one of {', '.join(choices)}{hint}."
         elif key in RANGES:
             if not RANGES[key].holds(value):
                 yield f"{key}={value!r} must be {RANGES[key]}."
-        elif key in config_lib.OPEN:
+        elif key in dotted.OPEN:
             if not isinstance(value, ConfigDict):
                 yield f"{key}={value!r} must be a section, as in dict(size=100)."
         elif not key.startswith("algo.") and not isinstance(value, type(like)):

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.evaluation import report
-from hapo_jax.evaluation import scores as eval_scores
-from hapo_jax.runs import evaluations as eval_folder
+from hapo_jax.runs import changes, evaluations
 from hapo_jax.system.errors import Refused
 
 # What may differ between two evaluations that are compared: the policy …
-_MAY_DIFFER = ("checkpoint", "model", "tokenizer", eval_folder.FILES)
+_MAY_DIFFER = ("checkpoint", "model", "tokenizer", evaluations.FILES)
 # … and with another tokenizer what is in its ids.
 _OF_TOKENIZER = ("prompts", "stop_ids")
 # Of a figure: its unit, the scale into it, decimals.
@@ -35,7 +35,7 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
         evaluated with other settings; names the differences.
     """
     folders = pathlib.Path(a), pathlib.Path(b)
-    names_a, names_b = (eval_folder.read_results(folder) for folder in folders)
+    names_a, names_b = (evaluations.read_results(folder) for folder in folders)
     shared = [name for name in names_a if name in names_b]
     if not shared:
         raise Refused(
@@ -44,13 +44,13 @@ def compare(a: str | pathlib.Path, b: str | pathlib.Path) -> str:
         )
     lines, notes = [_HEADER], []
     for name in shared:
-        found = [eval_folder.read_set(folder, name) for folder in folders]
+        found = [evaluations.read_set(folder, name) for folder in folders]
         unlike = _not_compared(*(settings for settings, _ in found))
         lines += _set(name, *found, folders, unlike)
         if unlike:
             notes.append(f"{name}: {', '.join(unlike)} could not be compared")
     left_out = sorted({*names_a, *names_b} - {*shared})
-    note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems, paired"
+    note = f"[ ] {100 * figures_lib.CONFIDENCE:.0f} % interval over problems, paired"
     if left_out:
         notes.append(f"only in one: {', '.join(left_out)}")
     head = [f"A: {folders[0]}", f"B: {folders[1]}", ""]
@@ -65,10 +65,10 @@ def paired(
     Args:
       a, b: [n] the figure of each problem, in one order.
       most: what it cannot exceed; the difference lies within ± this.
-      draws: completions per problem of a rate, see `eval_scores.interval`.
+      draws: completions per problem of a rate, see `figures.interval`.
     """
     difference = np.asarray(b, np.float64) - np.asarray(a, np.float64)
-    ends = eval_scores.interval(difference, -most, most, draws=draws)
+    ends = figures_lib.interval(difference, -most, most, draws=draws)
     return float(difference.mean()), *ends
 
 
@@ -92,9 +92,11 @@ def _set(
 ) -> list[tuple[str, ...]]:
     """The lines of one set; `unlike` are settings that are not compared."""
     (settings_a, records_a), (settings_b, records_b) = a, b
-    differing = eval_folder.differences(
-        settings_a, settings_b, ignore=(*_MAY_DIFFER, *unlike)
-    )
+    ignore = (*_MAY_DIFFER, *unlike)
+    differing = [
+        f"{key}: {of_a!r} and {of_b!r}"
+        for key, of_a, of_b in changes.between(settings_a, settings_b, ignore=ignore)
+    ]
     if records_a.keys() != records_b.keys():
         only = sorted(records_a.keys() ^ records_b.keys())
         differing.append(f"problems in one of them alone: {', '.join(only[:5])}")
@@ -107,7 +109,7 @@ def _set(
         )
     k, ids = settings_a["k"], list(records_a)
     figures_a, figures_b = (
-        eval_scores.per_problem([records[i] for i in ids], sorted({1, k} - {1}))
+        figures_lib.per_problem([records[i] for i in ids], sorted({1, k} - {1}))
         for records in (records_a, records_b)
     )
     limit = settings_a.get("max_completion_tokens")
@@ -123,8 +125,8 @@ def _line(
     """The line of one figure; without a bound on it the interval is left out."""
     unit, scale, digits = _UNITS.get(key, _RATE)
     difference = f"{scale * (b.mean() - a.mean()):+.{digits}f}"
-    if (most := eval_scores.ceiling(key, limit)) is not None:
-        _, low, high = paired(a, b, most, draws=eval_scores.draws(key, k))
+    if (most := figures_lib.ceiling(key, limit)) is not None:
+        _, low, high = paired(a, b, most, draws=figures_lib.draws(key, k))
         difference += f" [{scale * low:+.{digits}f}, {scale * high:+.{digits}f}]"
     return (
         f"{name} {key}, {unit}",

@@ -1,6 +1,6 @@
 """What a run has learnt, for people: one picture of its curves, one table of figures.
 
-The figures themselves are those of `eval_scores.py`. Needs no JAX; `train.py`,
+The figures themselves are those of `figures.py`. Needs no JAX; `train.py`,
 `evaluate.py` and notebooks call this.
 """
 
@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hapo_jax.evaluation import scores as eval_scores
-from hapo_jax.runs import records as run_records
+from hapo_jax.evaluation import figures as figures_lib
+from hapo_jax.runs import records as records_lib
 from hapo_jax.system.errors import Refused
 
 # Colours that stay apart in grey and for colour-blind readers (Okabe and Ito).
@@ -58,7 +58,7 @@ class Panel(NamedTuple):
 PANELS = (
     Panel("mean reward of sampled completions", (r"rollout/reward",)),
     Panel(
-        f"held-out accuracy, {100 * eval_scores.CONFIDENCE:.0f} % intervals",
+        f"held-out accuracy, {100 * figures_lib.CONFIDENCE:.0f} % intervals",
         ACCURACIES,
         limits=(0, 1),
     ),
@@ -113,7 +113,7 @@ def table(
         cells = [f"{100 * (last[key] - first[key]):+.1f}" for key in rates]
         cells += [f"{last[key] - first[key]:+.{OTHERS[key][1]}f}" for key in others]
         lines.append(["change", *cells])
-    note = f"[ ] {100 * eval_scores.CONFIDENCE:.0f} % interval over problems"
+    note = f"[ ] {100 * figures_lib.CONFIDENCE:.0f} % interval over problems"
     return "\n".join([*in_columns(lines, heads=2), note])
 
 
@@ -142,7 +142,7 @@ def of_last_protocol(
       figures: step → metrics, with `eval/protocol` unless an older version made them.
       steps: those that were evaluated, ascending, at least one.
     """
-    protocols = {step: figures[step].get(eval_scores.PROTOCOL) for step in steps}
+    protocols = {step: figures[step].get(figures_lib.PROTOCOL) for step in steps}
     return [step for step in steps if protocols[step] == protocols[steps[-1]]]
 
 
@@ -181,7 +181,7 @@ def curves(workdir: str | pathlib.Path) -> Figure:
     Raises:
       Refused: the run has none of the metrics.
     """
-    rows = run_records.read_metrics(workdir)
+    rows = records_lib.read_metrics(workdir)
     known = _largest_pass({key for row in rows for key in row})
     panels = [
         (panel, keys) for panel in PANELS if (keys := _matching(panel.keys, known))
@@ -250,7 +250,7 @@ def _pieces(rows: list[dict], key: str) -> list[list[dict]]:
     if not key.startswith("eval/"):
         return [rows]
     known = [row for row in rows if key in row]
-    groups = itertools.groupby(known, key=lambda row: row.get(eval_scores.PROTOCOL))
+    groups = itertools.groupby(known, key=lambda row: row.get(figures_lib.PROTOCOL))
     return [list(piece) for _, piece in groups]
 
 

@@ -20,8 +20,8 @@ from ml_collections import ConfigDict
 from hapo_jax import assembly, tasks
 from hapo_jax.assembly import Run
 from hapo_jax.config.eval_sets import EvalSet
-from hapo_jax.evaluation import scores as eval_scores
-from hapo_jax.evaluation import votes as eval_votes
+from hapo_jax.evaluation import figures as figures_lib
+from hapo_jax.evaluation import votes as votes_lib
 from hapo_jax.grading.pool import UNGRADED, GradeResult, GradingPool
 from hapo_jax.rollout import schedule
 from hapo_jax.rollout.generate import Generator
@@ -164,7 +164,7 @@ def evaluate(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The records of all problems, set by set in their order, and the sets' figures.
 
-    Those of the first set are named as in `eval_scores.summary`, `eval/avg@k`, with the
+    Those of the first set are named as in `figures.summary`, `eval/avg@k`, with the
     protocol's number; of several sets each also has its own, `eval/<set>/avg@k`.
 
     Args:
@@ -183,11 +183,11 @@ def evaluate(
         ordered = complete(evaluator, params, own, keep)
         kept += ordered
         longest = evaluator.generator.programs.max_completion_tokens
-        summary = eval_scores.summary(ordered, max_tokens=longest)
-        summary[eval_scores.PROTOCOL] = evaluator.protocol_number
+        summary = figures_lib.summary(ordered, max_tokens=longest)
+        summary[figures_lib.PROTOCOL] = evaluator.protocol_number
         figures = figures or summary
         if len(evaluators) > 1:
-            figures |= eval_scores.named(summary, evaluator.name)
+            figures |= figures_lib.named(summary, evaluator.name)
     return kept, figures
 
 
@@ -322,7 +322,7 @@ class _Problem:
         self._texts = [g.decode(row.tokens) for row in rows]
         answer = self._problem.answer
         self._grades: Grades = g.submit([(text, answer) for text in self._texts])
-        self._pairs: list[eval_votes.Pair] = []
+        self._pairs: list[votes_lib.Pair] = []
         self._equal: Grades | None = None
 
     def settled(self, *, wait: bool = False) -> bool:
@@ -332,7 +332,7 @@ class _Problem:
         if self._evaluator.compare is None:
             return True
         if self._equal is None:
-            self._pairs = eval_votes.pairs(*self._answers_and_scores())
+            self._pairs = votes_lib.pairs(*self._answers_and_scores())
             self._equal = self._evaluator.compare(
                 [(*pair, self._problem.answer) for pair in self._pairs]
             )
@@ -348,7 +348,7 @@ class _Problem:
         if self._equal is not None:
             results = self._equal.result()
             equal = {p for p, r in zip(self._pairs, results, strict=True) if r.score}
-        votes = eval_votes.classes(answers, scores, equal)
+        votes = votes_lib.classes(answers, scores, equal)
         rows = self._rows[:k]
         record = {
             "set": self._evaluator.name,
@@ -358,7 +358,7 @@ class _Problem:
             "scores": scores,
             "answers": answers,
             "votes": votes,
-            "majority_score": eval_votes.majority_score(votes, scores),
+            "majority_score": votes_lib.majority_score(votes, scores),
             "lengths": [len(row.tokens) for row in rows],
             "truncated": [bool(row.truncated) for row in rows],
             "entropy": [float(np.mean(row.record.entropy)) for row in rows],

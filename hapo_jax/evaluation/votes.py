@@ -1,6 +1,6 @@
 """Majority voting: which of a problem's answers are one, and what the vote scores.
 
-`eval_sampling.py` asks the graders about `pairs` and gives what they say to `classes`.
+`sampling.py` asks the graders about `pairs` and gives what they say to `classes`.
 """
 
 import collections

@@ -2,7 +2,7 @@
 
     python -m hapo_jax.grading.lookout FD PARENT
 
-Started by `grading.py`, never by hand. A process that is stopped (SIGSTOP) can notice
+Started by `pool.py`, never by hand. A process that is stopped (SIGSTOP) can notice
 nothing, and whoever waits for it waits for ever, in silence: the process that trains
 and holds the pool, a process that grades, its launcher of programs. So this one looks
 at their states, lets a stopped one go on and says so on standard error, which is that

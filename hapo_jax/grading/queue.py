@@ -3,7 +3,7 @@
 A grader's verdict depends on completion and answer alone. So an item is graded once:
 equal items share a grading that is under way, and those that come later its result.
 
-`grading.py` is the user, from its own thread; only `counters` may be read from others.
+`pool.py` is the user, from its own thread; only `counters` may be read from others.
 """
 
 import collections
@@ -121,7 +121,7 @@ class Queue:
 
         Args:
           chunk: from `take`.
-          result: a `grading.GradeResult`.
+          result: a `pool.GradeResult`.
         """
         item = chunk.items[chunk.next]
         chunk.next += 1

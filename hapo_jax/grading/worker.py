@@ -1,6 +1,6 @@
 """The process that grades: `python -m hapo_jax.grading.worker FD MEMORY_GIB PARENT`.
 
-Started by `rollout/grading.py`, never by hand. It is a program of its own, not a
+Started by `grading/pool.py`, never by hand. It is a program of its own, not a
 `multiprocessing` child: a spawned child imports the parent's `__main__` again, and with
 it jax and whatever a script without an `if __name__ == "__main__"` does.
 

@@ -71,7 +71,8 @@ def learn(
     found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
     found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
-        found |= metrics.of_mismatch(recorded_scores(learner, batch), learnt.rows)
+        recorded = recorded_scores(learner, batch)
+        found |= metrics.of_mismatch(batch, recorded, learnt.rows)
     skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in placements)
     found["batch/skipped_sequences"] = float(skipped) / (passes * learner.phases)
     scorings = learner.recompute_old_logprobs + (reference_params is not None)
@@ -159,6 +160,7 @@ def prepare(
         old_cut_logprobs=old.cut_logprobs,
         old_values=old.values,
         baselines=batch.baselines,
+        beside=batch.beside if learner.beside_rows else None,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)
@@ -215,6 +217,8 @@ def trained_tokens(
     """Tokens with a gradient in the mini-batch that begins at completion `first`."""
     constants = learnt.prepared.constants
     trained = constants["signal" if learner.silent_at_zero else "mask"]
+    if learner.beside_rows:
+        trained = trained | constants["beside"]
     if learner.phases > 1:
         trained = trained & (constants["waits"] == phase)
     return int(trained[first : first + learner.minibatch_rows].sum())

@@ -53,9 +53,14 @@ def of_ledger(tallies: Sequence[Tally], tokens: Sequence[int]) -> dict[str, floa
     }
 
 
+def _own(batch: RolloutBatch) -> np.ndarray:
+    """[B, T] bool, the tokens that are not beside the batch."""
+    return batch.completion_mask & ~batch.beside[:, None]
+
+
 def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, float]:
     """Metrics over all completion tokens of the batch; entropies in nats."""
-    mask, stats = batch.completion_mask, prepared.method_state["entropy"]
+    mask, stats = _own(batch), prepared.method_state["entropy"]
     metrics = {"batch/tokens": float(mask.sum())}
     if not mask.any():
         return metrics
@@ -82,10 +87,11 @@ def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, f
     }
 
 
-def of_mismatch(recorded: Scores, rows: Rows) -> dict[str, float]:
+def of_mismatch(batch: RolloutBatch, recorded: Scores, rows: Rows) -> dict[str, float]:
     """How far sampler and learner are apart where they are the same policy, in nats:
     nothing but rounding, and groups that were carried over from earlier steps."""
-    gap = np.abs(recorded.logprobs[rows.mask] - rows.old_logprobs[rows.mask])
+    mask = _own(batch)
+    gap = np.abs(recorded.logprobs[mask] - rows.old_logprobs[mask])
     if not len(gap):
         return {}
     return {

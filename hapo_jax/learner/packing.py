@@ -1,6 +1,6 @@
 """Where each token of a batch lies: completions in rows of a fixed width. NumPy only.
 
-    [B, P] prompts, [B, T] completions ─ place ► R rows of W columns ─ pack ► Packed
+    [B, P] prompts, [B, T] completions ─ place ► rows of W columns ─ pack ► Packed
 
 A *unit* is a prompt with the completions that share it. It lies in one row as
 

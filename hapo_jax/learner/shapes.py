@@ -52,6 +52,7 @@ def rows(
         scores=_of((num_rows,), jnp.float32),
         group_ids=_of((num_rows,)),
         prompt_ids=_of((num_rows,)),
+        beside=_of((num_rows,), bool) if learner.beside_rows else None,
         **{f"old_{name}": field for name in learner.old_outputs},
         old_values=field if learner.has_critic else None,
         baselines=_of((num_rows,), jnp.float32),

@@ -99,7 +99,8 @@ class Learner(NamedTuple):
       layout: how rows are cut.
       width: columns of a chunk of the head.
       remat: see `transformer.REMATS`.
-      minibatch_rows: b, completions per update.
+      minibatch_rows: b, completions per update, those beside the batch included.
+      beside_rows: of them places for these, the last ones.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
       by_rows, has_critic, silent_at_zero, phases, old_outputs, ratio_of: see `Method`.
       row_sharding: of every field of `Rows`.
@@ -114,6 +115,7 @@ class Learner(NamedTuple):
     width: int
     remat: str
     minibatch_rows: int
+    beside_rows: int
     recompute_old_logprobs: bool
     by_rows: bool
     has_critic: bool
@@ -150,6 +152,7 @@ def make_learner(
     layout: packing.Layout,
     chunk_tokens: int,
     remat: str,
+    beside_rows: int = 0,
 ) -> Learner:
     """Jits the learner's functions.
 
@@ -165,6 +168,7 @@ def make_learner(
       layout: how rows are cut.
       chunk_tokens: tokens whose logits exist at a time, per device with rows.
       remat: what the backward pass computes again, see `transformer.REMATS`.
+      beside_rows: see Learner.
     """
     rows = sharding.batch_sharding(mesh)
     by_row = sharding.batch_sharding(mesh, leading=1)
@@ -228,6 +232,7 @@ def make_learner(
         width=width,
         remat=remat,
         minibatch_rows=minibatch_rows,
+        beside_rows=beside_rows,
         recompute_old_logprobs=recompute_old_logprobs,
         by_rows=method.by_rows,
         has_critic=method.has_critic,
@@ -254,12 +259,20 @@ def _prepare(
     state = method.update_state(rows, state)
     constants = method.constants(rows, state)
     counted = constants.get("counted", rows.mask) & rows.mask
-    by_minibatch = counted.reshape(-1, minibatch_rows, counted.shape[1])
+    beside = constants.get("beside")
+    if beside is not None:
+        counted &= ~beside
+    shape = counted.shape
+    counted, beside = jax.tree.map(
+        lambda x: x.reshape(-1, minibatch_rows, shape[1]), (counted, beside)
+    )
     if method.by_rows:
-        zeros = jnp.zeros(len(by_minibatch), jnp.float32)
+        zeros = jnp.zeros(len(counted), jnp.float32)
         return Prepared(constants, None, zeros, state)
-    weights, denominators = jax.vmap(method.aggregate)(by_minibatch)
-    return Prepared(constants, weights.reshape(counted.shape), denominators, state)
+    weights, denominators = jax.vmap(
+        functools.partial(method_lib.aggregation, method, state=state)
+    )(counted, beside)
+    return Prepared(constants, weights.reshape(shape), denominators, state)
 
 
 def _update(

@@ -5,7 +5,7 @@ whatever the depth. Training, scoring and prefill read whole sequences here;
 `decoding.py` computes the same one token at a time.
 
 Einsum letters: B rows, T queries, S keys, D width, F feed-forward, H query heads,
-K key/value heads, R = H/K, C channels per head, V vocabulary.
+K key/value heads, C channels per head, V vocabulary.
 """
 
 import functools

@@ -20,6 +20,7 @@ from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import perf
 from hapo_jax.learner.state import TrainState
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import schedule
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.programs import Programs
@@ -48,6 +49,12 @@ def dry_run(config: ConfigDict) -> None:
         prompt_tokens=r.max_prompt_tokens,
         completion_tokens=r.max_completion_tokens,
     )
+    work = run.work
+    if work.beside_rows:
+        number = work.batch_rows // work.minibatch_rows
+        again = np.resize(np.arange(len(batch.rewards)), number * work.beside_rows)
+        more = batch_lib.rows(batch, again)
+        batch = batch_lib.behind_minibatches(batch, more, number, work.beside_rows)
     print(f"{'phase':<8} {'first s':>8} {'again s':>8} {'peak GiB':>9}  program")
     # The graders do nothing here, but are there as in a run.
     with jax.set_mesh(policy.mesh), assembly.make_pool(config):

@@ -16,6 +16,7 @@ from hapo_jax.learner import flops, packing, shapes, train_step
 from hapo_jax.model import decoding, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import second
 from hapo_jax.rollout import shapes as rollout_shapes
 from hapo_jax.rollout.programs import Programs
 from hapo_jax.system.errors import Refused
@@ -119,6 +120,9 @@ def _sampling(run: assembly.Run, hosts: int, completion_tokens: int) -> list[Pro
     r, policy, model = run.config.rollout, run.policy, run.policy.config
     draws = run.draws
     rows = -(-r.round_prompts // hosts) * draws.group_size
+    if r.second.share:
+        again = second.num_prompts(second.Second(**r.second.to_dict()), r.batch_prompts)
+        rows += -(-again // hosts) * r.group_size
     sampler = assembly.make_programs(run, draws, processes=hosts)
     params = run_programs.sampler_params(policy)
     # While it samples a host holds the training state and the reference, and the

@@ -60,6 +60,8 @@ class RolloutBatch(NamedTuple):
       baselines: [B] float32, reward of the prompt's greedy completion; 0 where none
         was drawn.
       truncated: [B] bool, stopped by the token limit.
+      beside: [B] bool, learnt from beside the batch: of a second rollout, or a
+        demonstration.
     """
 
     prompt_tokens: np.ndarray
@@ -74,6 +76,7 @@ class RolloutBatch(NamedTuple):
     rewards: np.ndarray
     baselines: np.ndarray
     truncated: np.ndarray
+    beside: np.ndarray
 
     @classmethod
     def of_tokens(
@@ -87,8 +90,9 @@ class RolloutBatch(NamedTuple):
     ) -> "RolloutBatch":
         """Completions of which the tokens alone are known.
 
-        Their record, scores, rewards and baselines are 0 and none is truncated. Groups
-        are `group_size` rows one after another, and prompts are numbered like them.
+        Their record, scores, rewards and baselines are 0, none is truncated and none
+        beside the batch. Groups are `group_size` rows one after another, and
+        prompts are numbered like them.
         """
         B, T = completion_tokens.shape
         row = np.arange(B, dtype=np.int32)
@@ -105,6 +109,7 @@ class RolloutBatch(NamedTuple):
             rewards=np.zeros(B, np.float32),
             baselines=np.zeros(B, np.float32),
             truncated=np.zeros(B, bool),
+            beside=np.zeros(B, bool),
         )
 
     @classmethod
@@ -163,3 +168,25 @@ def pad_rows(batch: RolloutBatch, num_rows: int) -> RolloutBatch:
     padded.prompt_ids[present:] = -1
     padded.prompt_lengths[present:] = 1  # a sequence has at least one token
     return padded
+
+
+def behind_minibatches(
+    batch: RolloutBatch, extra: RolloutBatch, num_minibatches: int, free: int
+) -> RolloutBatch:
+    """Each mini-batch's rows, then its share of the extra ones, and empty rows where
+    they are fewer than `free`."""
+    size = len(batch.rewards) // num_minibatches
+    parts = []
+    for i in range(num_minibatches):
+        own = rows(batch, slice(i * size, (i + 1) * size))
+        more = pad_rows(rows(extra, slice(i, None, num_minibatches)), free)
+        shift = i * (size + free)
+        parts += [
+            own._replace(group_ids=own.group_ids - i * size + shift),
+            # A completion of its own: its group is not the prompt's of the batch.
+            more._replace(
+                group_ids=np.arange(free, dtype=np.int32) + shift + size,
+                beside=np.ones(free, bool),
+            ),
+        ]
+    return concatenate(parts)

@@ -14,6 +14,7 @@ import numpy as np
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import ledger
 from hapo_jax.rollout.batch import RolloutBatch, TokenRecord
+from hapo_jax.system.errors import Refused
 
 # What `generate` sums over completions and metrics have the mean of.
 _PER_COMPLETION = ("reward/", "rollout/unreadable")
@@ -26,20 +27,36 @@ class StreamState(NamedTuple):
       cursor: prompts taken from the stream so far.
       carried: useful groups that wait for the next step, or None.
       spent: up to here; None where checkpoints of an earlier version do not say.
+      entropy: mean over the tokens of the last step that drew some, in nats; 0 before.
     """
 
     cursor: int = 0
     carried: RolloutBatch | None = None
     spent: ledger.Ledger | None = ledger.Ledger()
+    entropy: float = 0.0
 
     def pay(
         self, metrics: Mapping[str, float]
     ) -> tuple["StreamState", dict[str, float]]:
         """After a step with these metrics: with what it cost, and the totals."""
+        after = self._replace(entropy=metrics.get("entropy/mean", self.entropy))
         if self.spent is None:
-            return self, {}
+            return after, {}
         spent = self.spent.plus(metrics)
-        return self._replace(spent=spent), spent.metrics()
+        return after._replace(spent=spent), spent.metrics()
+
+    def has_sampled(self, budget: int) -> bool:
+        """Whether the run has sampled that many tokens; never for a budget of 0.
+
+        Raises:
+          Refused: the run was begun before it was counted.
+        """
+        if budget and self.spent is None:
+            raise Refused(
+                f"max_sampled_tokens={budget} is no end for a run whose checkpoints do "
+                "not say how much it has sampled; leave it at 0 and set num_steps."
+            )
+        return bool(budget) and self.spent.sampled_tokens >= budget
 
     def to_plain(self) -> dict:
         """Nested dicts of arrays and numbers, for a checkpoint."""
@@ -49,21 +66,23 @@ class StreamState(NamedTuple):
             carried = self.carried._asdict()
             carried |= carried.pop("record")._asdict()
         spent = self.spent and self.spent._asdict()
-        return {"cursor": self.cursor, "carried": carried, "spent": spent}
+        return {
+            "cursor": self.cursor,
+            "carried": carried,
+            "spent": spent,
+            "entropy": self.entropy,
+        }
 
     @classmethod
     def from_plain(cls, plain: dict) -> "StreamState":
         """The inverse of `to_plain`."""
         carried = plain["carried"]
         if carried is not None:
+            none = np.zeros_like(carried["rewards"])
+            uncut = np.full(carried["entropy"].shape, batch_lib.NO_CUT, np.float32)
             # Fields that checkpoints of earlier versions lack.
-            fields = {
-                "baselines": np.zeros_like(carried["rewards"]),
-                "cut_logit": np.full(
-                    carried["entropy"].shape, batch_lib.NO_CUT, np.float32
-                ),
-                **carried,
-            }
+            lacking = {"baselines": none, "beside": none > 0, "cut_logit": uncut}
+            fields = {**lacking, **carried}
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")
@@ -71,6 +90,7 @@ class StreamState(NamedTuple):
             cursor=int(plain["cursor"]),
             carried=carried,
             spent=spent and ledger.Ledger(**spent),
+            entropy=float(plain.get("entropy", 0.0)),
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 import jax
 import numpy as np
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.rollout import batch as batch_lib
 from hapo_jax.rollout import schedule
 from hapo_jax.rollout.batch import RolloutBatch
@@ -25,7 +25,7 @@ from hapo_jax.system import distributed
 
 # (completion, gold answer) pairs -> their grades, some time later
 SubmitFn = Callable[
-    [list[tuple[str, str]]], concurrent.futures.Future[list[grading.GradeResult]]
+    [list[tuple[str, str]]], concurrent.futures.Future[list[pool_lib.GradeResult]]
 ]
 # Completions per message to the verifier: fewer would spend the time on messages.
 _GRADED_TOGETHER = 32
@@ -207,7 +207,7 @@ def _generate_share(
         "rollout/unreadable": float((~answered & kept).sum()),
         "time/sample": sampled - started,
         "time/grade": time.perf_counter() - sampled,
-        **grading.count(results),
+        **pool_lib.count(results),
     }
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.grading import pool as grading
+from hapo_jax.config import dotted
+from hapo_jax.grading import pool as pool_lib
 
 _NEARLY_ALL = 0.95
 # Of the entropy, nats per token and a share of the most that there can be: a policy
@@ -69,7 +69,7 @@ def _percent(share: float) -> str:
 
 def _options(facts: Facts) -> Mapping[str, Any]:
     """The options of the problems."""
-    return config_lib.get(facts.config, facts.section) if facts.section else {}
+    return dotted.get(facts.config, facts.section) if facts.section else {}
 
 
 def _ungraded(metrics: Metrics, facts: Facts) -> bool:
@@ -78,11 +78,11 @@ def _ungraded(metrics: Metrics, facts: Facts) -> bool:
 
 
 def _graded(metrics: Metrics) -> float:
-    return sum(metrics.get(f"grading/{name}", 0) for name in grading.OUTCOMES)
+    return sum(metrics.get(f"grading/{name}", 0) for name in pool_lib.OUTCOMES)
 
 
 def _failed(metrics: Metrics) -> float:
-    return sum(metrics.get(f"grading/{name}", 0) for name in grading.UNGRADED)
+    return sum(metrics.get(f"grading/{name}", 0) for name in pool_lib.UNGRADED)
 
 
 def _say_ungraded(metrics: Metrics, facts: Facts) -> str:

@@ -119,7 +119,7 @@ def of_figures(
     """What is suspicious about the figures of an evaluation, cause and remedy each.
 
     Args:
-      figures: of `eval_scores.summary`.
+      figures: of `figures.summary`.
       facts: of the policy and the config.
       unreadable: the share of completions without an answer; None if unknown.
     """

@@ -16,7 +16,8 @@ import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import changes
+from hapo_jax.runs import records as records_lib
 from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 
@@ -35,15 +36,6 @@ def settings_path(folder: pathlib.Path, name: str) -> pathlib.Path:
 def records_path(folder: pathlib.Path, name: str) -> pathlib.Path:
     """Where the records of a set lie."""
     return folder / f"{name}.jsonl"
-
-
-def differences(a: Mapping[str, Any], b: Mapping[str, Any], *, ignore=()) -> list[str]:
-    """What differs between two settings, one line each."""
-    return [
-        f"{key}: {a.get(key)!r} and {b.get(key)!r}"
-        for key in sorted({*a, *b} - {*ignore})
-        if a.get(key) != b.get(key)
-    ]
 
 
 def resume(
@@ -68,15 +60,15 @@ def resume(
         saved = user_files.read_object(path)
         # Of an earlier version; what it did not note is taken for equal, and noted now.
         unknown = sorted(settings.keys() - saved.keys())
-        found = differences(saved, settings, ignore=(FILES, *unknown))
+        found = changes.between(saved, settings, ignore=(FILES, *unknown))
         if found:
-            listing = "\n".join(f"  {d}" for d in found)
-            files = run_records.changed_files(
+            listing = "\n".join(f"  {c}" for c in found)
+            files = records_lib.changed_files(
                 *(s.get(FILES, {}) for s in (saved, settings))
             )
             raise Refused(
-                f"{folder} holds an evaluation of {name} with other settings "
-                f"(there, and now):\n{listing}\n{files}\nGive another --out, or "
+                f"{folder} holds an evaluation of {name} with other settings:"
+                f"\n{listing}\n{files}\nGive another --out, or "
                 f"remove {path} and {records_path(folder, name).name}."
             )
         if unknown:
@@ -92,11 +84,11 @@ def resume(
         results.pop(name, None)
         _write_results(folder, results)
     wanted = set(ids)
-    lines = run_records.read_lines(records_path(folder, name)) if path.exists() else []
+    lines = records_lib.read_lines(records_path(folder, name)) if path.exists() else []
     found = {line["id"]: line for line in lines if line["id"] in wanted}
     # Anew, so that what is appended does not join a half line.
-    run_records.write_lines(records_path(folder, name), found.values())
-    run_records.replace(path, (json.dumps(settings, indent=2) + "\n").encode())
+    records_lib.write_lines(records_path(folder, name), found.values())
+    records_lib.replace(path, (json.dumps(settings, indent=2) + "\n").encode())
     return found
 
 
@@ -107,14 +99,14 @@ def finish(
     figures: Mapping[str, Any],
 ) -> None:
     """Writes the records of a complete set in order, and its figures."""
-    run_records.write_lines(records_path(folder, name), records)
+    records_lib.write_lines(records_path(folder, name), records)
     results = read_results(folder) if (folder / RESULTS).exists() else {}
     _write_results(folder, results | {name: figures})
 
 
 def _write_results(folder: pathlib.Path, results: Mapping[str, Any]) -> None:
     text = json.dumps(results, indent=2, sort_keys=True) + "\n"
-    run_records.replace(folder / RESULTS, text.encode())
+    records_lib.replace(folder / RESULTS, text.encode())
 
 
 def read_results(folder: pathlib.Path) -> dict[str, Any]:
@@ -136,5 +128,5 @@ def read_set(
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """(settings, records by problem id) of a complete set."""
     settings = user_files.read_object(settings_path(folder, name))
-    records = run_records.read_lines(records_path(folder, name))
+    records = records_lib.read_lines(records_path(folder, name))
     return settings, {record["id"]: record for record in records}

@@ -2,14 +2,14 @@
 
   config.json      the resolved config, and for every start of the run: versions, git
                    commit, devices, and what of the config had changed
-  inputs.json      belongs to `run_inputs.py`
+  inputs.json      belongs to `inputs.py`
   metrics.jsonl    one line per step, flat `area/name` keys
   tensorboard/     the same numbers, histograms, tables of completions
   rollouts/        step_<k>.parquet: per-token records of some groups
   eval/            step_<k>.jsonl: one line per problem
   checkpoints/, hf/   belong to `learner/checkpoint.py` and `model/huggingface.py`
 
-`run_records.py` knows the formats and reads them back. A resumed run continues these
+`records.py` knows the formats and reads them back. A resumed run continues these
 files as if it had never stopped: what lies beyond the restored step is removed, since
 those steps come again.
 """
@@ -30,9 +30,9 @@ from typing import Any, NamedTuple, Self
 import ml_collections
 import numpy as np
 
-from hapo_jax.runs import board
-from hapo_jax.runs import records as run_records
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.runs import board, changes
+from hapo_jax.runs import records as records_lib
+from hapo_jax.config import defaults, resolution
 from hapo_jax.system import patience, side
 from hapo_jax.system.errors import Refused
 
@@ -41,14 +41,6 @@ _log = logging.getLogger(__name__)
 _PART = ".part"  # suffix of the records of an evaluation that is under way
 
 PACKAGES = ("hapo_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-
-
-class Change(NamedTuple):
-    """One key that differs between the folder's config and the given one."""
-
-    key: str
-    saved: Any
-    given: Any
 
 
 class Home(NamedTuple):
@@ -62,7 +54,7 @@ class Home(NamedTuple):
     """
 
     workdir: str | pathlib.Path
-    resolved: config_lib.Resolved
+    resolved: resolution.Resolved
     may_change: Collection[str]
 
 
@@ -104,21 +96,21 @@ class RunFolder:
         with patience.once(str(self.path)):
             self._open(home, resume_step, devices, inputs or {})
         self._give_up = give_up
-        self._metrics = run_records.Appender(self.path / run_records.METRICS)
+        self._metrics = records_lib.Appender(self.path / records_lib.METRICS)
         self._side = side.Side()
         first = 0 if resume_step is None else resume_step + 1
         self._board = board.Board(self.path / "tensorboard", first_step=first)
 
     def _open(self, home: Home, resume_step, devices, inputs) -> None:
         """Makes what is missing, and removes what a resumed run makes anew."""
-        for folder in (run_records.ROLLOUTS, run_records.EVAL, "tensorboard"):
+        for folder in (records_lib.ROLLOUTS, records_lib.EVAL, "tensorboard"):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
-        changes = []
+        changed = []
         if resume_step is not None:
-            changes = check_config(home)
-            for change in changes:
-                _log.info("Resumed with %s: was %r, now %r.", *change)
-        _write_config(self.path, home.resolved, resume_step, changes, devices, inputs)
+            changed = check_config(home)
+            for change in changed:
+                _log.info("Resumed with %s.", change)
+        _write_config(self.path, home.resolved, resume_step, changed, devices, inputs)
         last = -1 if resume_step is None else resume_step
         _remove_leftovers(self.path)
         _rewind(self.path, last)
@@ -177,8 +169,8 @@ class RunFolder:
         Args:
           step: the update that these completions were sampled for.
           completion_mask: [b, T] bool.
-          per_completion: b values for every name in `run_records.PER_COMPLETION`.
-          per_token: [b, T] values for every name in `run_records.PER_TOKEN`;
+          per_completion: b values for every name in `records.PER_COMPLETION`.
+          per_token: [b, T] values for every name in `records.PER_TOKEN`;
             `token_strings` are b lists without padding.
 
         Raises:
@@ -186,54 +178,54 @@ class RunFolder:
         """
         if not self._writes:
             return
-        data = run_records.rollouts_to_bytes(
+        data = records_lib.rollouts_to_bytes(
             completion_mask=completion_mask,
             per_completion=per_completion,
             per_token=per_token,
         )
-        path = run_records.step_path(self.path / run_records.ROLLOUTS, step, ".parquet")
-        self._side.do("rollouts", functools.partial(run_records.replace, path, data))
+        path = records_lib.step_path(self.path / records_lib.ROLLOUTS, step, ".parquet")
+        self._side.do("rollouts", functools.partial(records_lib.replace, path, data))
 
     def keep_eval(self, step: int, record: Mapping[str, Any]) -> None:
         """Adds a record to those of an evaluation that is under way."""
         if not self._writes:
             return
-        path = run_records.step_path(self.path / run_records.EVAL, step, _PART)
-        with run_records.Appender(path) as file:
+        path = records_lib.step_path(self.path / records_lib.EVAL, step, _PART)
+        with records_lib.Appender(path) as file:
             file.add(record, give_up=self._give_up)
 
     def eval_records(self, step: int) -> list[dict[str, Any]]:
         """What evaluations of a step have left, whether or not they came to an end."""
         if not self._writes:
             return []
-        folder = self.path / run_records.EVAL
+        folder = self.path / records_lib.EVAL
         whole, part = (
-            run_records.step_path(folder, step, suffix) for suffix in (".jsonl", _PART)
+            records_lib.step_path(folder, step, suffix) for suffix in (".jsonl", _PART)
         )
-        begun = run_records.read_lines(part)
+        begun = records_lib.read_lines(part)
         if part.exists():  # anew, so that what is added does not join a half line
-            run_records.write_lines(part, begun)
-        return run_records.read_lines(whole) + begun
+            records_lib.write_lines(part, begun)
+        return records_lib.read_lines(whole) + begun
 
     def has(self, step: int, key: str) -> bool:
         """Whether a metric of this step is there."""
         return any(
             key in line and line["step"] == step
-            for line in run_records.read_metric_lines(self.path)
+            for line in records_lib.read_metric_lines(self.path)
         )
 
     def save_eval(self, step: int, results: Iterable[Mapping[str, Any]]) -> None:
         """Writes the results of an evaluation, one JSON object per problem."""
         if not self._writes:
             return
-        folder = self.path / run_records.EVAL
-        path, results = run_records.step_path(folder, step, ".jsonl"), list(results)
+        folder = self.path / records_lib.EVAL
+        path, results = records_lib.step_path(folder, step, ".jsonl"), list(results)
         patience.retry(
-            lambda: run_records.write_lines(path, results),
+            lambda: records_lib.write_lines(path, results),
             str(path),
             give_up=self._give_up,
         )
-        run_records.step_path(folder, step, _PART).unlink(missing_ok=True)
+        records_lib.step_path(folder, step, _PART).unlink(missing_ok=True)
 
     def settle(self) -> None:
         """Waits until what was given to be written is, for a few seconds at most."""
@@ -254,7 +246,7 @@ class RunFolder:
         self.close()
 
 
-def check_config(home: Home) -> list[Change]:
+def check_config(home: Home) -> list[changes.Change]:
     """Compares a config with the one that a folder's run has had so far.
 
     Call it before restoring a checkpoint: half a run under each of two settings is
@@ -272,37 +264,30 @@ def check_config(home: Home) -> list[Change]:
       Refused: a difference outside `home.may_change`.
     """
     workdir, resolved, may_change = home.workdir, home.resolved, home.may_change
-    path = pathlib.Path(workdir) / run_records.CONFIG
+    path = pathlib.Path(workdir) / records_lib.CONFIG
     if not path.exists():
         return []
     given = _flatten(_plain(resolved.config))
     # What an earlier version did not know has its default, which does what that did.
-    default = _flatten(_plain(config_lib.default_like(resolved.config)))
+    default = _flatten(_plain(defaults.default_like(resolved.config)))
     saved = {key: default[key] for key in given.keys() & default.keys()}
-    saved |= _flatten(run_records.read_config(workdir))
-    follow = {d.key for d in resolved.derived} & run_records.read_derived(workdir)
-    changes = [
-        Change(key=key, saved=saved.get(key), given=given.get(key))
-        for key in sorted(saved.keys() | given.keys())
-        if saved.get(key) != given.get(key)
-        and not _same_place(key, saved.get(key), given.get(key))
-    ]
+    saved |= _flatten(records_lib.read_config(workdir))
+    follow = {d.key for d in resolved.derived} & records_lib.read_derived(workdir)
+    found = [c for c in changes.between(saved, given) if not _same_place(*c)]
     refused = [
         c
-        for c in changes
+        for c in found
         if c.key not in follow
         and not any(c.key == k or c.key.startswith(f"{k}.") for k in may_change)
     ]
     if refused:
-        listing = "\n".join(
-            f"  {c.key}: was {c.saved!r}, now {c.given!r}" for c in refused
-        )
+        listing = "\n".join(f"  {c}" for c in refused)
         raise Refused(
             f"workdir={str(workdir)!r} holds a run with another config:\n{listing}\n"
             "Use a new workdir, or give the run's own values. If the run shall go on "
             f"with the new ones, write them into {path}."
         )
-    return changes
+    return found
 
 
 def _same_place(key: str, a: Any, b: Any) -> bool:
@@ -314,23 +299,23 @@ def _same_place(key: str, a: Any, b: Any) -> bool:
 
 def _remove_leftovers(path: pathlib.Path) -> None:
     """Removes what writers that were killed have begun; only they are named so."""
-    for folder in (path, path / run_records.ROLLOUTS, path / run_records.EVAL):
-        for file in folder.glob(f".*{run_records.BEGUN}"):
+    for folder in (path, path / records_lib.ROLLOUTS, path / records_lib.EVAL):
+        for file in folder.glob(f".*{records_lib.BEGUN}"):
             file.unlink(missing_ok=True)
 
 
 def _rewind(path: pathlib.Path, last: int) -> None:
     """Removes what the folder has about steps behind `last`."""
     kept = [
-        line for line in run_records.read_metric_lines(path) if line["step"] <= last
+        line for line in records_lib.read_metric_lines(path) if line["step"] <= last
     ]
-    run_records.write_lines(path / run_records.METRICS, kept)
+    records_lib.write_lines(path / records_lib.METRICS, kept)
     for folder, suffix in (
-        (run_records.ROLLOUTS, ".parquet"),
-        (run_records.EVAL, ".jsonl"),
-        (run_records.EVAL, _PART),
+        (records_lib.ROLLOUTS, ".parquet"),
+        (records_lib.EVAL, ".jsonl"),
+        (records_lib.EVAL, _PART),
     ):
-        for step, file in run_records.steps_in(path / folder, suffix).items():
+        for step, file in records_lib.steps_in(path / folder, suffix).items():
             # A part of step 0 is of the policy that every start begins with.
             if step > last and (suffix, step) != (_PART, 0):
                 file.unlink()
@@ -338,16 +323,16 @@ def _rewind(path: pathlib.Path, last: int) -> None:
 
 def _write_config(
     path: pathlib.Path,
-    resolved: config_lib.Resolved,
+    resolved: resolution.Resolved,
     resume_step: int | None,
-    changes: Sequence[Change],
+    changed: Sequence[changes.Change],
     devices: str,
     inputs: Mapping[str, str],
 ) -> None:
     """Writes config.json; a resumed run keeps the record of its earlier starts."""
     starts = []
-    if resume_step is not None and (path / run_records.CONFIG).exists():
-        starts = run_records.read_starts(path)
+    if resume_step is not None and (path / records_lib.CONFIG).exists():
+        starts = records_lib.read_starts(path)
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     starts.append(
         {
@@ -359,17 +344,17 @@ def _write_config(
             "versions": {name: _version(name) for name in PACKAGES},
             "devices": devices,
             "inputs": dict(inputs),
-            "changes": {c.key: [c.saved, c.given] for c in changes},
+            "changes": {c.key: [c.saved, c.given] for c in changed},
         }
     )
     run = {
-        "format": run_records.FORMAT,
+        "format": records_lib.FORMAT,
         "config": _plain(resolved.config),
         "derived": {d.key: [d.given, d.rule] for d in resolved.derived},
         "starts": starts,
     }
     text = json.dumps(run, indent=2) + "\n"
-    run_records.replace(path / run_records.CONFIG, text.encode())
+    records_lib.replace(path / records_lib.CONFIG, text.encode())
 
 
 def _plain(config: ml_collections.ConfigDict) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from hapo_jax.runs import evaluations as eval_folder
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import evaluations
+from hapo_jax.runs import records as records_lib
 from hapo_jax.system import user_files
 from hapo_jax.config.eval_sets import EvalSet
 from hapo_jax.runs import fingerprint
@@ -31,17 +31,16 @@ from hapo_jax.model import huggingface
 from hapo_jax.system import distributed
 from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import prompts as prompts_lib
-from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import data_checks, math_sets
-from hapo_jax.tasks.problems import Demonstration
 
 _log = logging.getLogger(__name__)
 
 NAME = "inputs.json"
 # Input → path → checksum. Not compared, but told where something else differs.
-_FILES = eval_folder.FILES
+_FILES = evaluations.FILES
 _MODEL = "model.path"
 # Fields of a ModelConfig: one is a limit, one is of new models.
 _NO_PART_IN_NUMBERS = ("max_positions", "init_std")
@@ -56,14 +55,16 @@ def of_run(
     prompts: PromptSet,
     held_out: Sequence[tuple[EvalSet, PromptSet]],
     reference_params=None,
+    demonstrations: Demonstrations | None = None,
 ) -> Inputs:
     """The inputs of a run of hapo-train.
 
     Args:
       config, policy: the run's.
       prompts: the training problems.
-      held_out: the evaluation's sets, from `eval_sampling.read_sets`.
+      held_out: the evaluation's sets, from `sampling.read_sets`.
       reference_params: as they were loaded, or None without a KL term.
+      demonstrations: beside the rollout, if there are any.
     """
     found = of_policy(policy, weights=True)
     found["task.train"] = prompts.checksums()
@@ -72,6 +73,9 @@ def of_run(
         flags = data_checks.flag_files(config.data.exclude_ids.split(","))
         _add_files(found, "data.exclude_ids", flags)
     add_sets(found, held_out)
+    if demonstrations is not None:
+        part = "task.demonstrations"
+        _add_demonstrations(found, part, config.task.demonstrations, demonstrations)
     if reference_params is not None:
         # To the bit, as the loss depends on it. In the type that layers compute in,
         # which differs where a run goes on on other hardware.
@@ -122,25 +126,30 @@ def _add_weights(found: Inputs, folder: pathlib.Path) -> None:
 def of_sft(
     config: ConfigDict,
     policy: Policy,
-    demonstrations: Mapping[str, Sequence[Demonstration]],
-    tokens: Mapping[str, RolloutBatch],
+    demonstrations: Mapping[str, Demonstrations],
 ) -> Inputs:
     """The inputs of a run of hapo-sft.
 
     Args:
       config, policy: the run's.
-      demonstrations, tokens: the same in two forms, under `train` and `test`.
+      demonstrations: under `train` and `test`.
     """
     found = of_policy(policy, weights=True)
     for name, shown in demonstrations.items():
-        part, rows = f"task.{name}", tokens[name]
-        found[part] = prompts_lib.checksums(
-            prompts=[d.prompt for d in shown],
-            completions=[d.completion for d in shown],
-            tokens=np.concatenate([rows.prompt_tokens, rows.completion_tokens], axis=1),
-        )
-        _add_files(found, part, _data(config.task[name]))
+        _add_demonstrations(found, f"task.{name}", config.task[name], shown)
     return _plain(found)
+
+
+def _add_demonstrations(
+    found: Inputs, part: str, options: ConfigDict, demonstrations: Demonstrations
+) -> None:
+    texts, rows = demonstrations
+    found[part] = prompts_lib.checksums(
+        prompts=[d.prompt for d in texts],
+        completions=[d.completion for d in texts],
+        tokens=np.concatenate([rows.prompt_tokens, rows.completion_tokens], axis=1),
+    )
+    _add_files(found, part, _data(options))
 
 
 def add_sets(found: Inputs, sets: Iterable[tuple[EvalSet, PromptSet]]) -> None:
@@ -200,7 +209,7 @@ def check(workdir: str | pathlib.Path, inputs: Inputs) -> None:
     agree(inputs)
     folder = pathlib.Path(workdir)
     if saved is None:
-        if (folder / run_records.CONFIG).exists() and distributed.is_first():
+        if (folder / records_lib.CONFIG).exists() and distributed.is_first():
             _log.warning(
                 "%s has no %s: it cannot be told whether data, tokenizer and weights "
                 "are those that the run has read so far. From now on it can.",
@@ -232,7 +241,7 @@ def check_policy(
       Refused: they differ.
     """
     saved, given = read(workdir) or {}, dict(inputs)
-    trained = run_records.read_config(workdir)["model"]
+    trained = records_lib.read_config(workdir)["model"]
     if list(config.model.stop_tokens) != trained.get("stop_tokens"):
         known = given["tokenizer"].items()
         given["tokenizer"] = {k: v for k, v in known if k != "stop_ids"}
@@ -327,7 +336,7 @@ def note(workdir: str | pathlib.Path, inputs: Inputs, *, resumed: bool) -> None:
         if part == _FILES or "options" in inputs[part]:
             merged[part] = inputs[part]
     text = json.dumps(merged, indent=2) + "\n"
-    run_records.replace(pathlib.Path(workdir) / NAME, text.encode())
+    records_lib.replace(pathlib.Path(workdir) / NAME, text.encode())
 
 
 def _part(eval_set: EvalSet) -> str:
@@ -352,7 +361,7 @@ def _listing(lines: Iterable[str], saved: Inputs, given: Inputs) -> str:
     """What differs, line by line, and the files that have changed."""
     files = saved.get(_FILES, {}), given.get(_FILES, {})
     lines = [f"  {line}" for line in lines]
-    return "\n".join([*lines, run_records.changed_files(*files)])
+    return "\n".join([*lines, records_lib.changed_files(*files)])
 
 
 def _crc(content: Any) -> str:

@@ -1,6 +1,6 @@
 """The records in a run's folder: their columns, their files, and how to read them.
 
-For notebooks and scripts; needs no JAX. `run_folder.py` writes what this reads.
+For notebooks and scripts; needs no JAX. `folder.py` writes what this reads.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import upgrade
 from hapo_jax.system import user_files
 from hapo_jax.system import patience
 from hapo_jax.system.errors import Refused
@@ -80,7 +80,7 @@ def read_config(workdir: str | pathlib.Path) -> dict[str, Any]:
       Refused: the folder holds no run.
     """
     run = _read_run(workdir)
-    return config_lib.upgraded(run["config"], run["format"])
+    return upgrade.upgraded(run["config"], run["format"])
 
 
 def read_derived(workdir: str | pathlib.Path) -> set[str]:

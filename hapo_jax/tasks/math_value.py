@@ -2,7 +2,7 @@ r"""math-verify's judgement of two texts, under guard: the second chance of `hap
 
 It searches both texts for what it can read, as its own users have it. What would
 explode in exact arithmetic or in a recursive parser is not looked at and is not equal;
-the pool's clock (`rollout/grading.py`) ends what gets through all the same.
+the pool's clock (`grading/pool.py`) ends what gets through all the same.
 
 Call it in a process's main thread: math-verify bounds its time with signals.
 """

@@ -60,21 +60,21 @@ def state(method, stats):
     return {**method.init_state(), "entropy": stats}
 
 
-def constants(method, tokens, stats):
-    """Those of the method, but for the advantages, which are the tokens'."""
+def constants(method, tokens, stats, **others):
+    """Those of the method but for the advantages, which are the tokens', and others."""
     given = jnp.where(tokens.mask, tokens.advantages, 0)
-    return method.constants(rows(tokens), state(method, stats), given)
+    return method.constants(rows(tokens), state(method, stats), given) | others
 
 
-def terms(method, tokens, stats):
+def terms(method, tokens, stats, **others):
     """`Method.terms` of whole rows."""
-    given = constants(method, tokens, stats)
+    given = constants(method, tokens, stats, **others)
     return method.terms(tokens.current(), given, state(method, stats))
 
 
-def loss(method, tokens, stats):
+def loss(method, tokens, stats, **others):
     """`method.rows_loss` of whole rows."""
-    given = constants(method, tokens, stats)
+    given = constants(method, tokens, stats, **others)
     return method_lib.rows_loss(method, tokens.current(), given, state(method, stats))
 
 

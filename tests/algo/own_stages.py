@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import advantages as adv
+from hapo_jax.algo import advantages as advantages_lib
 from hapo_jax.algo import losses, masked, stages
 
 
@@ -27,7 +27,7 @@ def scarce(source_logprobs, advantages, mask):
 @stages.declare(by_rows=True)
 def over_groups(advantages, group_ids, old_entropy, mask):
     """Advantages times the size of the group, where the entropy is high."""
-    size = adv.group_sum(jnp.ones(group_ids.shape), group_ids)
+    size = advantages_lib.group_sum(jnp.ones(group_ids.shape), group_ids)
     return jnp.where(mask & (old_entropy > 1), advantages * size[:, None], advantages)
 
 

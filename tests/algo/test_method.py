@@ -5,9 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import entropy
+from hapo_jax.algo import entropy, methods
 from hapo_jax.algo import method as method_lib
-from hapo_jax.config import defaults as config_lib
 from tests import tiny
 from tests.algo import given
 
@@ -284,7 +283,7 @@ def test_gradient_flows_through_logprobs_only():
 # --- what the learner relies on -------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", config_lib.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_a_token_wise_loss_takes_tokens_in_any_order(method):
     """Each token as a row of its own, shuffled: same loss, gradient and sums."""
     made = _make(method, importance_mode="sequence")

@@ -5,7 +5,7 @@ import pytest
 
 from hapo_jax import assembly
 from hapo_jax.algo import phases
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 from hapo_jax.system.errors import Refused
 from tests import tiny
 from tests.algo import given
@@ -45,7 +45,7 @@ def test_what_cannot_be_known_beforehand_is_refused(changes, words):
 
 
 def test_the_learning_rate_counts_the_updates_of_all_phases():
-    config = config_lib.default()
+    config = defaults.default()
     before = assembly.work_of(config).updates
     config.algo.phases.name = "low_probability_first"
     assert assembly.work_of(config).updates == 2 * before

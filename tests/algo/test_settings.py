@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from hapo_jax.algo import settings
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.algo import methods, settings
+from hapo_jax.config import defaults
 from tests import tiny
 
 
@@ -61,7 +61,7 @@ def test_nonsense_is_refused_with_key_value_rule_and_remedy(changes, message):
         tiny.method("dapo", **changes)
 
 
-@pytest.mark.parametrize("name", config_lib.METHODS)
+@pytest.mark.parametrize("name", methods.METHODS)
 def test_every_method_of_the_configs_can_be_made(name):
     made, chosen = tiny.method(name), tiny.settings(name)
     assert made.needs_reference or not chosen.kl.strength
@@ -71,5 +71,5 @@ def test_every_method_of_the_configs_can_be_made(name):
 
 
 def test_the_section_of_a_config_and_the_settings_are_the_same():
-    assert settings.of(config_lib.default().algo.to_dict()) == settings.Settings()
-    assert settings.defaults() == config_lib.default().algo.to_dict()
+    assert settings.of(defaults.default().algo.to_dict()) == settings.Settings()
+    assert settings.defaults() == defaults.default().algo.to_dict()

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from hapo_jax.config import arguments
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import arguments, dotted
 from tests.config.test_check import ROOT, load
 
 
@@ -43,7 +42,7 @@ def test_split_takes_overrides_out():
 def test_override_takes_the_type_of_the_setting(key, text, value):
     config = load("countdown")
     arguments.override(config, key, text)
-    found = config_lib.get(config, key)
+    found = dotted.get(config, key)
     assert found == value and type(found) is type(value)
     assert config.is_locked
 

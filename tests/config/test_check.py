@@ -6,9 +6,8 @@ import pathlib
 import pytest
 
 from hapo_jax import sft, train
-from hapo_jax.algo import method, settings
-from hapo_jax.config import arguments, check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.algo import method, methods, not_offered, settings
+from hapo_jax.config import arguments, check, presets, resolution
 from hapo_jax.system.errors import Refused
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,6 +59,18 @@ def refuse(program, config, workdir, changes):
         (
             {"algo.critic.name": "value_head", "learner.recompute_old_logprobs": False},
             ["learner.recompute_old_logprobs=False", "reads old_values"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "rollout.second.share": 0.2},
+            ["algo.demonstrations.share=0.2", "rollout.second.share=0.2", "one of"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "task.demonstrations.give_up": 2.0},
+            ["task.demonstrations.give_up=2.0"],
+        ),
+        (
+            {"algo.demonstrations.share": 0.2, "task.demonstrations.max_attempts": 99},
+            ["of task.demonstrations has", "max_completion_tokens=96"],
         ),
         ({"learner.row_tokens": 64}, ["learner.row_tokens=64", "103"]),
         ({"learner.remat": "ful"}, ["learner.remat='ful'", "did you mean 'full'"]),
@@ -184,7 +195,7 @@ def test_a_misspelt_key_names_the_right_one():
 
 
 @pytest.mark.parametrize("name", ["countdown", "gsm8k", "dapo_math"])
-@pytest.mark.parametrize("method", config_lib.METHODS)
+@pytest.mark.parametrize("method", methods.METHODS)
 def test_every_method_makes_a_config(name, method):
     config = load(name, f"method={method},seed=3")
     assert config.method == method and config.seed == 3
@@ -196,6 +207,8 @@ def test_every_method_makes_a_config(name, method):
     [
         ("metod=dapo", "did you mean 'method'"),
         ("method=dappo", "did you mean 'dapo'"),
+        ("method=paec", "Known of arXiv 2606.08543.* Missing: all constants"),
+        ("method=erpo", "Known of arXiv 2603.28204.* edges of the windows"),
         ("seed=x", "must be of type int"),
     ],
 )
@@ -277,14 +290,14 @@ def test_what_is_left_open_follows_the_flags():
 def test_the_penalty_of_gsm8k_stays_a_quarter(longest, buffer):
     config = load("gsm8k", "data=x")
     config.rollout.max_completion_tokens = longest
-    assert config_lib.resolve(config).config.reward.overlong_buffer_tokens == buffer
+    assert resolution.resolve(config).config.reward.overlong_buffer_tokens == buffer
 
 
 def test_departures_from_a_method_are_named():
     config = load("countdown", "method=dapo")
-    assert not config_lib.departures(config)
+    assert not presets.departures(config)
     config.algo.clip.low = 0.1
-    assert config_lib.departures(config) == {"algo.clip.low": (0.1, 0.2)}
+    assert presets.departures(config) == {"algo.clip.low": (0.1, 0.2)}
 
 
 @pytest.mark.parametrize(
@@ -310,3 +323,10 @@ def test_what_is_seldom_meant_is_said(changes, words):
     said = list(check.cautions(resolved))
     assert len(said) == bool(words)
     assert all(word in said[0] for word in words)
+
+
+@pytest.mark.parametrize("name", not_offered.NOT_OFFERED)
+def test_what_is_not_offered_is_no_method(name):
+    assert name not in methods.METHODS
+    with pytest.raises(ValueError, match=f"method={name!r} is not offered"):
+        load("countdown", f"method={name}")

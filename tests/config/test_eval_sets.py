@@ -5,13 +5,12 @@ import json
 import pytest
 
 from hapo_jax import assembly, tasks
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.config import eval_sets
+from hapo_jax.config import defaults, eval_sets, presets
 from tests import real_data
 
 
 def config(task="math", **options):
-    c = config_lib.default()
+    c = defaults.default()
     c.task.name = task
     c.task.test = {"split": "test", "path": "own.jsonl", **options}
     return c.lock()
@@ -100,12 +99,12 @@ def test_what_cannot_be_evaluated_is_refused(sets, message):
 
 
 def test_a_preset_sets_the_protocol():
-    c = config_lib.apply_preset(config_lib.default(), "hapo")
+    c = presets.apply_preset(defaults.default(), "hapo")
     assert (c.eval.temperature, c.eval.top_p, c.eval.k) == (0.5, 0.7, 8)
-    c = config_lib.apply_preset(config_lib.default(), "dapo")
+    c = presets.apply_preset(defaults.default(), "dapo")
     assert (c.eval.temperature, c.eval.top_p, c.eval.k) == (1.0, 0.7, 32)
     with pytest.raises(ValueError, match="did you mean 'dapo'"):
-        config_lib.apply_preset(c, "dappo")
+        presets.apply_preset(c, "dappo")
 
 
 def test_leaked_problems_are_those_of_the_flag_file_beside_the_set(tmp_path):

@@ -7,19 +7,18 @@ import pytest
 from hapo_jax import tasks
 from hapo_jax.algo import settings
 from hapo_jax.algo.ranges import Range
-from hapo_jax.config import check, ranges
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, defaults, dotted, ranges
 from hapo_jax.system.errors import Refused
 from tests.config.test_check import load
 
 HUGE = {int: 10**23, float: 1e300}
-SFT = config_lib.default_sft()
-RL = config_lib.default()
+SFT = defaults.default_sft()
+RL = defaults.default()
 
 
 def experiment(key):
     """A config that can run and has the key."""
-    config = load("countdown" if config_lib.has(RL, key) else "countdown_sft")
+    config = load("countdown" if dotted.has(RL, key) else "countdown_sft")
     return config.unlock() or config
 
 
@@ -27,7 +26,7 @@ def refused(key, value):
     """Whether the check refuses a value, by the name of its key."""
     config = experiment(key)
     section, _, name = key.rpartition(".")
-    holder = config_lib.get(config, section) if section else config
+    holder = dotted.get(config, section) if section else config
     del holder[name]  # or ml_collections would compare types
     holder[name] = value
     try:
@@ -40,15 +39,15 @@ def refused(key, value):
 
 def test_every_setting_is_declared():
     for default in (RL, SFT):
-        for key in config_lib.keys(default):
-            value = config_lib.get(default, key)
+        for key in dotted.keys(default):
+            value = dotted.get(default, key)
             if key.startswith("algo."):
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
             assert number == (key in ranges.RANGES), key
-    known = {*config_lib.keys(RL), *config_lib.keys(SFT)}
+    known = {*dotted.keys(RL), *dotted.keys(SFT)}
     assert known >= ranges.RANGES.keys() | ranges.CHOICES.keys()
-    of_algo = {key for key in config_lib.keys(RL) if key.startswith("algo.")}
+    of_algo = {key for key in dotted.keys(RL) if key.startswith("algo.")}
     assert of_algo == settings.LEGAL.keys() | {f"algo.{n}" for n in settings.STAGES}
 
 

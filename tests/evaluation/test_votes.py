@@ -2,7 +2,7 @@
 
 import pytest
 
-from hapo_jax.evaluation import votes as eval_votes
+from hapo_jax.evaluation import votes as votes_lib
 from hapo_jax.tasks import math, math_votes
 
 # name -> answers, scores, pairs that are equal (None: compared as text), votes, maj@k
@@ -22,16 +22,16 @@ CASES = {
 def test_votes_by_hand(name):
     answers, scores, equal, votes, majority = CASES[name]
     equal = None if equal is None else {tuple(pair) for pair in equal}
-    found = eval_votes.classes(list(answers), scores, equal)
+    found = votes_lib.classes(list(answers), scores, equal)
     assert found == votes
-    assert eval_votes.majority_score(found, scores) == pytest.approx(majority)
+    assert votes_lib.majority_score(found, scores) == pytest.approx(majority)
 
 
 def test_only_what_can_decide_is_compared():
-    assert eval_votes.pairs(list("xxab"), [1, 1, 0, 0]) == [("a", "b")]
-    assert eval_votes.pairs(list("xxxab"), [1, 1, 1, 0, 0]) == []
+    assert votes_lib.pairs(list("xxab"), [1, 1, 0, 0]) == [("a", "b")]
+    assert votes_lib.pairs(list("xxxab"), [1, 1, 1, 0, 0]) == []
     # The more frequent first, and no right answer, and none twice.
-    assert eval_votes.pairs([*list("abbx"), None], [0, 0, 0, 1, 0]) == [("b", "a")]
+    assert votes_lib.pairs([*list("abbx"), None], [0, 0, 0, 1, 0]) == [("b", "a")]
 
 
 @pytest.mark.parametrize(

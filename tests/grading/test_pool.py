@@ -13,7 +13,7 @@ import pytest
 import hapo_jax
 from hapo_jax import tasks
 from hapo_jax.grading import lookout, processes
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 
 ROOT = pathlib.Path(hapo_jax.__file__).resolve().parents[1]
 # Far above what a grader needs here, so that a busy machine fails no test.
@@ -110,7 +110,7 @@ def make_pool(**changes):
         "memory_gib": MEMORY_GIB,
         "start_timeout_s": START_TIMEOUT_S,
     }
-    return grading.GradingPool(**(options | changes))
+    return pool_lib.GradingPool(**(options | changes))
 
 
 def alive(pid):
@@ -144,7 +144,7 @@ def test_results_come_in_order(stub):
         assert set(outcomes(results)) == {"graded"}
         assert pool.grade("stub", []) == []
         assert pool.counters["grading/stub/graded"] == 1_000
-        assert grading.count(results)["grading/graded"] == 1_000
+        assert pool_lib.count(results)["grading/graded"] == 1_000
 
 
 @pytest.mark.parametrize(
@@ -169,13 +169,13 @@ def test_only_the_guilty_item_is_lost(stub, completion, outcome, detail):
         assert (guilty.score, guilty.extracted, guilty.outcome) == (0.0, None, outcome)
         assert detail in guilty.detail
         assert [result.score for result in results] == [1.0] * 39
-        expected = dict.fromkeys(grading.OUTCOMES, 0) | {"graded": 39, outcome: 1}
+        expected = dict.fromkeys(pool_lib.OUTCOMES, 0) | {"graded": 39, outcome: 1}
         assert pool.counters == {f"grading/stub/{o}": n for o, n in expected.items()}
         # As good as new, with as many processes as before.
         assert pool.grade("stub", [("a", "a")])[0].score == 1.0
         pids = {r.extracted for r in pool.grade("stub", PIDS)}
         assert 1 <= len(pids) <= 2
-        assert grading.count([guilty]) == {
+        assert pool_lib.count([guilty]) == {
             "grading/graded": 0,
             "grading/cached": 0,
             "grading/timed_out": int(outcome == "timed_out"),
@@ -214,7 +214,7 @@ def test_equal_items_are_graded_once(stub, tmp_path):
         futures = [pool.submit("stub", items * 20) for _ in range(3)]
         for future in futures:
             assert {result._replace(outcome="") for result in future.result()} == {
-                grading.GradeResult(1.0, "counted", "", "")
+                pool_lib.GradeResult(1.0, "counted", "", "")
             }
         again = pool.grade("stub", items)
         assert outcomes(again) == ["cached", "cached"]
@@ -271,7 +271,7 @@ def test_an_item_whose_process_is_killed_from_outside_is_graded_again(stub, tmp_
         assert outcomes(results) == ["graded", "graded", "graded"]
         assert [r.score for r in results] == [1.0, 1.0, 1.0]
         assert [r.repeats for r in results] == [0, 1, 0]
-        assert grading.count(results)["grading/repeated"] == 1
+        assert pool_lib.count(results)["grading/repeated"] == 1
         (after,) = pool.grade("stub", PIDS[1:2])
         assert after.extracted != before.extracted
 
@@ -286,7 +286,7 @@ def test_what_is_killed_each_time_is_no_wrong_answer(stub):
     assert "tried 4 times" in results[1].detail
     assert "exit code -9" in results[1].detail
     assert "the machine is ill" in results[2].detail
-    assert {"timed_out", "crashed", "killed"} == set(grading.UNGRADED)
+    assert {"timed_out", "crashed", "killed"} == set(pool_lib.UNGRADED)
 
 
 def test_many_items_that_are_killed_break_the_pool(stub):
@@ -334,8 +334,8 @@ def test_the_process_that_holds_the_pool_does_not_stay_stopped(stub, tmp_path):
     script = tmp_path / "script.py"
     script.write_text("""
 import os, time
-from hapo_jax.grading import lookout, pool as grading, processes
-with grading.GradingPool(
+from hapo_jax.grading import lookout, pool as pool_lib, processes
+with pool_lib.GradingPool(
     num_workers=1, timeout_s=10.0, memory_gib=1.0, start_timeout_s=60.0
 ) as pool:
     pool.grade("stub", [("1", "1")])
@@ -446,8 +446,8 @@ def test_processes_end_with_their_parent(stub, tmp_path, last_words):
     script = tmp_path / "script.py"
     script.write_text(f"""
 import os, sys, time
-from hapo_jax.grading import lookout, pool as grading, processes
-pool = grading.GradingPool(
+from hapo_jax.grading import lookout, pool as pool_lib, processes
+pool = pool_lib.GradingPool(
     num_workers=2, timeout_s=600.0, memory_gib=1.0, start_timeout_s=60.0
 )
 results = pool.grade("stub", [("pid", str(i)) for i in range(200)])

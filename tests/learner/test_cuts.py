@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import plans
 from hapo_jax import plan as plan_lib
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import resolution
 from hapo_jax.learner import cuts, head
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import sharding
@@ -30,7 +30,7 @@ def config(name: str):
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return config_lib.resolve(module.get_config()).config
+    return resolution.resolve(module.get_config()).config
 
 
 def parameters(model) -> int:

@@ -6,8 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from hapo_jax.config import check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, defaults
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.model import policy as policy_lib
@@ -111,7 +110,7 @@ def test_the_memory_that_is_planned_is_what_an_optimizer_keeps(name, copies, dev
 
 
 def test_an_unknown_optimizer_is_refused_with_the_nearest():
-    config = config_lib.default()
+    config = defaults.default()
     config.learner.optimizer = "optimistic_adagard"
     with pytest.raises(Refused, match="optimistic_adagrad"):
         check.check_alone(config)

@@ -1,8 +1,9 @@
-"""An update on demonstrations with a weight that reads more than log-probs."""
+"""Updates on demonstrations, alone and beside a rollout, against dense losses."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from hapo_jax import sft
@@ -11,6 +12,22 @@ from hapo_jax.learner import learn as learn_lib
 from hapo_jax.rollout import batch as batch_lib
 from tests import tiny
 from tests.learner import test_train_step as steps
+
+
+def _log_softmax(params, batch):
+    """[B, T, V], of the tokens of the completions, by rows of a sequence each."""
+    model = nnx.merge(tiny.model()[0], params)
+    P = batch.prompt_tokens.shape[1]
+    tokens = np.concatenate([batch.prompt_tokens, batch.completion_tokens], axis=1)
+    column = np.arange(tokens.shape[1])[None]
+    start = (P - batch.prompt_lengths)[:, None]
+    places = np.maximum(column - start, 0), np.int32(column >= start)
+    return jax.nn.log_softmax(model.logits(model(tokens, *places)[:, P - 1 : -1]))
+
+
+def _logprobs(params, batch):
+    chosen = batch.completion_tokens[..., None]
+    return jnp.take_along_axis(_log_softmax(params, batch), chosen, axis=2)[..., 0]
 
 
 def test_ranktuner_learns_from_ranks_and_entropies_of_the_current_policy(devices):
@@ -31,14 +48,7 @@ def test_ranktuner_learns_from_ranks_and_entropies_of_the_current_policy(devices
         after, _ = learner.update(state, minibatch)
 
     def dense(params):
-        model = nnx.merge(tiny.model()[0], params)
-        P = batch.prompt_tokens.shape[1]
-        tokens = np.concatenate([batch.prompt_tokens, completions], axis=1)
-        column = np.arange(tokens.shape[1])[None]
-        start = (P - batch.prompt_lengths)[:, None]
-        places = np.maximum(column - start, 0), np.int32(column >= start)
-        logits = model.logits(model(tokens, *places)[:, P - 1 : -1])
-        log_p = jax.nn.log_softmax(logits)
+        log_p = _log_softmax(params, batch)
         nats = -(jnp.exp(log_p) * log_p).sum(-1)
         chosen = jnp.take_along_axis(log_p, completions[..., None], axis=2)
         rank = (log_p >= chosen).sum(-1)
@@ -57,3 +67,52 @@ def test_ranktuner_learns_from_ranks_and_entropies_of_the_current_policy(devices
         tiny.params(),
         jax.device_get(expected),
     )
+
+
+@pytest.mark.parametrize(("shape", "cut"), [((1, 1, 1), "shared"), ((2, 2, 2), "wide")])
+def test_demonstrations_beside_a_rollout_add_their_own_mean(mesh8, devices, shape, cut):
+    """One update against the dense mixture of two means, however it is cut: PPO's with
+    advantages of the rollout, and phi-weighted log-probs of demonstrations."""
+    mesh = mesh8(shape) if shape != (1, 1, 1) else steps.one_device(devices)
+    options = dict(demonstrations_share=0.25, demonstrations_weight=0.3)
+    method = tiny.method("dapo", imitation="phi", **options)
+    rows, b = steps.rollout(), steps.MINIBATCH_ROWS
+    shown = np.arange(b) >= b - 4  # some are empty
+    batch = batch_lib.rows(rows, np.r_[:12, 28:32])._replace(beside=shown)
+    batch = batch._replace(group_ids=np.r_[batch.group_ids[:12], 12:16].astype("int32"))
+    mask = batch.completion_mask
+    with jax.set_mesh(mesh):
+        learner, state = steps.make(
+            mesh, method, cut=cut, optimizer=steps.sgd(), micro_rows=8, beside_rows=4
+        )
+        before = jax.device_get(state.params)
+        state, learnt, metrics = learn_lib.learn(learner, state, batch, passes=1)
+    advantages = learnt.prepared.constants["advantages"]
+
+    def dense(params):
+        logprobs = _logprobs(params, batch)
+        old = learnt.rows.old_logprobs
+        own, other = mask & ~shown[:, None], mask & shown[:, None]
+        ratio = jnp.exp(jnp.where(own, logprobs - old, 0))
+        rollout = -jnp.where(own, ratio * advantages, 0).sum() / own.sum()
+        p = jax.lax.stop_gradient(jnp.exp(logprobs))
+        imitated = -jnp.where(other, p * (1 - p) * logprobs, 0).sum() / other.sum()
+        return 0.7 * rollout + 0.3 * imitated
+
+    value, expected = jax.value_and_grad(dense)(tiny.params())
+    np.testing.assert_allclose(metrics["loss/policy"], value, rtol=1e-4, atol=1e-6)
+    jax.tree.map(
+        lambda new, old, g: np.testing.assert_allclose(
+            old - new, g, rtol=2e-5, atol=2e-6
+        ),
+        jax.device_get(state.params),
+        before,
+        jax.device_get(expected),
+    )
+    # Trained on, but in no metric of the rollout's.
+    signal = learnt.prepared.constants["signal"]
+    assert not signal[shown].any()
+    trained = signal.sum() + mask[shown].sum()
+    assert metrics["ledger/trained_tokens"] == trained
+    assert metrics["batch/tokens"] == mask[~shown].sum()
+    assert metrics["beside/logprob"] < 0

@@ -13,8 +13,7 @@ from flax import nnx
 
 from hapo_jax import plain, sft
 from hapo_jax.algo import method as method_lib
-from hapo_jax.config import check
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import check, defaults, presets
 from hapo_jax.learner import head, packing, shapes, train_step
 from hapo_jax.learner import learn as learn_lib
 from hapo_jax.learner import optimizer as optimizer_lib
@@ -81,6 +80,7 @@ def make(mesh, method, *, cut="padded", micro_rows=8, optimizer=None, **options)
         layout=packing.Layout(micro_rows=micro_rows, shards=shards, **CUTS[cut]),
         chunk_tokens=options.get("chunk_tokens", 64),
         remat=options.get("remat", "none"),
+        beside_rows=options.get("beside_rows", 0),
     )
     params = jax.device_put(tiny.params(), policy.train_shardings)
     return learner, state_lib.place(params, optimizer, method, abstract)
@@ -329,7 +329,7 @@ def test_a_method_gets_what_it_reads_of_old_and_current_policy(devices):
     shapes_of_rows = shapes.rows(learner, *mask.shape, with_reference=False)
     assert jax.tree.map(np.shape, shapes_of_rows) == jax.tree.map(np.shape, found)
     assert learner.num_programs() == 3
-    config = config_lib.apply_method(config_lib.default(), "lp_reg")
+    config = presets.apply_method(defaults.default(), "lp_reg")
     config.learner.recompute_old_logprobs = False
     with pytest.raises(Refused, match="reads old_cut_logprobs, old_square_sum"):
         check.check_method(config, method)
@@ -411,13 +411,18 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
     )
 
 
-@pytest.mark.parametrize("method", ["hapo_public", "grpo", "dr_grpo"])
-def test_every_kind_of_method_gives_its_own_loss(devices, method):
+@pytest.mark.parametrize(
+    ("method", "beside_rows"),
+    [("hapo_public", 0), ("grpo", 0), ("dr_grpo", 0), ("dapo", 4), ("hapo_public", 4)],
+)
+def test_every_kind_of_method_gives_its_own_loss(devices, method, beside_rows):
     """In one micro-batch, so that statistics are those of the mini-batch: the loss of
     the first update equals `method.rows_loss`."""
     mesh, method = one_device(devices), tiny.method(method)
     reference = tiny.params(seed=1) if method.needs_reference else None
     batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
+    second = np.arange(MINIBATCH_ROWS) >= MINIBATCH_ROWS - beside_rows
+    batch = batch._replace(beside=second)
     (_, learnt), metrics = step(
         mesh,
         method,
@@ -425,9 +430,13 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method):
         reference_params=reference,
         cut="packed",
         micro_rows=MINIBATCH_ROWS,
+        beside_rows=beside_rows,
     )
     trained = learnt.prepared.constants["signal" if method.silent_at_zero else "mask"]
+    trained = trained | (batch.completion_mask & second[:, None])
     assert metrics["ledger/trained_tokens"] == trained.sum()
+    own = batch.completion_mask & ~second[:, None]
+    assert metrics["batch/tokens"] == own.sum()
     logprobs, entropy = tiny.teacher_forced(tiny.model(), batch)
     current = {"logprobs": logprobs, "entropy": entropy}
     numerator, denominator, sums = method_lib.rows_loss(

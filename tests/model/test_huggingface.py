@@ -20,7 +20,7 @@ import transformers
 from flax import nnx
 
 from hapo_jax.algo import entropy
-from hapo_jax.model import config as model_config
+from hapo_jax.model import config as config_lib
 from hapo_jax.model import huggingface, layouts, sharding, transformer
 from hapo_jax.model import tokenizer as tokenizer_lib
 from tests import real_data
@@ -86,7 +86,7 @@ FAMILIES = {
     },
 }
 every_family = pytest.mark.parametrize("family", FAMILIES)
-assert FAMILIES.keys() == model_config.FAMILIES.keys(), "each has its parity here"
+assert FAMILIES.keys() == config_lib.FAMILIES.keys(), "each has its parity here"
 
 
 @pytest.fixture(scope="module")
@@ -674,10 +674,8 @@ def test_unsupported_configs_are_named(tmp_path, change, message):
 
 def test_a_row_of_the_table_is_a_family(tmp_path, monkeypatch):
     """All that a family needs whose weights are named and used as another's."""
-    row = model_config.Family("MineForCausalLM", qkv_bias=True)
-    monkeypatch.setattr(
-        model_config, "FAMILIES", {**model_config.FAMILIES, "mine": row}
-    )
+    row = config_lib.Family("MineForCausalLM", qkv_bias=True)
+    monkeypatch.setattr(config_lib, "FAMILIES", {**config_lib.FAMILIES, "mine": row})
     hf = FAMILIES["qwen2"]
     like = load(write_folder(tmp_path / "like", hf))
     mine = {"model_type": "mine", "architectures": ["MineForCausalLM"]}
@@ -701,7 +699,7 @@ def test_a_window_is_refused_also_where_the_file_does_not_name_it(tmp_path):
         with pytest.raises(ValueError, match="sliding_window=4096 .* set it to null"):
             huggingface.load_config(tmp_path)
     window = transformers.AutoConfig.for_model("mistral").sliding_window
-    assert window == model_config.FAMILIES["mistral"].window
+    assert window == config_lib.FAMILIES["mistral"].window
 
 
 def test_no_config(tmp_path):

@@ -9,10 +9,11 @@ import pytest
 import transformers
 
 from configs import countdown
-from hapo_jax import assembly, sft
-from hapo_jax.config import defaults as config_lib
+from hapo_jax import assembly
+from hapo_jax.config import defaults
 from hapo_jax.model import huggingface
 from hapo_jax.model import policy as policy_lib
+from hapo_jax.rollout import demonstrations
 from hapo_jax.tasks.problems import Demonstration
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -87,9 +88,16 @@ def test_lengths_beyond_the_model(config):
 
 def test_a_demonstration_that_cannot_be_encoded_is_named(config):
     policy = describe(config)
-    c = config_lib.default_sft()
+    c = defaults.default_sft()
     shown = [Demonstration("1 2", "3"), Demonstration("1 \ud800", "3")]
     with pytest.raises(
         ValueError, match="demonstration 2 of task.train: .*half a char"
     ):
-        sft.tokenise(shown, c, policy)
+        demonstrations.tokenise(
+            shown,
+            policy.tokenizer,
+            assembly.prompt_encoder(c, policy),
+            max_prompt_tokens=9,
+            max_completion_tokens=9,
+            section="task.train",
+        )

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.rollout import collect, generate, schedule
 from hapo_jax.rollout.batch import TokenRecord
 from hapo_jax.rollout.prompts import PromptSet
@@ -67,7 +67,7 @@ def test_steps_go_on_among_hostile_completions(monkeypatch):
     answer = json.dumps(SPEC)
     problems = tuple(Problem(str(i), "p", answer, "code") for i in range(4))
     prompts = PromptSet(problems, tuple(np.ones(1, np.int32) for _ in problems), 0)
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=2, timeout_s=10.0, memory_gib=2.0, start_timeout_s=60.0
     ) as pool:
         generator = generate.Generator(
@@ -123,7 +123,7 @@ class Scripted(FakePrograms):
 def graded_at_once(pairs):
     """Right if the number is odd; a future that is done."""
     grades = [
-        grading.GradeResult(int(text) % 2, text, "graded", "") for text, _ in pairs
+        pool_lib.GradeResult(int(text) % 2, text, "graded", "") for text, _ in pairs
     ]
     future = concurrent.futures.Future()
     future.set_result(grades)

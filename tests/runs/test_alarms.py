@@ -7,7 +7,7 @@ import pytest
 
 from hapo_jax.runs import alarm_kinds
 from hapo_jax.runs import alarms
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 
 V = 50
 # A step of a healthy run, all metrics that alarms look at.
@@ -39,7 +39,7 @@ WRONG = {
 
 
 def facts(num_steps=100, **changes):
-    c = config_lib.default()
+    c = defaults.default()
     c.num_steps = num_steps
     c.task.name = "math"
     c.task.train = dict(split="train", path="x", prompt_template="", grading="strict")

@@ -15,9 +15,9 @@ from ml_collections import ConfigDict
 from pyarrow import parquet
 from tensorboardX.proto import event_pb2
 
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.runs import folder as run_folder
-from hapo_jax.runs import records as run_records
+from hapo_jax.config import defaults, presets, resolution, upgrade
+from hapo_jax.runs import folder as folder_lib
+from hapo_jax.runs import records as records_lib
 
 
 def make_config(**changes):
@@ -33,12 +33,12 @@ def make_config(**changes):
 
 
 def open_folder(path, *, resume_step=None, config=None, derived=(), **options):
-    home = run_folder.Home(
+    home = folder_lib.Home(
         workdir=path,
-        resolved=config_lib.Resolved(config or make_config(), tuple(derived)),
+        resolved=resolution.Resolved(config or make_config(), tuple(derived)),
         may_change=("num_steps", "mesh"),
     )
-    return run_folder.RunFolder(home, resume_step=resume_step, **options)
+    return folder_lib.RunFolder(home, resume_step=resume_step, **options)
 
 
 def records(mask):
@@ -55,7 +55,7 @@ def records(mask):
         "truncated": np.zeros(b, bool),
     }
     per_token = {
-        name: rng.random(mask.shape, np.float32) for name in run_records.PER_TOKEN
+        name: rng.random(mask.shape, np.float32) for name in records_lib.PER_TOKEN
     }
     per_token |= {
         "tokens": rng.integers(0, 9, mask.shape, np.int32),
@@ -101,7 +101,7 @@ def test_metrics_are_read_back_by_step(tmp_path):
         folder.log(2, {"eval/accuracy": 1.0})
         lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
         assert len(lines) == 4, "every line is on disk before the folder is closed"
-    zero, one, two = run_records.read_metrics(tmp_path)
+    zero, one, two = records_lib.read_metrics(tmp_path)
     assert zero == {"step": 0, "eval/accuracy": 0.5}
     assert one == {"step": 1, "loss/policy": 0.1, "batch/tokens": 7, "on": 1}
     assert two["step"] == 2
@@ -123,20 +123,20 @@ def test_resuming_removes_what_lies_beyond_the_restored_step(tmp_path):
         file.write('{"step": 5, "loss/pol')  # killed while writing
     with open_folder(tmp_path, resume_step=2) as folder:
         folder.log(3, {"loss/policy": 30.0})
-    found = run_records.read_metrics(tmp_path)
+    found = records_lib.read_metrics(tmp_path)
     assert [(m["step"], m["loss/policy"]) for m in found] == [
         (0, 0.0),
         (1, 1.0),
         (2, 2.0),
         (3, 30.0),
     ]
-    assert run_records.rollout_steps(tmp_path) == [0, 1, 2]
-    assert run_records.eval_steps(tmp_path) == [0, 1, 2]
+    assert records_lib.rollout_steps(tmp_path) == [0, 1, 2]
+    assert records_lib.eval_steps(tmp_path) == [0, 1, 2]
     assert len(json.loads((tmp_path / "config.json").read_text())["starts"]) == 2
 
     with open_folder(tmp_path, resume_step=None):
-        assert run_records.read_metrics(tmp_path) == []
-        assert run_records.rollout_steps(tmp_path) == []
+        assert records_lib.read_metrics(tmp_path) == []
+        assert records_lib.rollout_steps(tmp_path) == []
 
 
 def test_a_killed_process_loses_no_finished_line(tmp_path):
@@ -151,30 +151,30 @@ def test_a_killed_process_loses_no_finished_line(tmp_path):
     """)
     done = subprocess.run([sys.executable, "-c", script], timeout=120, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert [m["step"] for m in run_records.read_metrics(tmp_path)] == list(range(100))
+    assert [m["step"] for m in records_lib.read_metrics(tmp_path)] == list(range(100))
 
 
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match="line 2"):
-        run_records.read_metrics(tmp_path)
+        records_lib.read_metrics(tmp_path)
 
 
 def test_rollouts_are_read_back_without_padding(tmp_path):
     given = records(MASK)
     with open_folder(tmp_path) as folder:
         folder.save_rollouts(7, **given)
-    found = run_records.read_rollouts(tmp_path, 7)
+    found = records_lib.read_rollouts(tmp_path, 7)
     assert [len(row["token_strings"]) for row in found] == [3, 1, 0]
     for i, row in enumerate(found):
         assert row["problem_id"] == f"p{i}"
         assert row["completion"] == "a half character ?"
-        for name in set(run_records.PER_TOKEN) - {"token_strings"}:
+        for name in set(records_lib.PER_TOKEN) - {"token_strings"}:
             expected = given["per_token"][name][i][MASK[i]]
             np.testing.assert_array_equal(row[name], expected)
             assert row[name].dtype == expected.dtype
     with pytest.raises(ValueError, match=r"step=8: .* has the steps \[7\]"):
-        run_records.read_rollouts(tmp_path, 8)
+        records_lib.read_rollouts(tmp_path, 8)
 
 
 def test_records_of_an_earlier_version_are_read(tmp_path):
@@ -206,7 +206,7 @@ def test_eval_results_histograms_and_tables(tmp_path):
         histograms = {"entropy/tokens": np.array([[0.1, np.nan]]), "none": np.zeros(0)}
         folder.log_histograms(4, histograms)
         folder.log_table(4, "samples", ["reward", "text"], [[1.0, "a|b\nc"]])
-    assert run_records.read_eval(tmp_path, 4) == results
+    assert records_lib.read_eval(tmp_path, 4) == results
     _, tags = read_board(tmp_path)
     assert "entropy/tokens" in tags
     assert "none" not in tags
@@ -217,14 +217,14 @@ def test_config_json_tells_what_ran(tmp_path):
     with open_folder(tmp_path, devices="8 × cpu"):
         pass
     saved = json.loads((tmp_path / "config.json").read_text())
-    assert run_records.read_config(tmp_path) == saved["config"]
+    assert records_lib.read_config(tmp_path) == saved["config"]
     assert saved["config"]["algo"] == {"clip": {"low": 0.2}, "names": ["a", "b"]}
     (start,) = saved["starts"]
     assert start["versions"]["jax"].startswith("0.")
     assert start["devices"] == "8 × cpu"
     assert start["resume_step"] is None
     with pytest.raises(ValueError, match="give the folder of a run"):
-        run_records.read_config(tmp_path / "absent")
+        records_lib.read_config(tmp_path / "absent")
 
 
 def test_resuming_with_another_config_is_refused_by_key(tmp_path):
@@ -269,7 +269,7 @@ def test_a_derived_setting_may_follow_what_may_change(tmp_path):
 
     def settings(num_steps, decay):
         config = make_config(num_steps=num_steps, decay_steps=decay)
-        return config, config_lib.Derived("decay_steps", 0, decay, "num_steps")
+        return config, resolution.Derived("decay_steps", 0, decay, "num_steps")
 
     config, derived = settings(10, 8)
     with open_folder(tmp_path, config=config, derived=[derived]):
@@ -286,20 +286,20 @@ def test_a_derived_setting_may_follow_what_may_change(tmp_path):
 
 def test_a_run_of_an_earlier_version_is_read_in_todays_units():
     """Its warm-up and decay counted updates, of which a step here has 4."""
-    old = config_lib.apply_method(config_lib.default(), "dapo").to_dict()
+    old = presets.apply_method(defaults.default(), "dapo").to_dict()
     old["rollout"] |= {"batch_prompts": 32, "round_prompts": 32}
     old["learner"] |= {"minibatch_prompts": 16, "passes": 2}
     old["learner"] |= {"warmup_steps": 20, "decay_steps": 580}
     for section, key in (("learner", "schedule"), ("learner", "final_share")):
         del old[section][key]
     del old["settings_of"]
-    found = config_lib.upgraded(old, 1)
+    found = upgrade.upgraded(old, 1)
     assert found["settings_of"] == "dapo"
     assert found["learner"]["schedule"] == "cosine"
     assert found["learner"]["warmup_steps"] == 5
     assert found["learner"]["decay_steps"] == 145
     old["learner"] |= {"warmup_steps": 10}  # no whole number of steps: named as it is
-    assert config_lib.upgraded(old, 1)["learner"]["warmup_steps"] == 2.5
+    assert upgrade.upgraded(old, 1)["learner"]["warmup_steps"] == 2.5
 
 
 def test_other_processes_write_nothing(tmp_path):

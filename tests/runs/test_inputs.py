@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from hapo_jax.config import defaults as config_lib
+from hapo_jax.config import defaults
 from hapo_jax import (evaluate, sft, train)
-from hapo_jax.evaluation import compare as eval_compare
-from hapo_jax.runs import evaluations as eval_folder
+from hapo_jax.evaluation import compare
+from hapo_jax.runs import evaluations
 from hapo_jax.config import eval_sets
-from hapo_jax.runs import inputs as run_inputs
-from hapo_jax.runs import records as run_records
+from hapo_jax.runs import inputs as inputs_lib
+from hapo_jax.runs import records as records_lib
 from hapo_jax.model import huggingface
 from hapo_jax.model import tokenizer as tokenizer_lib
 from tests import test_real_input as real
@@ -245,7 +245,7 @@ def numbers(workdir):
     left_out = ("time/", "perf/", "grading/", "eval/")
     return [
         {k: v for k, v in line.items() if not k.startswith(left_out)}
-        for line in run_records.read_metrics(workdir)
+        for line in records_lib.read_metrics(workdir)
     ]
 
 
@@ -273,8 +273,8 @@ def test_the_reference_is_compared_to_the_bit(home, workdir, monkeypatch):
     monkeypatch.setattr(huggingface, "_SAMPLE_BYTES", 2 * 4 * 32)
     monkeypatch.setattr(huggingface, "_SAMPLE_BLOCKS", 2)
     config = make_config(home, num_steps=2)
-    noted = run_inputs.read(workdir)
-    noted["weights"]["crc sampled values"] = run_inputs._crc(
+    noted = inputs_lib.read(workdir)
+    noted["weights"]["crc sampled values"] = inputs_lib._crc(
         huggingface.sample_weights(home / "model")["model.safetensors"]
     )
     (workdir / "inputs.json").write_text(json.dumps(noted))
@@ -322,8 +322,8 @@ def test_other_sets_may_be_evaluated_on(home, workdir, tmp_path, caplog):
     sets = {"eval.sets": f"math:{tmp_path / 'other.jsonl.gz'}"}
     train.train(make_config(home, num_steps=1, **sets), str(workdir))
     assert "Step 1 has eval/avg@1" in caplog.text
-    assert "(then and now: problems: '2, crc" in caplog.text
-    noted = run_inputs.read(workdir)
+    assert "another protocol (problems: was '2, crc" in caplog.text
+    noted = inputs_lib.read(workdir)
     assert noted["evaluation set other"]["number"] == 3
     assert noted["evaluation set test"]["number"] == len(ROWS)
     with (
@@ -357,7 +357,7 @@ def test_weights_may_lie_in_other_files_or_be_gone_where_nobody_reads_them(
         train.train(config, str(whole))
         index.unlink()
         train.train(config, str(whole))
-        noted = run_inputs.read(whole)
+        noted = inputs_lib.read(whole)
         assert noted["weights"] and "reference policy" not in noted
     finally:
         away.rename(single)
@@ -374,9 +374,9 @@ def test_processes_that_read_other_files_are_refused_all(home, monkeypatch):
         message = np.frombuffer(json.dumps(other).encode(), np.uint8)
         return [arrays, arrays, {"inputs": message}]
 
-    monkeypatch.setattr(run_inputs.distributed, "gather", gather)
+    monkeypatch.setattr(inputs_lib.distributed, "gather", gather)
     with pytest.raises(ValueError, match=r"(?s)process 2 .*task.train: other answers"):
-        run_inputs.agree(inputs)
+        inputs_lib.agree(inputs)
 
 
 # ---- templates ---------------------------------------------------------------------
@@ -391,7 +391,7 @@ def dated(home):
 
 
 def make_sft(home, **changes):
-    c = config_lib.default_sft()
+    c = defaults.default_sft()
     c.num_steps = 1
     c.task.name = "math"
     options = dict(path=str(home / "train.jsonl.gz"), prompt_template="{problem} so")
@@ -446,7 +446,7 @@ def test_a_run_of_an_older_version_may_be_given_a_day(home, dated, workdir):
     with pytest.raises(ValueError, match="asks for the time"):
         start("train", home, workdir)
     start("train", home, workdir, **DAY)
-    noted = run_records.read_config(workdir)["task"]["template_options"]
+    noted = records_lib.read_config(workdir)["task"]["template_options"]
     assert noted == {"date_string": "26 Jul 2024"}
     with pytest.raises(ValueError, match="date_string: was '26 Jul 2024', now 'so 1"):
         start("train", home, workdir, **OTHER_DAY)
@@ -525,28 +525,28 @@ def results(home, tmp_path_factory):
         (
             "model/chat_template.jinja",
             lambda data: data.replace(b"<|im_end|>", b""),
-            "prompts: '",
+            "prompts: was '",
         ),
         (
             "model/tokenizer.json",
             lambda data: data.replace(b'"####"', b'"##"'),
-            "tokenizer: '",
+            "tokenizer: was '",
         ),
-        ("model/generation_config.json", end_tokens, "stop_ids: [1, 3] and [3]"),
+        ("model/generation_config.json", end_tokens, "stop_ids: was [1, 3], now [3]"),
         (
             "model/config.json",
             with_json(rms_norm_eps=1e-3),
-            "model: '",
+            "model: was '",
         ),
         (
             "model/model.safetensors",
             with_tensor("model.norm.weight", lambda x: -x),
-            "checkpoint: '",
+            "checkpoint: was '",
         ),
         (
             "test.parquet",
             gold_of(0),
-            "problems: '",
+            "problems: was '",
         ),
     ],
 )
@@ -561,7 +561,7 @@ def test_an_evaluation_does_not_go_on_with_other_inputs(
 
 def test_an_evaluation_of_an_older_version_goes_on(home, results, tmp_path, caplog):
     out = shutil.copytree(results, tmp_path / "out")
-    path = eval_folder.settings_path(out, "test")
+    path = evaluations.settings_path(out, "test")
     saved = json.loads(path.read_text())
     for key in ("prompts", "model", "tokenizer", "stop_ids", "files"):
         del saved[key]
@@ -572,12 +572,12 @@ def test_an_evaluation_of_an_older_version_goes_on(home, results, tmp_path, capl
     evaluated(home, home / "model", out)
     assert caplog.text.count(note) == 1
     assert json.loads(path.read_text()) == json.loads(
-        eval_folder.settings_path(results, "test").read_text()
+        evaluations.settings_path(results, "test").read_text()
     )
 
 
 def test_what_saw_other_prompts_or_golds_is_not_paired(home, results, tmp_path):
-    assert "test avg@1" in eval_compare.compare(results, results)
+    assert "test avg@1" in compare.compare(results, results)
     template = "model/chat_template.jinja", CHANGES["the chat template"][1]
     for file, change, words in (
         (*template, r"prompts: '\w+' and '\w+'"),
@@ -587,12 +587,12 @@ def test_what_saw_other_prompts_or_golds_is_not_paired(home, results, tmp_path):
         with changed(home / file, change):
             evaluated(home, home / "model", out)
         with pytest.raises(ValueError, match=words):
-            eval_compare.compare(results, out)
+            compare.compare(results, out)
     # Another vocabulary has other ids for the same prompts; that is said.
     file, change, _ = CHANGES["a word of the tokenizer that no prompt has"]
     with changed(home / file, change):
         evaluated(home, home / "model", tmp_path / "words")
-    found = eval_compare.compare(results, tmp_path / "words")
+    found = compare.compare(results, tmp_path / "words")
     assert "test: prompts, stop_ids could not be compared" in found
 
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.tasks import math
 from tests.tasks import hostile_answers
 
@@ -13,7 +13,7 @@ LIMIT_S = 3.0
 
 @pytest.fixture(scope="module")
 def pool():
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=1, timeout_s=LIMIT_S, memory_gib=2.0, start_timeout_s=120.0
     ) as pool:
         pool.grade("math", [(r"\boxed{\frac{84}{2}}", "42")])  # loads math-verify

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import confine, host
 from tests.tasks import hostile_programs
@@ -133,7 +133,7 @@ def test_the_pool_grades_on_among_hostile_programs(outside):
     for number, program in enumerate(hostile[:: len(hostile) // 8]):
         items += [(f"{FUNCTION}  # {number} {i}", BY_ASSERTS) for i in range(19)]
         items.append((program, BY_ASSERTS))
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=2, timeout_s=10.0, memory_gib=2.0, start_timeout_s=60.0
     ) as pool:
         results = pool.grade("code", items)
@@ -148,7 +148,7 @@ def test_the_pool_grades_on_among_hostile_programs(outside):
 def test_programs_end_with_a_grader_that_is_killed(outside):
     """The pool's own clock ends the grader; nothing of the sandbox may survive it."""
     slow = json.loads(BY_INPUT) | {"test_s": 60.0, "total_s": 60.0}
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=1, timeout_s=1.5, memory_gib=2.0, start_timeout_s=60.0
     ) as pool:
         worker = pool._workers[0].process.pid

@@ -1,11 +1,11 @@
 """Tasks of a user's own: how they are named, read, checked, graded, and refused."""
 
+import ml_collections
 import pytest
 
 from hapo_jax import tasks
 from hapo_jax.config import check, eval_sets
-from hapo_jax.config import defaults as config_lib
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from tests.config.test_check import load
 
 MODULE = """
@@ -36,7 +36,7 @@ def own_sums(tmp_path, monkeypatch):
 
 
 def grades(task, items):
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=1, timeout_s=5.0, memory_gib=8.0, start_timeout_s=120.0
     ) as pool:
         return pool.submit(task, items).result()
@@ -46,7 +46,7 @@ def config_of(name, **train):
     c = load("countdown")
     c.unlock()
     c.task.name = name
-    c.task.train = c.task.test = config_lib.ConfigDict(train)
+    c.task.train = c.task.test = ml_collections.ConfigDict(train)
     return c
 
 

@@ -66,6 +66,6 @@ METHODS = {
             "algo.clip.high": 1.0,
         },
         source="arXiv 2505.22617, and the recipe of its code",
-        open=row.STATISTICS,
+        open=f"{row.STATISTICS}, as in its code",
     ),
 }

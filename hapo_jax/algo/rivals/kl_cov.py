@@ -73,6 +73,6 @@ METHODS = {
             "algo.surrogate": {"name": "kl_cov"},
         },
         source="arXiv 2505.22617",
-        open=f"share: 0.002 for 7B, 0.0002 for 32B; {row.STATISTICS}",
+        open=f"share: 0.002 for 7B, 0.0002 for 32B; {row.STATISTICS}, as in its code",
     ),
 }

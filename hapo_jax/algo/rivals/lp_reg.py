@@ -74,6 +74,6 @@ METHODS = {
             "algo.regulariser": {"name": "lp_reg"},
         },
         source="arXiv 2510.03222, with the constants of its code",
-        open=row.STATISTICS,
+        open=f"{row.STATISTICS}, as in its code",
     ),
 }

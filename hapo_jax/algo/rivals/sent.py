@@ -175,7 +175,8 @@ METHODS = {
     "sent_code": row.Row(
         {**_CODE, "algo.selection": {"name": "sent_code"}},
         source="the published code of arXiv 2512.04359",
-        open=f"whose covariance it is: algo.selection.gather; {row.STATISTICS}",
+        open="whose covariance it is: algo.selection.gather; "
+        f"{row.STATISTICS}, as in that code",
     ),
     "sent_code_v1": row.Row(
         {
@@ -184,6 +185,6 @@ METHODS = {
             "algo.mask": {"name": "low_entropy"},
         },
         source="the published code of arXiv 2512.04359, its first form",
-        open=row.STATISTICS,
+        open=f"{row.STATISTICS}, as in that code",
     ),
 }

@@ -70,6 +70,6 @@ METHODS = {
             "rollout.dynamic_sampling": False,
         },
         source="arXiv 2602.15620",
-        open=row.STATISTICS,
+        open=f"{row.STATISTICS}; the paper's are of a mini-batch under the current one",
     ),
 }

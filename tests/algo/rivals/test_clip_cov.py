@@ -1,11 +1,9 @@
 """Clip-Cov."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from hapo_jax.algo import entropy, masked, selections
-from hapo_jax.algo import method as method_lib
 from hapo_jax.algo.rivals import clip_cov
 from tests import golden, tiny
 from tests.algo import given
@@ -28,17 +26,9 @@ def _clip_cov(case):
     tokens, stats = golden.tokens(case), entropy.initial_stats()
     # A lot that falls on the tokens of the archive, if it falls on as many as there.
     dropped = jnp.asarray(case.expected["dropped"] > 0)
-    constants = given.constants(made, tokens, stats)
-    constants |= {"random": jnp.where(dropped, 0.25, 0.75)}
-    state = given.state(made, stats)
-
-    def mean(logprobs):
-        current = {"logprobs": logprobs, "entropy": tokens.entropy}
-        total, size, _ = method_lib.rows_loss(made, current, constants, state)
-        return total / size
-
-    value, grad = jax.value_and_grad(mean)(tokens.logprobs)
-    terms = made.terms(tokens.current(), constants, state)
+    random = jnp.where(dropped, 0.25, 0.75)
+    value, grad, _ = golden.value_and_grad(made, tokens, stats, random=random)
+    terms = given.terms(made, tokens, stats, random=random)
     cov = selections.covariance(tokens.logprobs, tokens.advantages, case.mask)
     # Those that are left out if all that are eligible are.
     kept, _ = clip_cov.clip_cov(
@@ -48,7 +38,7 @@ def _clip_cov(case):
     )
     left_out, _ = clip_cov.clip_cov(
         *(tokens.logprobs, tokens.old_logprobs, tokens.advantages),
-        *(terms.clip_low, terms.clip_high, constants["random"], case.mask),
+        *(terms.clip_low, terms.clip_high, random, case.mask),
         **options,
     )
     left_out = case.mask & ~left_out

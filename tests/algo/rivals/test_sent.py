@@ -1,15 +1,12 @@
 """SENT."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hapo_jax.algo import entropy, selections
-from hapo_jax.algo import method as method_lib
 from hapo_jax.algo.rivals import sent
 from tests import golden, tiny
-from tests.algo import given
 
 # The archives' share of the covariance's tails; the code's is 0.0002.
 TAILS = 0.1
@@ -43,15 +40,9 @@ def _by_rows(case):
     for strength in (0.5, 2.0):
         both = (np.sort(cov[of == strength]) for of in (selected, ours))
         np.testing.assert_allclose(*both, rtol=1e-5)
-    constants = given.constants(made, tokens, stats)
-    constants |= {"selected": jnp.asarray(selected, jnp.float32)}
-
-    def mean(logprobs):
-        current, state = {"logprobs": logprobs}, given.state(made, stats)
-        total, size, _ = method_lib.rows_loss(made, current, constants, state)
-        return total / size
-
-    value, grad = jax.value_and_grad(mean)(tokens.logprobs)
+    value, grad, _ = golden.value_and_grad(
+        made, tokens, stats, selected=jnp.asarray(selected, jnp.float32)
+    )
     return {"loss": value, "grad_log_prob": grad}
 
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.grading import processes
 from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import confine, host, trials
@@ -140,7 +140,7 @@ def test_a_launcher_that_is_killed_costs_no_verdict():
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_pool_grades_again_what_others_disturbed(level, number):
     """As a rival that reaches it would; nobody's score suffers."""
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=1, timeout_s=9.0, memory_gib=2.0, start_timeout_s=60.0
     ) as pool:
         assert pool.grade("code", [(RIGHT, json.dumps(SPEC))])[0].score == 1.0

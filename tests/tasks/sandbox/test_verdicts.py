@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from hapo_jax.grading import pool as grading
+from hapo_jax.grading import pool as pool_lib
 from hapo_jax.system.user_files import any_digits
 from hapo_jax.tasks import code, harnesses
 from hapo_jax.tasks.sandbox import confine, host, trials
@@ -207,7 +207,7 @@ def test_values_that_attack_are_no_crash_of_the_grader():
         "def f(): return [[]] * (2**21 - 9)",
         "def f(): return 3 / 2",
     ]
-    with grading.GradingPool(
+    with pool_lib.GradingPool(
         num_workers=1, timeout_s=10.0, memory_gib=2.0, start_timeout_s=60.0
     ) as pool:
         results = pool.grade("code", [(p, json.dumps(spec)) for p in programs])

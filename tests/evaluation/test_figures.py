@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from benchmarks import intervals
-from hapo_jax.evaluation import scores as eval_scores
+from hapo_jax.evaluation import figures as figures_lib
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from hapo_jax.evaluation import scores as eval_scores
     ],
 )
 def test_pass_at_k_by_hand(n, c, k, expected):
-    np.testing.assert_allclose(eval_scores.pass_at_k(n, c, k), expected, atol=1e-15)
+    np.testing.assert_allclose(figures_lib.pass_at_k(n, c, k), expected, atol=1e-15)
 
 
 def test_pass_at_k_counts_subsets():
@@ -30,17 +30,17 @@ def test_pass_at_k_counts_subsets():
         for k, c in itertools.product(range(1, n + 1), range(n + 1)):
             subsets = list(itertools.combinations(np.arange(n) < c, k))
             expected = np.mean([any(s) for s in subsets])
-            found = eval_scores.pass_at_k(n, c, k)
+            found = figures_lib.pass_at_k(n, c, k)
             np.testing.assert_allclose(found, expected, atol=1e-12)
     # Large counts must not overflow; shapes follow c.
-    found = eval_scores.pass_at_k(10_000, np.array([[0, 1], [5_000, 10_000]]), 100)
+    found = figures_lib.pass_at_k(10_000, np.array([[0, 1], [5_000, 10_000]]), 100)
     np.testing.assert_allclose(found, [[0, 0.01], [1, 1]], atol=1e-9)
 
 
 @pytest.mark.parametrize(("n", "c", "k"), [(4, 1, 5), (4, 5, 2), (4, -1, 2), (4, 1, 0)])
 def test_pass_at_k_refuses_what_cannot_be(n, c, k):
     with pytest.raises(ValueError, match=f"k={k} must be in"):
-        eval_scores.pass_at_k(n, c, k)
+        figures_lib.pass_at_k(n, c, k)
 
 
 @pytest.mark.parametrize("n", [1, 2, 10, 30, 500])
@@ -48,7 +48,7 @@ def test_intervals_of_zeros_and_ones_are_clopper_and_pearsons(n):
     for ones in {0, 1, n // 3, n - 1, n}:
         low = stats.beta.ppf(0.025, ones, n - ones + 1) if ones else 0.0
         high = stats.beta.ppf(0.975, ones + 1, n - ones) if ones < n else 1.0
-        found = eval_scores.interval(np.arange(n) < ones, draws=1)
+        found = figures_lib.interval(np.arange(n) < ones, draws=1)
         np.testing.assert_allclose(found, (low, high), atol=0.005 * (high - low))
         assert found[0] <= low + 1e-5 and high - 1e-5 <= found[1]
 
@@ -62,25 +62,25 @@ def test_intervals_are_those_of_randomly_weighted_problems():
             np.quantile(weights @ [*values, low], 0.025),
             np.quantile(weights @ [*values, high], 0.975),
         )
-        found = eval_scores.interval(values, low, high)
+        found = figures_lib.interval(values, low, high)
         np.testing.assert_allclose(found, expected, atol=0.01 * (found[1] - found[0]))
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 0.5, 1.0])
 @pytest.mark.parametrize("n", [1, 2, 10, 500])
 def test_equal_values_do_not_have_an_interval_of_width_0(n, value):
-    low, high = eval_scores.interval(np.full(n, value), draws=4)
+    low, high = figures_lib.interval(np.full(n, value), draws=4)
     assert low <= value <= high
     # No more certain than 4 n problems of one completion each, whatever the spread.
     right = round(4 * n * value)
-    ends = eval_scores.interval(np.arange(4 * n) < right)
+    ends = figures_lib.interval(np.arange(4 * n) < right)
     assert low <= ends[0] and ends[1] <= high
     # Nor than n problems that might have been otherwise: the rule of three.
     unseen = 1 - 0.025 ** (1 / n)
     assert low <= value - value * unseen * 0.99
     assert high >= value + (1 - value) * unseen * 0.99
     for shift in (value, -value):
-        low, high = eval_scores.interval(np.full(n, shift), -1.0, 1.0, draws=4)
+        low, high = figures_lib.interval(np.full(n, shift), -1.0, 1.0, draws=4)
         assert low <= shift <= high and high - low > unseen
 
 
@@ -91,18 +91,18 @@ def test_intervals_at_their_edges():
         rates = rng.beta(*rng.uniform(0.02, 3, 2), (2, n))
         a, b = rng.binomial(k, rates) / k * rng.choice([1, 1e-17, 1 / 3])
         for values, floor in ((a, 0.0), (b - a, -1.0)):
-            low, high = eval_scores.interval(values, floor, draws=int(k))
+            low, high = figures_lib.interval(values, floor, draws=int(k))
             assert floor <= low <= values.mean() <= high <= 1 and low < high
     # Rounding does no harm, near a bound or beyond it.
     values = np.array([1 - 1e-16, 1 + 1e-16, 1.0])
-    assert eval_scores.interval(values)[1] == 1
+    assert figures_lib.interval(values)[1] == 1
     with pytest.raises(ValueError, match="shape"):
-        eval_scores.interval(np.zeros(0))
+        figures_lib.interval(np.zeros(0))
     with pytest.raises(ValueError, match="shape"):
-        eval_scores.interval(np.zeros((2, 2)))
+        figures_lib.interval(np.zeros((2, 2)))
     for beyond in (2.0, -0.1, np.nan):
         with pytest.raises(ValueError, match="reach from"):
-            eval_scores.interval(np.array([0.0, beyond]))
+            figures_lib.interval(np.array([0.0, beyond]))
 
 
 # Where Wilson's interval, of an effective size, or Student's cover 16 to 88 %.
@@ -166,7 +166,7 @@ def test_summary_by_hand():
         record([1.0, 0.0, 0.0, 1.0], truncated=[True, True, False, False]),
         record([0.0] * 4, majority_score=0.0, lengths=[12] * 4, entropy=[2.0] * 4),
     ]
-    found = eval_scores.summary(records, max_tokens=12)
+    found = figures_lib.summary(records, max_tokens=12)
     expected = {
         "eval/avg@4": 0.25,
         "eval/maj@4": 0.5,
@@ -184,6 +184,6 @@ def test_summary_by_hand():
             assert found[f"{key}_low"] < value < found[f"{key}_high"]
     # An entropy has no bound, nor has a length that nothing limits: no interval.
     assert "eval/entropy_low" not in found
-    assert "eval/length_low" not in eval_scores.summary(records)
+    assert "eval/length_low" not in figures_lib.summary(records)
     assert "eval/greedy" not in found and "eval/pass@3" not in found
-    assert "eval/pass@3_low" in eval_scores.summary(records, every_pass=True)
+    assert "eval/pass@3_low" in figures_lib.summary(records, every_pass=True)

@@ -1,6 +1,6 @@
 """The figures of an evaluation, from its records, with intervals over problems.
 
-Needs no JAX: `eval_sampling.py` makes the records; it and `evaluate.py` call this.
+Needs no JAX: `sampling.py` makes the records; it and `evaluate.py` call this.
 """
 
 import math
@@ -150,7 +150,7 @@ def per_problem(
     """Each figure of each problem.
 
     Args:
-      records: of an evaluation, see `eval_sampling.records`; at least one.
+      records: of an evaluation, see `sampling.records`; at least one.
       passes: the j of pass@j that are wanted, each at most k.
 
     Returns:

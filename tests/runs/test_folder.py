@@ -183,8 +183,8 @@ def test_records_of_an_earlier_version_are_read(tmp_path):
         folder.save_rollouts(7, **records(MASK))
     (path,) = (tmp_path / "rollouts").glob("*.parquet")
     parquet.write_table(parquet.read_table(path).drop_columns(["cut_logit"]), path)
-    for row in run_records.read_rollouts(tmp_path, 7):
-        assert row.keys() == set(run_records.SCHEMA.names) - {"cut_logit"}
+    for row in records_lib.read_rollouts(tmp_path, 7):
+        assert row.keys() == set(records_lib.SCHEMA.names) - {"cut_logit"}
 
 
 def test_incomplete_records_are_refused(tmp_path):

@@ -90,6 +90,13 @@ def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
         f"data.on_error={c.data.on_error!r} is about files, and "
         f"task.name={c.task.name!r} reads none; leave it at 'stop'.",
     )
+    if c.data.order == "semantic_entropy":
+        for name, what in (("samples", "completions"), ("stages", "stages")):
+            need(
+                c.data.curriculum[name] > 0,
+                f"data.curriculum.{name} is missing: data.order='semantic_entropy' "
+                f"needs its number of {what}, which arXiv 2512.04359 does not give.",
+            )
     cut = [
         f"rollout.{name}={r[name]}"
         for name, whole in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
@@ -104,6 +111,12 @@ def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
         "ratios are of all of it: they would be off in every update. Set "
         "algo.ratio_of='sampled', draw from the whole, correct by "
         "algo.importance.mode='token', or set rollout.off_policy='accept'.",
+    )
+    need(
+        not r.correction.share or learner.recompute_old_logprobs,
+        f"rollout.correction.share={r.correction.share} puts tokens into completions "
+        "that nobody drew, and with learner.recompute_old_logprobs=False log-probs are "
+        "those that the sampler recorded; set one of them to 0 or True.",
     )
     need(
         not (c.algo.demonstrations.share and r.second.share),

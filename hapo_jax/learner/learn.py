@@ -150,7 +150,10 @@ def prepare(
         mask=batch.completion_mask,
         old_logprobs=old.logprobs,
         old_entropy=old.entropy,
-        behavior_logprobs=batch.record.behavior_logprobs,
+        # What nobody drew is taken as drawn from the old policy.
+        behavior_logprobs=np.where(
+            batch.given, old.logprobs, batch.record.behavior_logprobs
+        ),
         reference_logprobs=None if reference is None else reference.logprobs,
         rewards=batch.rewards,
         scores=batch.scores,

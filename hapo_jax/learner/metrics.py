@@ -67,9 +67,7 @@ def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, f
     entropy, advantages = rows.old_entropy[mask], prepared.constants["advantages"][mask]
     # How much likelier the old policy finds a token than the distribution that it was
     # drawn from: adaptive temperature, truncation, and groups of earlier steps.
-    ratio = np.exp(
-        np.clip(rows.old_logprobs - batch.record.behavior_logprobs, -20, 20)[mask]
-    )
+    ratio = np.exp(np.clip(rows.old_logprobs - rows.behavior_logprobs, -20, 20)[mask])
     off = np.abs(ratio - 1)
     return metrics | {
         "batch/entropy": float(entropy.mean()),
@@ -90,7 +88,7 @@ def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, f
 def of_mismatch(batch: RolloutBatch, recorded: Scores, rows: Rows) -> dict[str, float]:
     """How far sampler and learner are apart where they are the same policy, in nats:
     nothing but rounding, and groups that were carried over from earlier steps."""
-    mask = _own(batch)
+    mask = _own(batch) & ~batch.given
     gap = np.abs(recorded.logprobs[mask] - rows.old_logprobs[mask])
     if not len(gap):
         return {}

@@ -51,7 +51,7 @@ class RolloutBatch(NamedTuple):
       prompt_lengths: [B] int32, in tokens.
       completion_tokens: [B, T] int32, the stop token included, padded on the right.
       completion_mask: [B, T] bool, True on the tokens that were sampled.
-      record: [B, T], of the tokens; 0 outside the mask.
+      record: [B, T], of the tokens; 0 outside the mask, and where nobody drew one.
       group_ids: [B] int32 in [0, B), equal within a group.
       prompt_ids: [B] int64, row of the problem in its data set; -1 marks an empty row.
       sample_ids: [B] int32, which of the prompt's completions in its step.
@@ -60,6 +60,7 @@ class RolloutBatch(NamedTuple):
       baselines: [B] float32, reward of the prompt's greedy completion; 0 where none
         was drawn.
       truncated: [B] bool, stopped by the token limit.
+      given: [B, T] bool, tokens that were put there and not drawn; `correction.py`.
       beside: [B] bool, learnt from beside the batch: of a second rollout, or a
         demonstration.
     """
@@ -76,6 +77,7 @@ class RolloutBatch(NamedTuple):
     rewards: np.ndarray
     baselines: np.ndarray
     truncated: np.ndarray
+    given: np.ndarray
     beside: np.ndarray
 
     @classmethod
@@ -109,6 +111,7 @@ class RolloutBatch(NamedTuple):
             rewards=np.zeros(B, np.float32),
             baselines=np.zeros(B, np.float32),
             truncated=np.zeros(B, bool),
+            given=np.zeros((B, T), bool),
             beside=np.zeros(B, bool),
         )
 

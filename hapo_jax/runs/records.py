@@ -28,6 +28,7 @@ METRICS = "metrics.jsonl"
 BEGUN = ".begun"  # ends the name of a file that is being written
 ROLLOUTS = "rollouts"
 EVAL = "eval"
+ORDER = "order.jsonl"
 
 # The columns of a record. Lists have one element per token of the completion.
 PER_COMPLETION = {

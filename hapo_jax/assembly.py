@@ -8,6 +8,7 @@ policy. What is open while a run goes on is in `session.py`.
 import collections
 import dataclasses
 import functools
+import json
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
@@ -33,10 +35,12 @@ from hapo_jax.model import attention, huggingface, sharding
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.model.policy import Policy
+from hapo_jax.rollout import correction as correction_lib
 from hapo_jax.rollout import demonstrations, memory, second
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import tuning as tuning_lib
+from hapo_jax.rollout.correction import Correction
 from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.prompts import PromptSet
@@ -116,6 +120,7 @@ class Run:
       optimizer: with its learning rate.
       prompts: the problems that are trained on.
       demonstrations: that are imitated beside them.
+      correction: of wrong completions; None if they stay as they are.
     """
 
     config: ConfigDict
@@ -124,6 +129,7 @@ class Run:
     optimizer: optimizer_lib.Optimizer | None = None
     prompts: PromptSet | None = None
     demonstrations: Demonstrations | None = None
+    correction: Correction | None = None
 
     @property
     def work(self) -> Work:
@@ -195,8 +201,10 @@ def assemble(config: ConfigDict) -> Run:
     if config.algo.demonstrations.share:
         shown = make_demonstrations(config, policy, "task.demonstrations")
     method = make_method(config, num_prompts=len(prompts))
-    run = of_policy(config, policy, method)
-    return dataclasses.replace(run, prompts=prompts, demonstrations=shown)
+    run = dataclasses.replace(
+        of_policy(config, policy, method), prompts=prompts, demonstrations=shown
+    )
+    return dataclasses.replace(run, correction=_make_correction(run))
 
 
 def of_policy(config: ConfigDict, policy: Policy, method: Method) -> Run:
@@ -494,19 +502,27 @@ def _width(options: ConfigDict, longest: int) -> int:
 
 
 def make_programs(
-    run: Run, draws: Draws, *, processes: int | None = None
+    run: Run,
+    draws: Draws,
+    *,
+    processes: int | None = None,
+    prompt_tokens: int | None = None,
+    completion_tokens: int | None = None,
 ) -> programs_lib.Programs:
     """Programs that sample, with as many slots as the config asks for, or as fit.
 
     Args:
       run, draws: what they are for.
       processes: that share completions and slots; None: those there are.
+      prompt_tokens, completion_tokens: of the longest; None: the config's.
 
     Raises:
       Refused: the slots do not fit into memory or onto the mesh.
     """
     r, policy, mesh = run.config.rollout, run.policy, run.policy.sample_mesh
     group_size = draws.group_size
+    P, T = prompt_tokens or r.max_prompt_tokens, r.max_completion_tokens
+    T = completion_tokens or T
     processes = processes or jax.process_count()
     if r.slots % processes:
         raise Refused(
@@ -516,15 +532,15 @@ def make_programs(
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     # Rows that share a prompt stay until all have finished. That is worth it where
     # reading the prompt is a good part of a decode step.
-    rows_per_lane = group_size if r.max_prompt_tokens >= r.share_prompts_from else 1
+    rows_per_lane = group_size if r.share_prompts_from <= P else 1
     # What it is given, and decoding's weights.
     copies = 2 * policy.sampler_bytes()
     budget = memory.budget_bytes(r.memory_fraction, run.kept_bytes + copies)
     slot_bytes = (
         memory.bytes_per_slot(
             policy.config,
-            prompt_columns=r.max_prompt_tokens,
-            completion_columns=r.max_completion_tokens + r.max_completion_tokens // 4,
+            prompt_columns=P,
+            completion_columns=T + T // 4,
             rows_per_lane=rows_per_lane,
             itemsize=policy.dtype.itemsize,
         )
@@ -544,9 +560,65 @@ def make_programs(
         draws.sampling,
         num_slots=num_slots,
         rows_per_lane=rows_per_lane,
-        max_prompt_tokens=r.max_prompt_tokens,
-        max_completion_tokens=r.max_completion_tokens,
+        max_prompt_tokens=P,
+        max_completion_tokens=T,
         chunk_tokens=r.chunk_tokens,
+    )
+
+
+def _make_correction(run: Run) -> Correction | None:
+    """What corrects wrong completions, as the config's `rollout.correction` says.
+
+    Raises:
+      Refused: the task has no reference solutions, some problem has none, or a
+        correction has no room in a completion.
+    """
+    config, r = run.config, run.config.rollout
+    options, encode = r.correction, run.policy.tokenizer.encode
+    if not options.share:
+        return None
+    task = tasks.get(config.task.name)
+    if not (hasattr(task, "demonstrations") and hasattr(task, "gold_text")):
+        raise Refused(
+            f"rollout.correction.share={options.share} writes answers and reference "
+            f"solutions into completions, and task.name={config.task.name!r} has none "
+            "(functions gold_text and demonstrations); set it to 0, or choose a task "
+            "that has."
+        )
+    known = check.options_of(task.demonstrations)
+    given = {k: v for k, v in config.task.train.items() if k in known}
+    given |= {"columns": options.columns, "size": 0}
+    shown = task.demonstrations(**{k: v for k, v in given.items() if k in known})
+    answers, solutions = correction_lib.texts(
+        run.prompts.problems,
+        {json.dumps(d.prompt): d.completion for d in shown},
+        gold=task.gold_text,
+        encode=encode,
+        key=json.dumps,
+    )
+    doubt = np.asarray(encode(correction_lib.DOUBT), np.int32)
+    first = r.max_completion_tokens - len(doubt) - options.new_tokens
+    if first < 1:
+        raise Refused(
+            f"rollout.correction.new_tokens={options.new_tokens} and the {len(doubt)} "
+            "tokens before them leave no room in "
+            f"rollout.max_completion_tokens={r.max_completion_tokens} for a completion "
+            "that could be corrected; raise that, or lower the former."
+        )
+    draws = run.draws._replace(group_size=1, most_rows=r.round_prompts * r.group_size)
+    return Correction(
+        programs=make_programs(
+            run,
+            draws,
+            prompt_tokens=r.max_prompt_tokens + first + len(doubt),
+            completion_tokens=options.new_tokens,
+        ),
+        doubt=doubt,
+        answers=answers,
+        solutions=solutions,
+        share=options.share,
+        extend=options.extend,
+        below_prompt_tokens=options.below_prompt_tokens,
     )
 
 
@@ -557,6 +629,7 @@ def make_generator(
     pool: pool_lib.GradingPool,
     *,
     task: str = "",
+    correction: Correction | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     beat: Callable[[], None] = lambda: None,
 ) -> Generator:
@@ -566,7 +639,7 @@ def make_generator(
       run: decides on rewards and the seed.
       programs, prompts, pool: what it works with.
       task: that grades; empty for the config's.
-      should_stop, beat: see Generator.
+      correction, should_stop, beat: see Generator.
     """
     config = run.config
     return Generator(
@@ -583,6 +656,7 @@ def make_generator(
             factor=config.reward.overlong_factor,
         ),
         seed=config.seed,
+        correction=correction,
         should_stop=should_stop,
         beat=beat,
     )

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import tqdm
 from absl import flags
 from flax import nnx
@@ -24,8 +25,8 @@ from hapo_jax import session as session_lib
 from hapo_jax.assembly import Run
 from hapo_jax.config import check, eval_sets
 from hapo_jax.config.eval_sets import EvalSet
+from hapo_jax.evaluation import curriculum, report
 from hapo_jax.evaluation import figures as figures_lib
-from hapo_jax.evaluation import report
 from hapo_jax.evaluation import sampling as sampling_lib
 from hapo_jax.evaluation.sampling import Evaluator
 from hapo_jax.grading.pool import GradingPool
@@ -44,6 +45,7 @@ from hapo_jax.rollout import second as second_lib
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.rollout.generate import Generator
+from hapo_jax.rollout.ledger import Ledger
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.runs import inputs as inputs_lib
 from hapo_jax.runs import records as records_lib
@@ -94,6 +96,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         state, stream = start.state, StreamState()
         if start.extra is not None:
             stream = StreamState.from_plain(start.extra)
+        take, stream = _order(session, parts, state, stream)
         evaluate = functools.partial(_evaluate, session, parts.evaluators)
         ends = stream.has_sampled(config.max_sampled_tokens)
         if session.owes_evaluation(figures_lib.PROTOCOL, ends=ends):
@@ -106,7 +109,7 @@ def train(config: ConfigDict, workdir: str) -> None:
             with session.urgent(step):
                 try:
                     batch, stream, metrics = _collect(
-                        session, parts.generator, state, stream, step
+                        session, parts.generator, state, stream, step, take
                     )
                 except generate_lib.Abandoned:
                     # Nothing of this step has happened: there is the one before.
@@ -224,6 +227,7 @@ def _build(
         assembly.make_programs(run, run.draws),
         run.prompts,
         pool,
+        correction=run.correction,
         should_stop=stop.asked,
         beat=watch.beat,
     )
@@ -245,19 +249,62 @@ def _with_cuts(launch: Launch, parts: _Parts) -> Launch:
     return launch._replace(facts=launch.facts | {"devices": devices})
 
 
+def _order(
+    session: Session, parts: _Parts, state: TrainState, stream: StreamState
+) -> tuple[Callable[[int, int], np.ndarray], StreamState]:
+    """The order of the training problems: (cursor, count) -> their places.
+
+    One that follows from the first policy's answers is found before the first step,
+    and what was drawn for it is the stream's first expense.
+
+    Raises:
+      Refused: the answers are gone, and so is the policy that gave them.
+    """
+    run, seed, options = session.run, session.config.seed, session.config.data
+    if options.order == "shuffled":
+        return functools.partial(prompts_lib.take, len(run.prompts), seed), stream
+    found = {record["id"]: record for record in session.files.order_records()}
+    whole = distributed.of_first(all(p.id in found for p in run.prompts.problems))
+    if session.first and not whole:
+        raise Refused(
+            f"{session.workdir}/{records_lib.ORDER} does not hold every training "
+            "problem, and the policy that it was made by is gone; put it back, or "
+            "begin anew in another workdir."
+        )
+    evaluator = curriculum.evaluator(run, parts.pool, beat=session.watch.beat)
+    with session.stop.at_once("ordering the problems"):
+        records = sampling_lib.complete(
+            evaluator,
+            run.to_sampler(state.params),
+            found,
+            lambda record: session.files.keep_order(
+                {name: record[name] for name in curriculum.KEPT}
+            ),
+        )
+    if not session.first:
+        lengths = [n for record in records for n in record["lengths"]]
+        spent = Ledger(sampled_tokens=sum(lengths), sampled_completions=len(lengths))
+        stream = stream._replace(spent=spent)
+    stages = curriculum.stages(
+        records, options.curriculum.stages, per_token=options.curriculum.per_token
+    )
+    return functools.partial(prompts_lib.take_staged, stages, seed), stream
+
+
 def _collect(
     session: Session,
     generator: Generator,
     state: TrainState,
     stream: StreamState,
     step: int,
+    take: Callable[[int, int], np.ndarray],
 ):
     """The batch of a step, the stream behind it, and metrics; see `collect`.
 
     The sampler's copy of the parameters lives no longer than this.
     """
     run = session.run
-    config, r = run.config, run.config.rollout
+    r = run.config.rollout
     draw = functools.partial(
         generate_lib.generate,
         generator,
@@ -271,7 +318,7 @@ def _collect(
         batch, stream, metrics = collect_lib.collect(
             stream,
             lambda ids, first: draw(prompt_ids=ids, first_sample=first),
-            functools.partial(prompts_lib.take, len(run.prompts), config.seed),
+            take,
             batch_prompts=r.batch_prompts,
             round_prompts=r.round_prompts,
             group_size=r.group_size,

@@ -10,7 +10,14 @@ from hapo_jax.runs import records as records_lib
 from tests.test_real_input import checkpoint, data, make_config  # noqa: F401, fixtures
 
 # Rollouts that differ: temperatures, groups left out, other rewards.
-METHODS = ("hapo", "dapo", "grpo", "hapo_public", "aepo", "remax")
+CORRECTION = {"share": 1.0, "new_tokens": 2}
+CHANGES = {
+    "edge_grpo": {
+        "rollout.max_completion_tokens": 20,
+        **{f"rollout.correction.{key}": value for key, value in CORRECTION.items()},
+    }
+}
+METHODS = ("hapo", "dapo", "grpo", "hapo_public", "aepo", "remax", "edge_grpo")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +43,8 @@ def runs(checkpoint, data, tmp_path_factory):  # noqa: F811
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(generate_lib, "generate", generate)
             patch.setattr(schedule, "run", run)
-            config = make_config(checkpoint, data, method, num_steps=2)
+            changes = CHANGES.get(method, {})
+            config = make_config(checkpoint, data, method, num_steps=2, **changes)
             train.train(config, str(workdir))
         lines = [m for m in records_lib.read_metrics(workdir) if m["step"]]
         found[method] = lines, drawn, lengths
@@ -73,7 +81,10 @@ def test_the_ledger_holds_all_that_was_drawn(runs, method):
         lines[i]["rollout/completions"] for i in (0, 1)
     )
     # Of four prompts per step: a greedy completion each, or one of them drawn again.
-    assert beside == {"remax": 2 * 4, "aepo": 2 * 8}.get(method, 0)
+    extended = sum(line.get("correction/extended", 0) for line in lines)
+    assert beside == {"remax": 2 * 4, "aepo": 2 * 8, "edge_grpo": extended}.get(
+        method, 0
+    )
     for name in ("sampled_tokens", "sampled_completions", "trained_tokens", "updates"):
         total = sum(line[f"ledger/{name}"] for line in lines)
         assert last[f"ledger/total_{name}"] == total
@@ -96,6 +107,27 @@ def test_a_second_rollout_is_paid_for_and_in_no_mean(runs):
         assert line["second/kept"] == expected
     assert [line["second/temperature"] for line in lines] == [1.2, 0.8]
     assert sum(line["second/kept"] for line in lines) > 0
+
+
+@pytest.mark.slow
+def test_corrections_are_paid_for_and_change_what_is_learnt_from(runs):
+    lines, drawn, lengths = runs["edge_grpo"]
+    for line, batch in zip(lines, drawn, strict=True):
+        kinds = [line[f"correction/{k}"] for k in ("extended", "answered", "replaced")]
+        wrong = 32 * (1 - line["correction/first_accuracy"])
+        assert 0 < sum(kinds) <= round(wrong) and min(kinds) > 0
+        assert line["rollout/accuracy"] > line["correction/first_accuracy"]
+        # Put behind a first completion, or in its place.
+        given = batch.given.any(1)
+        assert given.sum() == sum(kinds)
+        assert (batch.given & batch.completion_mask).sum() == batch.given.sum()
+        assert not batch.record.temperature[batch.given].any()
+        drawn_there = batch.completion_mask & ~batch.given
+        assert (batch.record.temperature[drawn_there] > 0).all()
+    # Nobody has paid for what was put there, and somebody for what it replaced.
+    paid = sum(line["ledger/sampled_tokens"] for line in lines)
+    kept = sum((b.completion_mask & ~b.given).sum() for b in drawn)
+    assert sum(lengths) == paid >= kept
 
 
 @pytest.mark.slow

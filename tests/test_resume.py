@@ -18,6 +18,15 @@ RUNS = {
         "aepo",
         {"learner.minibatch_prompts": 2, "rollout.beside.entropy_target": 1.9},
     ),
+    "correction": (
+        "edge_grpo",
+        {
+            "rollout.max_completion_tokens": 12,
+            "rollout.correction.share": 1.0,
+            "rollout.correction.new_tokens": 2,
+            "algo.importance.mode": "token",
+        },
+    ),
     "optimistic_adagrad": ("dapo", {"learner.optimizer": "optimistic_adagrad"}),
 }
 

@@ -90,17 +90,33 @@ def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
         f"data.on_error={c.data.on_error!r} is about files, and "
         f"task.name={c.task.name!r} reads none; leave it at 'stop'.",
     )
+    if c.data.order == "semantic_entropy":
+        for name, what in (("samples", "completions"), ("stages", "stages")):
+            need(
+                c.data.curriculum[name] > 0,
+                f"data.curriculum.{name} is missing: data.order='semantic_entropy' "
+                f"needs its number of {what}, which arXiv 2512.04359 does not give.",
+            )
     cut = [
         f"rollout.{name}={r[name]}"
         for name, whole in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0))
         if r[name] != whole
     ]
     need(
-        not cut or c.algo.importance.mode != "none" or r.off_policy == "accept",
+        not cut
+        or c.algo.ratio_of == "sampled"
+        or c.algo.importance.mode != "none"
+        or r.off_policy == "accept",
         f"{', '.join(cut)} draws from a part of the vocabulary, and the learner's "
-        "ratios are of all of it: they would be off in every update. Draw from the "
-        "whole, correct by algo.importance.mode='token', or set "
-        "rollout.off_policy='accept'.",
+        "ratios are of all of it: they would be off in every update. Set "
+        "algo.ratio_of='sampled', draw from the whole, correct by "
+        "algo.importance.mode='token', or set rollout.off_policy='accept'.",
+    )
+    need(
+        not r.correction.share or learner.recompute_old_logprobs,
+        f"rollout.correction.share={r.correction.share} puts tokens into completions "
+        "that nobody drew, and with learner.recompute_old_logprobs=False log-probs are "
+        "those that the sampler recorded; set one of them to 0 or True.",
     )
     need(
         not (c.algo.demonstrations.share and r.second.share),

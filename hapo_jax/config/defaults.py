@@ -44,6 +44,13 @@ def default() -> ConfigDict:
     # Training problems to leave out: JSON files of ids or flags, joined by commas, each
     # perhaps with the flags that count, as in "flags.json:broken_ids+chinese_ids".
     c.data.exclude_ids = ""
+    # In which training problems come: shuffled | semantic_entropy, from those that the
+    # first policy answers alike to the others; see evaluation/curriculum.py.
+    c.data.order = "shuffled"
+    c.data.curriculum = ConfigDict()
+    c.data.curriculum.samples = 0  # per problem, M; must be given for that order
+    c.data.curriculum.stages = 0  # N; must be given for that order
+    c.data.curriculum.per_token = True  # probabilities of completions; False: whole
 
     c.model = ConfigDict()
     c.model.path = ""  # Hugging Face folder: config.json, *.safetensors, tokenizer
@@ -75,8 +82,9 @@ def default() -> ConfigDict:
     c.rollout.top_k = 0  # 0: off
     c.rollout.top_p = 1.0  # 1: off
     c.rollout.min_p = 0.0  # 0: off
-    # What to do about tokens that are cut off by these three: the learner's ratios are
-    # of the whole vocabulary, so without algo.importance they are off. refuse | accept
+    # What to do about tokens that are cut off by these three where the learner's
+    # ratios are of the whole vocabulary (algo.ratio_of='base') and algo.importance
+    # does not correct them: they are off. refuse | accept
     c.rollout.off_policy = "refuse"
     # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
     c.rollout.greedy_baseline = False
@@ -89,6 +97,16 @@ def default() -> ConfigDict:
     c.rollout.second.low_temperature = 0.8  # … and above it, where half is kept
     c.rollout.second.most_rows = 60  # completions that are kept
     c.rollout.second.least_advantage = 0.05  # which theirs exceed
+    # Guided error correction of wrong completions (EDGE-GRPO); see
+    # rollout/correction.py. max_completion_tokens holds a completion with its own.
+    c.rollout.correction = ConfigDict()
+    c.rollout.correction.share = 0.0  # of them; 0: off
+    c.rollout.correction.extend = 0.5  # share of these that the policy continues
+    c.rollout.correction.new_tokens = 256  # that it may draw then
+    c.rollout.correction.below_prompt_tokens = 256  # for shorter prompts alone
+    # Fields of the reference solutions in task.train's files, as `columns` of its
+    # demonstrations; empty to guess.
+    c.rollout.correction.columns = ""
     c.rollout.dynamic_sampling = True  # replace groups whose scores are all equal
     c.rollout.max_rounds = 4  # then train on the groups there are
 

@@ -14,6 +14,7 @@ from hapo_jax.algo.ranges import Range
 from hapo_jax.config import dotted
 from hapo_jax.learner import optimizer
 from hapo_jax.model import tokenizer, transformer
+from hapo_jax.rollout import prompts
 from hapo_jax.tasks import logic, problems
 
 # Of configs of both kinds; one that lacks a key has no use for it.
@@ -24,6 +25,7 @@ CHOICES = {
     "rollout.overlong_prompts": ("drop", "truncate"),
     "rollout.off_policy": ("refuse", "accept"),
     "data.on_error": problems.ON_ERROR,
+    "data.order": prompts.ORDERS,
     "learner.remat": ("auto", *transformer.REMATS),
     "learner.schedule": optimizer.SCHEDULES,
     "learner.optimizer": optimizer.OPTIMIZERS,
@@ -49,6 +51,8 @@ RANGES = {
     "mesh.cpu_devices": Range(1, 1024, whole=True),
     "max_prompt_tokens": _TOKENS,
     "max_completion_tokens": _TOKENS,
+    "data.curriculum.samples": Range(0, 10**6, whole=True),
+    "data.curriculum.stages": Range(0, 10**9, whole=True),
     "rollout.batch_prompts": _ROWS,
     "rollout.round_prompts": Range(0, 10**6, whole=True),
     "rollout.group_size": _ROWS,
@@ -68,6 +72,10 @@ RANGES = {
     "rollout.second.low_temperature": Range(0.01, 100),
     "rollout.second.most_rows": _ROWS,
     "rollout.second.least_advantage": Range(0, 1_000),
+    "rollout.correction.share": _SHARE,
+    "rollout.correction.extend": _SHARE,
+    "rollout.correction.new_tokens": _TOKENS,
+    "rollout.correction.below_prompt_tokens": _TOKENS,
     "rollout.max_rounds": Range(1, 10**6, whole=True),
     "reward.correct": Range(-1_000, 1_000),
     "reward.wrong": Range(-1_000, 1_000),

@@ -119,7 +119,7 @@ def make_evaluators(
             num_problems=num_problems,
             temperatures=temperatures,
             k=options.k,
-            compare=_compare(pool, eval_set.task),
+            compare=compare(pool, eval_set.task),
             protocol=_protocol(run, eval_set, prompts, num_problems),
         )
         for (eval_set, prompts), num_problems in zip(sets, sizes)
@@ -233,9 +233,9 @@ def records(
       `protocol`, equal where scores can be compared;
       of the k completions `scores`, `answers` (as the verifier read them, or None),
       `votes` (equal for equal answers), `lengths` (tokens), `truncated`, `entropy`
-      (nats per token) and `completions`; `majority_score`; `ungraded`, how many ran the
-      verifier out of time or broke it; and, with a greedy completion, `greedy_score`
-      and `greedy_completion`.
+      (nats per token), `logprobs` (nats, at the temperature) and `completions`;
+      `majority_score`; `ungraded`, how many ran the verifier out of time or broke it;
+      and, with a greedy completion, `greedy_score` and `greedy_completion`.
     """
     bar = tqdm.tqdm(
         total=len(numbers),
@@ -362,6 +362,7 @@ class _Problem:
             "lengths": [len(row.tokens) for row in rows],
             "truncated": [bool(row.truncated) for row in rows],
             "entropy": [float(np.mean(row.record.entropy)) for row in rows],
+            "logprobs": [float(np.sum(row.record.base_logprobs)) for row in rows],
             "ungraded": sum(g.outcome in UNGRADED for g in grades),
             "completions": self._texts[:k],
         }
@@ -375,7 +376,7 @@ class _Problem:
         return [g.extracted for g in grades], [g.score for g in grades]
 
 
-def _compare(pool: GradingPool, task: str):
+def compare(pool: GradingPool, task: str):
     """See `Evaluator.compare`."""
     if task not in tasks.EQUALITIES:
         return None

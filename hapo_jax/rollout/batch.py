@@ -11,22 +11,29 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 
+# `TokenRecord.cut_logit` where every token could be drawn: below any logit.
+NO_CUT = -1e30
+
 
 class TokenRecord(NamedTuple):
     """What is kept of a token that was drawn.
 
-    The same four numbers wherever the token goes, float32 each: [B] when it is drawn,
-    [B, T] in a batch, [n] in a completion of n tokens.
+    The same numbers wherever the token goes, float32 each: [B] when it is drawn, [B, T]
+    in a batch, [n] in a completion of n tokens.
 
     Attributes:
       entropy: nats, of the untempered distribution.
       temperature: at which the token was drawn; 0 if greedily.
+      cut_logit: between the smallest logit of a token that could be drawn and the
+        largest of one that could not; untempered, relative to the largest of all, so
+        below 0. `NO_CUT` if all could be drawn, or the token was drawn greedily.
       behavior_logprobs: under the distribution drawn from.
       base_logprobs: under the same policy at the base temperature.
     """
 
     entropy: Array
     temperature: Array
+    cut_logit: Array
     behavior_logprobs: Array
     base_logprobs: Array
 
@@ -44,7 +51,7 @@ class RolloutBatch(NamedTuple):
       prompt_lengths: [B] int32, in tokens.
       completion_tokens: [B, T] int32, the stop token included, padded on the right.
       completion_mask: [B, T] bool, True on the tokens that were sampled.
-      record: [B, T], of the tokens; 0 outside the mask.
+      record: [B, T], of the tokens; 0 outside the mask, and where nobody drew one.
       group_ids: [B] int32 in [0, B), equal within a group.
       prompt_ids: [B] int64, row of the problem in its data set; -1 marks an empty row.
       sample_ids: [B] int32, which of the prompt's completions in its step.
@@ -53,6 +60,7 @@ class RolloutBatch(NamedTuple):
       baselines: [B] float32, reward of the prompt's greedy completion; 0 where none
         was drawn.
       truncated: [B] bool, stopped by the token limit.
+      given: [B, T] bool, tokens that were put there and not drawn; `correction.py`.
       beside: [B] bool, learnt from beside the batch: of a second rollout, or a
         demonstration.
     """
@@ -69,6 +77,7 @@ class RolloutBatch(NamedTuple):
     rewards: np.ndarray
     baselines: np.ndarray
     truncated: np.ndarray
+    given: np.ndarray
     beside: np.ndarray
 
     @classmethod
@@ -102,6 +111,7 @@ class RolloutBatch(NamedTuple):
             rewards=np.zeros(B, np.float32),
             baselines=np.zeros(B, np.float32),
             truncated=np.zeros(B, bool),
+            given=np.zeros((B, T), bool),
             beside=np.zeros(B, bool),
         )
 

@@ -17,7 +17,7 @@ from hapo_jax.rollout.batch import RolloutBatch, TokenRecord
 from hapo_jax.system.errors import Refused
 
 # What `generate` sums over completions and metrics have the mean of.
-_PER_COMPLETION = ("reward/", "rollout/unreadable")
+_PER_COMPLETION = ("reward/", "rollout/unreadable", "correction/first_accuracy")
 
 
 class StreamState(NamedTuple):
@@ -79,7 +79,16 @@ class StreamState(NamedTuple):
         carried = plain["carried"]
         if carried is not None:
             none = np.zeros_like(carried["rewards"])
-            fields = {"baselines": none, "beside": none > 0, **carried}
+            # What checkpoints of earlier versions lack.
+            lacking = {
+                "baselines": none,
+                "beside": none > 0,
+                "given": np.zeros_like(carried["completion_mask"]),
+                "cut_logit": np.full(
+                    carried["entropy"].shape, batch_lib.NO_CUT, np.float32
+                ),
+            }
+            fields = {**lacking, **carried}
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")
@@ -181,10 +190,11 @@ def _std(values: np.ndarray) -> float:
 
 def _describe(batch: RolloutBatch, group_size: int) -> dict[str, float]:
     """Metrics of completions; entropy in nats, lengths in tokens."""
-    mask, lengths = batch.completion_mask, batch.lengths
+    lengths = batch.lengths
+    drawn = batch.completion_mask & ~batch.given
     scores = batch.scores.reshape(-1, group_size)
-    temperature = batch.record.temperature[mask]
-    return {
+    temperature, entropy = batch.record.temperature[drawn], batch.record.entropy[drawn]
+    found = {
         "rollout/completions": len(lengths),
         "rollout/accuracy": float(batch.scores.mean()),
         "rollout/reward": float(batch.rewards.mean()),
@@ -194,7 +204,11 @@ def _describe(batch: RolloutBatch, group_size: int) -> dict[str, float]:
         "rollout/truncated": float(batch.truncated.mean()),
         "length/mean": float(lengths.mean()),
         "length/max": int(lengths.max()),
-        "entropy/mean": float(batch.record.entropy[mask].mean()),
+    }
+    if not len(entropy):
+        return found
+    return found | {
+        "entropy/mean": float(entropy.mean()),
         "temperature/mean": float(temperature.mean()),
         "temperature/min": float(temperature.min()),
         "temperature/max": float(temperature.max()),

@@ -7,14 +7,16 @@ its own pool; then every process has all of them.
 
 import concurrent.futures
 import dataclasses
+import functools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import jax
 import numpy as np
 
 from hapo_jax.grading import pool as pool_lib
 from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.rollout import correction as correction_lib
 from hapo_jax.rollout import schedule
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.programs import Programs
@@ -45,6 +47,7 @@ class Generator:
       submit: hands completions to the verifier.
       rewards: from score to reward.
       seed: of the run.
+      correction: of wrong completions; None to leave them as they are.
       should_stop: asked while completions are drawn and graded.
       beat: called whenever sampling has got on, see `watchdog.py`.
     """
@@ -55,6 +58,7 @@ class Generator:
     submit: SubmitFn
     rewards: Rewards
     seed: int
+    correction: correction_lib.Correction | None = None
     should_stop: Callable[[], bool] = lambda: False
     beat: Callable[[], None] = lambda: None
 
@@ -137,78 +141,130 @@ def _generate_share(
     g, G = generator, len(base_temperatures)
     started = time.perf_counter()
     batch = _empty_batch(g, prompt_ids, first_sample, G)
+    longest = g.programs.max_completion_tokens
     requests = (
         Request(
             prompt_id=int(prompt_ids[b // G]),
             prompt_tokens=g.prompts.tokens[prompt_ids[b // G]],
             sample_id=int(batch.sample_ids[b]),
-            max_tokens=g.programs.max_completion_tokens,
+            max_tokens=longest - (g.correction.room if g.correction else 0),
             base_temperature=base_temperatures[b % G],
         )
         for b in range(len(prompt_ids) * G)
     )
-    completions = schedule.run(
-        g.programs,
-        params,
-        requests,
-        seed=g.seed,
-        step=step,
-        method_state=method_state,
-        should_stop=lambda: g.beat() or g.should_stop(),
-    )
-    waiting, submitted = [], []
 
-    def submit() -> None:
-        pairs = []
-        for b in waiting:
-            text = g.decode(batch.completion_tokens[b][batch.completion_mask[b]])
-            pairs.append((text, g.prompts.problems[batch.prompt_ids[b]].answer))
-        submitted.append((list(waiting), g.submit(pairs)))
-        waiting.clear()
+    def run(programs: Programs, requests: Iterable[Request]) -> Iterator[Completion]:
+        return schedule.run(
+            programs,
+            params,
+            requests,
+            seed=g.seed,
+            step=step,
+            method_state=method_state,
+            should_stop=lambda: g.beat() or g.should_stop(),
+        )
 
-    for completion in completions:
+    grades = _Grades(g, batch)
+    for completion in run(g.programs, requests):
         _write(batch, completion)
-        waiting.append(completion.request)
-        if len(waiting) == _GRADED_TOGETHER:
-            submit()
+        grades.add(completion.request)
     if g.should_stop():
         return None
-    sampled = time.perf_counter()
-    if waiting:
-        submit()
-    results = []
-    answered = np.zeros(len(batch.scores), bool)
-    for rows, future in submitted:
-        while not concurrent.futures.wait([future], timeout=_LOOK_S).done:
-            if g.should_stop():
-                return None
-        grades = future.result()
-        batch.scores[rows] = [grade.score for grade in grades]
-        answered[rows] = [grade.extracted is not None for grade in grades]
-        results += grades
-    parts = g.rewards.parts(
-        batch.scores,
-        answered=answered,
-        truncated=batch.truncated,
-        lengths=batch.lengths,
-    )
-    batch = batch._replace(rewards=sum(parts.values()))
+    sampling_s = time.perf_counter() - started
+    if not grades.finish():
+        return None
     spent = {
         "ledger/sampled_tokens": int(batch.completion_mask.sum()),
         "ledger/sampled_completions": len(batch.scores),
     }
     kept = np.arange(len(batch.scores)) % G < G - greedy_baseline
+    if g.correction is not None:
+        spent["correction/first_accuracy"] = float(batch.scores[kept].sum())
+        began = time.perf_counter()
+        corrected = correction_lib.correct(
+            g.correction,
+            batch,
+            np.flatnonzero(kept & (batch.scores < 1)),
+            functools.partial(run, g.correction.programs),
+            num_prompts=len(g.prompts),
+            base_temperature=base_temperatures[0],
+            seed=g.seed,
+            step=step,
+        )
+        if g.should_stop():
+            return None
+        sampling_s += time.perf_counter() - began
+        for b in corrected.rows:
+            grades.add(b)
+        if not grades.finish():
+            return None
+        spent["ledger/sampled_tokens"] += corrected.sampled_tokens
+        spent["ledger/sampled_completions"] += corrected.sampled_completions
+        spent |= {f"correction/{kind}": n for kind, n in corrected.kinds.items()}
+    parts = g.rewards.parts(
+        batch.scores,
+        answered=grades.answered,
+        truncated=batch.truncated,
+        lengths=batch.lengths,
+    )
+    batch = batch._replace(rewards=sum(parts.values()))
     if greedy_baseline:
         baselines = np.repeat(batch.rewards[~kept], G - 1)
         batch = batch_lib.number_groups(batch_lib.rows(batch, kept), G - 1)
         batch = batch._replace(baselines=baselines)
     return batch, spent | {
         **{f"reward/{name}": float(part[kept].sum()) for name, part in parts.items()},
-        "rollout/unreadable": float((~answered & kept).sum()),
-        "time/sample": sampled - started,
-        "time/grade": time.perf_counter() - sampled,
-        **pool_lib.count(results),
+        "rollout/unreadable": float((~grades.answered & kept).sum()),
+        "time/sample": sampling_s,
+        "time/grade": time.perf_counter() - started - sampling_s,
+        **pool_lib.count(grades.results),
     }
+
+
+class _Grades:
+    """Completions of a batch on their way to the verifier, and what it said of them.
+
+    Attributes:
+      answered: [B] bool, it found an answer.
+      results: of all gradings.
+    """
+
+    def __init__(self, generator: Generator, batch: RolloutBatch):
+        self._generator, self._batch = generator, batch
+        self._waiting: list[int] = []
+        self._submitted: list[tuple[list[int], concurrent.futures.Future]] = []
+        self.answered = np.zeros(len(batch.scores), bool)
+        self.results: list[pool_lib.GradeResult] = []
+
+    def add(self, b: int) -> None:
+        """Hands in a completion, perhaps not before some more."""
+        self._waiting.append(b)
+        if len(self._waiting) == _GRADED_TOGETHER:
+            self._submit()
+
+    def finish(self) -> bool:
+        """Waits for all grades, and writes the scores; False if told to stop."""
+        if self._waiting:
+            self._submit()
+        for rows, future in self._submitted:
+            while not concurrent.futures.wait([future], timeout=_LOOK_S).done:
+                if self._generator.should_stop():
+                    return False
+            grades = future.result()
+            self._batch.scores[rows] = [grade.score for grade in grades]
+            self.answered[rows] = [grade.extracted is not None for grade in grades]
+            self.results += grades
+        self._submitted.clear()
+        return True
+
+    def _submit(self) -> None:
+        g, batch = self._generator, self._batch
+        pairs = []
+        for b in self._waiting:
+            text = g.decode(batch.completion_tokens[b][batch.completion_mask[b]])
+            pairs.append((text, g.prompts.problems[batch.prompt_ids[b]].answer))
+        self._submitted.append((self._waiting, g.submit(pairs)))
+        self._waiting = []
 
 
 def _join(
@@ -216,7 +272,7 @@ def _join(
 ) -> tuple[RolloutBatch, dict[str, float]]:
     """Fills `batch`, the rows of all processes, with what each of them knows.
 
-    What travels is 20 bytes per sampled token, without padding.
+    What travels is 21 bytes per sampled token, without padding.
     """
     if len(own.scores) == len(batch.scores):
         return own, counts
@@ -249,7 +305,8 @@ def _join(
 
 def _per_token(batch: RolloutBatch) -> dict[str, np.ndarray]:
     """The [B, T] arrays that only who sampled a completion knows."""
-    return {"completion_tokens": batch.completion_tokens, **batch.record._asdict()}
+    own = {"completion_tokens": batch.completion_tokens, "given": batch.given}
+    return own | batch.record._asdict()
 
 
 def _empty_batch(

@@ -16,6 +16,8 @@ from hapo_jax.tasks.problems import Problem
 
 _log = logging.getLogger(__name__)
 
+ORDERS = ("shuffled", "semantic_entropy")
+
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
@@ -151,3 +153,28 @@ def take(size: int, seed: int, cursor: int, count: int) -> np.ndarray:
     """
     order = _order(size, seed)
     return np.array([order[i] for i in range(cursor, cursor + count)], np.int64)
+
+
+def take_staged(
+    stages: Sequence[np.ndarray], seed: int, cursor: int, count: int
+) -> np.ndarray:
+    """`take`, of a stream that goes through stages of problems one after another.
+
+    Every pass over the problems goes through all stages, each in a new order.
+
+    Args:
+      stages: places of problems; each problem in one of them.
+      seed, cursor, count: as in `take`.
+
+    Returns:
+      [count] int64.
+    """
+    size = sum(map(len, stages))
+    passes = range(cursor // size, (cursor + count - 1) // size + 1)
+    orders = [
+        np.random.default_rng([seed, epoch, i]).permutation(stage)
+        for epoch in passes
+        for i, stage in enumerate(stages)
+    ]
+    first = cursor - passes.start * size
+    return np.concatenate(orders)[first : first + count].astype(np.int64)

@@ -7,6 +7,7 @@
   tensorboard/     the same numbers, histograms, tables of completions
   rollouts/        step_<k>.parquet: per-token records of some groups
   eval/            step_<k>.jsonl: one line per problem
+  order.jsonl      what data.order sorts training problems by, if it sorts them
   checkpoints/, hf/   belong to `learner/checkpoint.py` and `model/huggingface.py`
 
 `records.py` knows the formats and reads them back. A resumed run continues these
@@ -206,6 +207,22 @@ class RunFolder:
         if part.exists():  # anew, so that what is added does not join a half line
             records_lib.write_lines(part, begun)
         return records_lib.read_lines(whole) + begun
+
+    def keep_order(self, record: Mapping[str, Any]) -> None:
+        """Adds what the order of a training problem follows from."""
+        if self._writes:
+            with records_lib.Appender(self.path / records_lib.ORDER) as file:
+                file.add(record, give_up=self._give_up)
+
+    def order_records(self) -> list[dict[str, Any]]:
+        """What `keep_order` was given."""
+        if not self._writes:
+            return []
+        path = self.path / records_lib.ORDER
+        found = records_lib.read_lines(path)
+        if path.exists():  # anew, so that what is added does not join a half line
+            records_lib.write_lines(path, found)
+        return found
 
     def has(self, step: int, key: str) -> bool:
         """Whether a metric of this step is there."""

@@ -197,6 +197,11 @@ def unpack(answer: str) -> tuple[str, str, float]:
     return spec["gold"], spec["grading"], spec["tolerance"]
 
 
+def gold_text(answer: str) -> str:
+    """The gold answer as it may be written in a box."""
+    return unpack(answer)[0]
+
+
 class _SelfGrading:
     """Grades gold answers against themselves."""
 

@@ -12,7 +12,7 @@ from hapo_jax import plain as plain_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import sampler, schedule, tuning
-from hapo_jax.rollout.batch import TokenRecord
+from hapo_jax.rollout.batch import NO_CUT, TokenRecord
 from hapo_jax.rollout.requests import Request
 from tests import tiny
 from tests.rollout import test_sampler
@@ -131,7 +131,8 @@ def assert_equal_to_plain(requests, done, **options):
     for i, request in enumerate(requests):
         n = min(lengths[i], request.max_tokens)
         np.testing.assert_array_equal(done[i].tokens, expected["tokens"][i, :n])
-        for name in TokenRecord._fields:
+        assert (done[i].record.cut_logit == NO_CUT).all()
+        for name in set(TokenRecord._fields) - {"cut_logit"}:
             # rtol: log-probs reach -10, and a split tensor axis sums in halves.
             np.testing.assert_allclose(
                 getattr(done[i].record, name),

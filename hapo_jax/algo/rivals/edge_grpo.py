@@ -85,7 +85,7 @@ def _divided(advantages: Array, own: Array, mean: Array, bound: float) -> Array:
 
 STAGES = {"algo.shaping": {"edge": edge, "edge_code": edge_code}}
 _GRPO = {**row.GRPO, "algo.aggregation": {"name": "token_mean"}}
-_OPEN = "without guided error correction"
+_OPEN = "guided error correction is rollout.correction, and off"
 METHODS = {
     "edge_grpo": row.Row(
         {**_GRPO, "algo.shaping": {"name": "edge"}},

@@ -163,8 +163,8 @@ METHODS = {
         source="arXiv 2512.04359",
         status="part",
         open="the estimator of the KL, algo.regulariser.estimator; whether the entropy "
-        "or the covariance decides where both do: here the covariance; without the "
-        f"curriculum; {row.STATISTICS}",
+        "or the covariance decides where both do: here the covariance; the curriculum "
+        f"is data.order=semantic_entropy, and off; {row.STATISTICS}",
         given={
             "algo.selection.tau_entropy": 0.7,
             "algo.selection.tau_cov": 0.3,

@@ -194,6 +194,7 @@ def test_programs_are_made_for_the_target_and_then_for_this_machine_again():
     assert target.platform() == jax.default_backend()
 
 
+@pytest.mark.slow
 def test_memory_per_device_falls_with_the_number_of_devices(devices):
     config = small_config()
     for count in (2, 4, 8):

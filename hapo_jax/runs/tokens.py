@@ -75,6 +75,7 @@ def save(
             "old_entropy": rows.old_entropy[index],
             "entropy_score": terms.score[index],
             "temperature": batch.record.temperature[index],
+            "cut_logit": batch.record.cut_logit[index],
             "behavior_logprobs": batch.record.behavior_logprobs[index],
             "old_logprobs": rows.old_logprobs[index],
             "logprobs": now.logprobs[index],

@@ -134,8 +134,20 @@ class Trainer:
         return state, stream, found
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", methods.METHODS)
+# Compiling takes 9 s of a method. These have state, passes, numbers of the old policy,
+# a critic or completions that no other has; `make test-long` trains the rest as well.
+ALWAYS = {
+    *("hapo", "gspo", "adaptive_entropy", "dcpo", "stare", "lopti", "otb", "ppo"),
+    *("remax", "aepo", "chord"),
+}
+
+
+def marked(name):
+    mark = pytest.mark.slow if name in ALWAYS else pytest.mark.long
+    return pytest.param(name, marks=mark)
+
+
+@pytest.mark.parametrize("name", [marked(name) for name in methods.METHODS])
 def test_a_method_trains_and_goes_on_from_a_checkpoint(name, tmp_path):
     trainer = Trainer(name)
     run, half = trainer.run, NUM_STEPS // 2

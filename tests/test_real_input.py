@@ -454,12 +454,12 @@ def test_best_keeps_to_a_protocol(checkpoint, data, tmp_path, monkeypatch, capsy
     assert go_on(5, (0.1, 0.05), **{"eval.k": 3}) == {1, 4, 5}
     (line,) = told
     assert "Step 1 has eval/avg@2 0.9000 under another protocol" in line
-    assert "k: 2 and 3" in line
+    assert "k: was 2, now 3" in line
     out = capsys.readouterr().out
     assert "4 evaluations under another protocol are left out." in out
     assert out.index("after 3 steps") < out.rindex("after 4 steps")
     assert go_on(6, (0.0,), **{"eval.temperature": 0.5}) == {1, 4, 6}
-    assert "temperature: 1.0 and 0.5" in told[1] and "k: 3 and 2" in told[2]
+    assert "temperature: was 1.0, now 0.5" in told[1] and "k: was 3, now 2" in told[2]
 
 
 EVALUATED = {

@@ -20,7 +20,7 @@ class TokenRecord(NamedTuple):
 
     Attributes:
       entropy: nats, of the untempered distribution.
-      temperature: at which the token was drawn; 0 if greedily.
+      temperature: at which the token was drawn; 0 if greedily, or by nobody.
       behavior_logprobs: under the distribution drawn from.
       base_logprobs: under the same policy at the base temperature.
     """

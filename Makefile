@@ -1,6 +1,7 @@
 # make demo | test | test-fast | test-long | lint | format | clean
 #
 #   PYTHON=python3.12 make test        another interpreter (at least 3.11)
+#   make test-fast PYTHON=python3.12 VENV=.venv312      and an environment beside .venv
 #   make test EXTRAS=test,parity       with the reference implementation (torch)
 #   make test PYTEST_ARGS="-k quantile"
 
@@ -20,7 +21,7 @@ INSTALLED := $(VENV)/.installed-$(EXTRAS)
 help:
 	@echo "make demo       train the Countdown demo on the CPU, show what it learnt"
 	@echo "make test       the whole test suite"
-	@echo "make test-fast  without the tests marked slow"
+	@echo "make test-fast  without the tests marked slow: half of the time"
 	@echo "make test-long  whole data sets, hostile sweeps, several processes"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make format     let ruff mend what it can"

@@ -13,6 +13,8 @@ from benchmarks import turns
 _SAME = 1e-3
 # What an update may say about its result.
 FOUND = ("loss", "grad_norm")
+# Variants whose loss is another one by design.
+_OTHER_LOSS = ("hapo", "dapo/sampled", "hapo/sampled", "hapo/base")
 
 
 def check_same_work(contenders: Sequence[turns.Contender]) -> None:
@@ -25,7 +27,7 @@ def check_same_work(contenders: Sequence[turns.Contender]) -> None:
         found = {
             c.label: c.first[key]
             for c in contenders
-            if key in c.first and c.variant != "hapo"  # another loss by design
+            if key in c.first and c.variant not in _OTHER_LOSS
         }
         if not all(
             math.isclose(a, b, rel_tol=_SAME)
@@ -81,10 +83,11 @@ def engine_line(
 def comparison_line(
     what: str, contenders: Sequence[turns.Contender], results: dict[str, list[dict]]
 ) -> dict:
-    """What HAPO costs: time over that of DAPO."""
-    hapo, dapo = (results[contender.label] for contender in contenders)
-    ratios = [a["wall_s"] / b["wall_s"] for a, b in zip(hapo, dapo)]
-    return {"compare": what, "hapo_over_dapo": spread(ratios)}
+    """What the first of two variants costs: its time over that of the second."""
+    runs = [results[contender.label] for contender in contenders]
+    names = [contender.variant.rpartition("/")[2] for contender in contenders]
+    ratios = [a["wall_s"] / b["wall_s"] for a, b in zip(*runs)]
+    return {"compare": what, "_over_".join(names): spread(ratios)}
 
 
 def tokens_per_second(contender: turns.Contender, runs: Sequence[dict]) -> list[float]:

@@ -5,6 +5,7 @@
     python -m benchmarks.train --model tiny --work tail --cores 2
     python -m benchmarks.train --model tiny --work step
     python -m benchmarks.train --model tiny --work uniform --compare method
+    python -m benchmarks.train --model tiny --work uniform --compare ratio_of
     python -m benchmarks.train --model tiny --work tail --set learner.micro_rows=8
 
 An update is DAPO's: token mean, clipped ratio, AdamW, on completions, advantages and
@@ -41,7 +42,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", choices=(*workload.works(), STEP), required=True)
     parser.add_argument("--method", choices=("hapo", "dapo"), default="dapo")
     parser.add_argument(
-        "--compare", choices=("method",), help="hapo against dapo, in one process"
+        "--compare",
+        choices=("method", "ratio_of"),
+        help="hapo against dapo, or log-probs of what was drawn from against those of "
+        "the base, in one process",
     )
     parser.add_argument(
         "--set",
@@ -93,7 +97,11 @@ def settings(texts: Sequence[str]) -> dict[str, Any]:
 def plans(args: argparse.Namespace) -> list[compare.Plan]:
     """A worker per engine."""
     task, work = ("step", "uniform") if args.work == STEP else ("update", args.work)
-    methods = ("hapo", "dapo") if args.compare else (args.method,)
+    methods = {
+        None: (args.method,),
+        "method": ("hapo", "dapo"),
+        "ratio_of": (f"{args.method}/sampled", f"{args.method}/base"),
+    }[args.compare]
     ours = worker.Job(task, args.model, work, methods=methods, options=args.set)
     peers = worker.Job(task, args.model, work)
     return [

@@ -34,7 +34,8 @@ class Job:
       task: "rollout", "update" (of completions that are given), or "step" (both).
       model, work, requests: as in `workload.py`.
       checkpoint: folder with the model's weights, the same for every engine.
-      methods: of our engine, "hapo" or "dapo"; each becomes a variant.
+      methods: of our engine, "hapo" or "dapo", for updates perhaps with what ratios are
+        of, as in "dapo/sampled"; each becomes a variant.
       options: of our engine alone.
     """
 

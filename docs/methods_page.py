@@ -215,7 +215,11 @@ def _stages() -> Iterator[str]:
         "the stage's options.\n*Whole completions*: a token's value depends on other "
         "tokens of its completion. *Of several*:\nand on other completions. *Silent at "
         "zero*: a token with advantage 0 has no loss and no\ngradient; of an "
-        "advantage, that equal rewards in a group give 0. What a stage can read:\n\n"
+        "advantage, that equal rewards in a group give 0. What a stage can read,\n"
+        "log-probs being of the distribution that `algo.ratio_of` names: `base`, all "
+        "logits at the\nbase temperature; `sampled`, what the token was drawn from, "
+        "with its own temperature and the\ntokens that top-k, top-p and min-p had "
+        "left:\n\n"
         "| name | what |\n|---|---|"
     )
     for name, words in stages.NAMES.items():

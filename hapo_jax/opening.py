@@ -84,7 +84,7 @@ def of_run(
         f"{r.base_temperature:g}{cut}" + (f", {rounds}" if r.dynamic_sampling else ""),
         "learning": f"{run.work.updates} updates per step, of "
         f"{c.learner.minibatch_prompts} prompts each; {_schedule(c)}",
-        "imitated": _imitated(run),
+        **_imitated(run),
         "derived": _derived(resolved),
         "evaluation": _evaluation(c, held_out) if held_out else "",
         "devices": _devices(policy),
@@ -250,19 +250,20 @@ def _method(config: ConfigDict, given: ConfigDict) -> str:
     return text
 
 
-def _imitated(run: Run) -> str:
-    """The demonstrations beside a rollout; empty if there are none."""
+def _imitated(run: Run) -> Facts:
+    """The demonstrations beside a rollout, if there are any."""
     if run.demonstrations is None:
-        return ""
+        return {}
     c, shown = run.config, run.config.algo.demonstrations
-    falls = f", by a {shown.schedule} to {shown.final_weight:g}"
+    falls = f", {shown.schedule} to {shown.final_weight:g}"
     falls += f" in step {shown.decay_steps + 1}"
-    return (
-        f"{run.work.shown_rows} of {len(run.demonstrations.rows.rewards)} "
-        f"demonstrations ({_options(c.task.demonstrations)}) beside each update, by "
+    return {
+        "imitated": f"{run.work.shown_rows} of "
+        f"{len(run.demonstrations.rows.rewards)} demonstrations "
+        f"({_options(c.task.demonstrations)}) beside each update, by "
         f"{c.algo.imitation.name}, weight {shown.weight:g}"
         + (falls if shown.schedule != "constant" else "")
-    )
+    }
 
 
 def _loss(loss: ConfigDict) -> str:

@@ -18,6 +18,10 @@ os.environ["XLA_FLAGS"] = " ".join(
     )
 ).strip()
 
+# Every compiled program is kept, not just those that took a second: other tests, files
+# and processes compile it again.
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+
 import jax
 import numpy as np
 import pytest
@@ -26,10 +30,30 @@ NUM_DEVICES = 8
 MESH_AXES = ("data", "fsdp", "tensor")
 
 
+# Files that take longest, the longest first: one that begins last would keep one core
+# busy alone. Neighbours compile different programs, which they then share with others.
+LONGEST = (
+    "learner/test_train_step.py",
+    "test_real_input.py",
+    "rollout/test_schedule.py",
+    "test_train.py",
+    "runs/test_inputs.py",
+    "test_commands.py",
+    "test_faults.py",
+    "test_distributed.py",
+)
+HERE = pathlib.Path(__file__).parent
+
+
 def pytest_collection_modifyitems(items):
-    """Files with slow tests first: one alone at the end would keep one core idle."""
+    """The longest files first, then those with slow tests, then the others."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    order = {HERE / name: i for i, name in enumerate(LONGEST)}
+
+    def place(item):
+        return order.get(item.path, len(order)), item.path not in slow
+
+    items.sort(key=place)
 
 
 def pytest_configure(config):

@@ -296,7 +296,9 @@ with watch.Watch(status=lambda error: 3):
 """
 
 
-@pytest.mark.parametrize("outcome", ["end", "fail"])
+@pytest.mark.parametrize(
+    "outcome", ["end", pytest.param("fail", marks=pytest.mark.slow)]
+)
 def test_two_processes_exchange_and_end_together(environment, outcome, tmp_path):
     processes = [
         subprocess.Popen(

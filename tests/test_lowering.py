@@ -105,7 +105,10 @@ def constants(text: str):
 
 
 @pytest.mark.parametrize("platform", TARGETS)
-@pytest.mark.parametrize("name", ["countdown", "paper/qwen2_5_math_1_5b"])
+@pytest.mark.parametrize(
+    "name",
+    ["countdown", pytest.param("paper/qwen2_5_math_1_5b", marks=pytest.mark.slow)],
+)
 def test_every_program_lowers(platform, name, devices, monkeypatch):
     del devices
     for refuses in ("check_cudnn_version", "check_compute_capability"):

@@ -10,6 +10,7 @@ from hapo_jax import assembly, opening
 from hapo_jax.config import check, defaults, eval_sets
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import batch as batch_lib
+from hapo_jax.rollout.demonstrations import Demonstrations
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.tasks.problems import Problem
 from tests.config.test_check import load
@@ -33,11 +34,16 @@ def prompts(policy, text="numbers 2 5 7 target 3 :", count=3):
     return PromptSet(tuple(problems), (tokens,) * count, num_overlong=2)
 
 
-def facts_of(config, policy):
+def facts_of(config, policy, demonstrations=None):
     resolved = check.check(config, num_devices=jax.device_count())
     sets = eval_sets.parse(resolved.config.eval.sets, resolved.config)
     held_out = [(s, prompts(policy)) for s in sets]
-    run = assembly.Run(config=resolved.config, policy=policy, prompts=prompts(policy))
+    run = assembly.Run(
+        config=resolved.config,
+        policy=policy,
+        prompts=prompts(policy),
+        demonstrations=demonstrations,
+    )
     return opening.of_run(run, resolved, config, held_out)
 
 
@@ -95,6 +101,23 @@ def test_all_is_said(policy):
     assert found["data"].endswith(
         "2 too long ones left out; 1 of 3 evaluation problems among them"
     )
+
+
+def test_demonstrations_beside_the_rollout_are_said(policy):
+    config = load("countdown", "method=chord").unlock()
+    changes = {"schedule": "cosine", "final_weight": 0.05, "decay_steps": 200}
+    config.algo.demonstrations.update(changes)
+    rows = batch_lib.RolloutBatch.of_tokens(
+        prompt_tokens=np.zeros((5, 7), np.int32),
+        prompt_lengths=np.full(5, 7, np.int32),
+        completion_tokens=np.zeros((5, 9), np.int32),
+        completion_mask=np.ones((5, 9), bool),
+    )
+    shown = Demonstrations([], rows)
+    found = facts_of(config.lock(), policy, shown)["imitated"]
+    assert found.startswith("32 of 5 demonstrations (give_up=0.0 max_attempts=15 ")
+    words = ") beside each update, by phi, weight 0.1, cosine to 0.05 in step 201"
+    assert found.endswith(words)
 
 
 def test_a_long_prompt_is_cut_and_its_end_is_seen(policy):

@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import plans
 from hapo_jax import plan as plan_lib
-from hapo_jax.config import defaults
+from hapo_jax.config import defaults, presets
 from hapo_jax.model import sharding
 from hapo_jax.planning import chips, counts, estimate, programs
 from hapo_jax.rollout import memory
@@ -194,6 +194,7 @@ def test_programs_are_made_for_the_target_and_then_for_this_machine_again():
     assert target.platform() == jax.default_backend()
 
 
+@pytest.mark.slow
 def test_memory_per_device_falls_with_the_number_of_devices(devices):
     config = small_config()
     for count in (2, 4, 8):
@@ -206,6 +207,31 @@ def test_memory_per_device_falls_with_the_number_of_devices(devices):
         )
         moments = lowered[2].resident_bytes
         assert moments == pytest.approx(2 * 4 * num_parameters() / count, rel=0.01)
+
+
+def test_a_plan_counts_a_value_head_and_what_is_imitated(devices):
+    """The head and Adam's moments of it are there while it samples; a mini-batch has
+    more rows by a quarter, so that a fifth of them are demonstrations."""
+    found = {}
+    for method in ("grpo", "ppo", "chord"):
+        config = presets.apply_method(
+            small_config().copy_and_resolve_references(), method
+        )
+        with config.unlocked():
+            config.algo.kl.strength = 0.0
+        found[method] = programs.programs(
+            config,
+            plan_lib.model_config(config),
+            devices[:1],
+            devices[:1],
+            completion_tokens=T,
+        )
+    kept = {method: prefill.resident_bytes for method, (prefill, *_) in found.items()}
+    assert kept["ppo"] - kept["grpo"] == 3 * 4 * (D + 1)
+    assert kept["chord"] == kept["grpo"]
+    needed = {method: lowered[-1].flops for method, lowered in found.items()}
+    assert needed["ppo"] == needed["grpo"]
+    assert needed["chord"] == pytest.approx(needed["grpo"] * 1.25, rel=0.02)
 
 
 def test_slots_are_of_all_processes_as_in_a_run(devices):

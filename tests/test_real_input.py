@@ -281,6 +281,7 @@ def test_demonstrations_are_learnt(warm):
     assert losses[-1] < losses[0]
 
 
+@pytest.mark.slow
 def test_held_out_demonstrations_count_whatever_their_number(
     checkpoint, data, tmp_path
 ):
@@ -469,6 +470,17 @@ EVALUATED = {
 }
 
 
+# Before the first step, between two, and after the last; one for `make test-fast`.
+ANY_STEP = pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(0, marks=pytest.mark.slow),
+        2,
+        pytest.param(3, marks=pytest.mark.slow),
+    ],
+)
+
+
 @pytest.fixture(scope="module")
 def unbroken(checkpoint, data, tmp_path_factory):
     """A run with evaluations at 0, 2 and 3, never interrupted."""
@@ -490,7 +502,7 @@ def assert_same_run(workdir, expected):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("step", [0, 2, 3])
+@ANY_STEP
 def test_a_signal_in_an_evaluation_costs_nothing(
     checkpoint, data, tmp_path, unbroken, monkeypatch, step
 ):
@@ -521,7 +533,7 @@ def test_a_signal_in_an_evaluation_costs_nothing(
     assert_same_run(tmp_path, unbroken)
 
 
-@pytest.mark.parametrize("step", [0, 2, 3])
+@ANY_STEP
 def test_evaluations_that_were_lost_are_made_again(
     checkpoint, data, tmp_path, unbroken, step
 ):
@@ -558,6 +570,7 @@ def test_a_failing_evaluation_costs_no_run(
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_signal_while_completions_are_drawn_saves_the_step_before(
     checkpoint, data, tmp_path, unbroken, monkeypatch
 ):
@@ -584,7 +597,9 @@ def test_a_signal_while_completions_are_drawn_saves_the_step_before(
     assert_same_run(tmp_path / "run", whole)
 
 
-@pytest.mark.parametrize("dynamic_sampling", [True, False])
+@pytest.mark.parametrize(
+    "dynamic_sampling", [pytest.param(True, marks=pytest.mark.slow), False]
+)
 def test_without_a_useful_group_the_run_goes_on(
     checkpoint, data, tmp_path, dynamic_sampling
 ):

@@ -253,6 +253,7 @@ def test_bad_input_ends_with_its_message_alone(environment, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_config_is_refused(environment, tmp_path):
     (tmp_path / "config.json").write_text(
         json.dumps({"config": {"seed": 5}, "starts": []})
@@ -280,6 +281,7 @@ def test_a_dry_run_names_time_and_memory(environment):
     assert "temporaries" in done.stdout.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_run_without_a_workdir_is_refused(environment):
     done = subprocess.run(
         [sys.executable, "-m", "hapo_jax.train", "--config=configs/countdown.py"],

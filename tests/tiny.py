@@ -106,6 +106,7 @@ def batch(num_prompts: int, group_size: int, *, T: int = 12, seed: int = 0):
     record = batch_lib.TokenRecord(
         entropy=entropy,
         temperature=mask.astype(np.float32),
+        cut_logit=np.where(mask, batch_lib.NO_CUT, 0).astype(np.float32),
         behavior_logprobs=logprobs,
         base_logprobs=logprobs,
     )

@@ -42,10 +42,15 @@ def build(job: worker.Job) -> worker.Engine:
     )
 
 
-def config_of(method: str, job: worker.Job) -> ConfigDict:
-    """The default config with the workload's sizes and the job's options."""
+def config_of(variant: str, job: worker.Job) -> ConfigDict:
+    """The default config with the workload's sizes and the job's options.
+
+    `variant` is a method, or METHOD/RATIO_OF.
+    """
     _, work = job.load()
+    method, _, ratio_of = variant.partition("/")
     update, config = job.update(), presets.apply_method(defaults.default(), method)
+    config.algo.ratio_of = ratio_of or config.algo.ratio_of
     config.rollout.group_size = work.group_size
     config.rollout.max_prompt_tokens = work.prompts.shape[1]
     config.rollout.max_completion_tokens = work.max_tokens
@@ -100,8 +105,8 @@ def batch_of(update: workload.Update, group_size: int) -> RolloutBatch:
     """The update's completions as a rollout hands them to the learner.
 
     Rewards are the advantages: with mean 0 and spread 1 in a group, normalising leaves
-    them as they are. Entropies, which HAPO reads, are random; base log-probs are the
-    old ones.
+    them as they are. Entropies, which HAPO reads, are random; log-probs are the old
+    ones, whatever they are of. Something was cut from every distribution.
     """
     B, P = update.prompts.shape
     entropy = np.random.default_rng(0).uniform(0.5, 1, update.mask.shape)
@@ -115,6 +120,7 @@ def batch_of(update: workload.Update, group_size: int) -> RolloutBatch:
         record=TokenRecord(
             entropy=(-update.old_logprobs * entropy).astype(np.float32),
             temperature=np.ones(update.mask.shape, np.float32),
+            cut_logit=np.full(update.mask.shape, -5, np.float32),
             behavior_logprobs=update.old_logprobs,
             base_logprobs=update.old_logprobs,
         ),

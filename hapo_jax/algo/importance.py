@@ -1,8 +1,9 @@
 """Truncated importance sampling: old policy against the one that was sampled from.
 
 The sampler's log-probs differ from the learner's: another numerical path, and with
-adaptive temperature another distribution. Weights, computed once per step and treated
-as constants, multiply the token loss after clipping; denominators do not change.
+adaptive temperature or truncation another distribution, unless log-probs are of the one
+drawn from (`algo.ratio_of`). Weights, computed once per step and treated as constants,
+multiply the token loss after clipping; denominators do not change.
 """
 
 import math
@@ -37,7 +38,7 @@ def weights(
     """w = exp(clip(old - behavior, -20, 20)), bounded.
 
     Args:
-      old_logprobs: [B, T] float32, nats, old policy at the base temperature.
+      old_logprobs: [B, T] float32, nats, old policy.
       behavior_logprobs: [B, T] float32, nats, under the distribution drawn from.
       mask: [B, T] bool.
       level: "token", or "sequence" for exp of the log-ratios summed over the row, or

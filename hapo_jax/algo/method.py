@@ -161,6 +161,7 @@ class Method:
       old_outputs: what is read of the old policy that the sampler does not record;
         names of `head.Scores`, and `old_` before them is the field of Rows.
       cut_share: of `old_cut_logprobs`.
+      ratio_of: the distribution that all log-probs are of; of `settings.RATIOS_OF`.
       by_rows: `terms` and `aggregate` need whole completions. Otherwise they need no
         token but their own.
       across_rows: and all of a mini-batch together, so that how it is cut into
@@ -185,6 +186,7 @@ class Method:
     outputs: frozenset[str]
     old_outputs: frozenset[str]
     cut_share: float
+    ratio_of: str
     by_rows: bool
     across_rows: bool
     silent_at_zero: bool
@@ -331,6 +333,7 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             name.removeprefix("old_") for name in reads & _NOT_RECORDED
         ),
         cut_share=settings.cut_share,
+        ratio_of=settings.ratio_of,
         by_rows=by_rows,
         across_rows=(micro and "score" in reads)
         or any(stage.declared.across_rows for stage in late),

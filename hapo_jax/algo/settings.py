@@ -15,6 +15,7 @@ from hapo_jax.algo import advantages, entropy, importance, kl, supervised, tempe
 from hapo_jax.algo.ranges import Range
 from hapo_jax.system.errors import Refused
 
+RATIOS_OF = ("base", "sampled")
 ENTROPY_SOURCES = ("old", "current")
 ENTROPY_SCOPES = ("batch", "micro")
 ZONES = ("adapted", "base")
@@ -133,6 +134,10 @@ class Settings:
     entropy: Entropy = Entropy()
     temperature: Temperature = Temperature()
     token_group: TokenGroup = TokenGroup()
+    # What log-probs and ratios are of: the softmax of all logits at the base
+    # temperature, or the distribution that the token was drawn from, with its
+    # temperature and truncation. Entropies are of the untempered softmax anyway.
+    ratio_of: str = _setting("base", RATIOS_OF)
     # Of the largest probability; what is below is cut from `old_cut_logprobs`.
     cut_share: float = _setting(0.02, Range(0, 1, above=True))
     shaping: Mapping[str, Any] = _stage("redistribute")

@@ -25,10 +25,10 @@ from hapo_jax.system.errors import Refused
 Array = jax.Array
 
 # What a stage may read, float32 [B, T] unless it says otherwise; in nats where it is a
-# log-prob or an entropy.
+# log-prob or an entropy. Log-probs are of the distribution that algo.ratio_of names.
 NAMES = {
     "mask": "bool; True on the tokens of the completion",
-    "old_logprobs": "policy before the step's updates, base temperature",
+    "old_logprobs": "policy before the step's updates",
     "old_entropy": "policy before the step's updates",
     "old_square_sum": "policy before the step's updates: sum of p² over all tokens",
     "old_cut_logprobs": "policy before the step's updates without tokens less probable "
@@ -49,7 +49,7 @@ NAMES = {
     "entropy": "of the policy that algo.entropy.source names, old or current",
     "source_logprobs": "of that policy too, without a gradient",
     "score": "entropy score in [-1, 1], by the statistics of algo.entropy",
-    "logprobs": "current policy, base temperature; differentiable",
+    "logprobs": "current policy; differentiable",
     "current_entropy": "of the current policy; differentiable",
     "rank": "of the token under the current policy, 1 is the most probable",
     "ratio": "current over old policy; differentiable",

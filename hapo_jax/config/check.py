@@ -103,11 +103,14 @@ def check(config: ConfigDict, *, num_devices: int) -> resolution.Resolved:
         if r[name] != whole
     ]
     need(
-        not cut or c.algo.importance.mode != "none" or r.off_policy == "accept",
+        not cut
+        or c.algo.ratio_of == "sampled"
+        or c.algo.importance.mode != "none"
+        or r.off_policy == "accept",
         f"{', '.join(cut)} draws from a part of the vocabulary, and the learner's "
-        "ratios are of all of it: they would be off in every update. Draw from the "
-        "whole, correct by algo.importance.mode='token', or set "
-        "rollout.off_policy='accept'.",
+        "ratios are of all of it: they would be off in every update. Set "
+        "algo.ratio_of='sampled', draw from the whole, correct by "
+        "algo.importance.mode='token', or set rollout.off_policy='accept'.",
     )
     need(
         not r.correction.share or learner.recompute_old_logprobs,

@@ -82,8 +82,9 @@ def default() -> ConfigDict:
     c.rollout.top_k = 0  # 0: off
     c.rollout.top_p = 1.0  # 1: off
     c.rollout.min_p = 0.0  # 0: off
-    # What to do about tokens that are cut off by these three: the learner's ratios are
-    # of the whole vocabulary, so without algo.importance they are off. refuse | accept
+    # What to do about tokens that are cut off by these three where the learner's
+    # ratios are of the whole vocabulary (algo.ratio_of='base') and algo.importance
+    # does not correct them: they are off. refuse | accept
     c.rollout.off_policy = "refuse"
     # One more completion of each prompt, greedy, whose reward is a baseline (ReMax).
     c.rollout.greedy_baseline = False

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hapo_jax.algo import entropy as entropy_lib
+from hapo_jax.learner import packing
 from hapo_jax.model import sharding, transformer
 from hapo_jax.system import target
 
@@ -36,12 +37,13 @@ class Scores(NamedTuple):
     """What the logits say of the given tokens; [..., N] float32, None if not wanted.
 
     Attributes:
-      logprobs: nats, at the base temperature.
+      logprobs: nats, at the base temperature, or as the token was drawn.
       entropy: nats, of the untempered distribution.
       rank: 1 + how many tokens are more probable.
-      square_sum: sum of the squared probabilities of all tokens, base temperature.
-      cut_logprobs: nats, under the distribution without all that is less probable than
-        `cut_share` times the most probable token; -inf where the token itself is.
+      square_sum: of the squared probabilities of all tokens, in the distribution that
+        log-probs are of.
+      cut_logprobs: nats, under that distribution without all that is less probable
+        than `cut_share` times the most probable token; -inf where the token itself is.
       values: of a critic, which is no output of this head: it has no vocabulary.
     """
 
@@ -63,20 +65,25 @@ class _Logits(NamedTuple):
 
     Attributes:
       raw: [S, width, V] float32.
-      tempered: the same divided by the base temperature.
-      chosen: [S, width], of the tokens, tempered.
+      chosen: [S, width], those of the tokens.
+      temperature: float, or [S, width] float32.
+      tempered: raw, divided by it, up to a constant of each token; -inf for tokens that
+        are out of the question.
+      tempered_chosen: [S, width], those of the tokens.
       log_total: [S, width], log-sum-exp of the tempered ones.
     """
 
     raw: Array
-    tempered: Array
     chosen: Array
+    temperature: float | Array
+    tempered: Array
+    tempered_chosen: Array
     log_total: Array
 
 
 def _rank(logits: _Logits, cut_share: float) -> Array:
     del cut_share
-    above = logits.tempered > logits.chosen[..., None]
+    above = logits.raw > logits.chosen[..., None]
     return 1 + above.sum(-1, dtype=jnp.float32)
 
 
@@ -89,7 +96,8 @@ def _cut_logprobs(logits: _Logits, cut_share: float) -> Array:
     least = logits.tempered.max(-1) + np.log(cut_share)
     kept = logits.tempered >= least[..., None]
     log_total = jax.nn.logsumexp(logits.tempered, axis=-1, where=kept)
-    return jnp.where(logits.chosen >= least, logits.chosen - log_total, -jnp.inf)
+    own = logits.tempered_chosen
+    return jnp.where(own >= least, own - log_total, -jnp.inf)
 
 
 # Beside the log-probs: name → (logits of a chunk, cut_share) → [S, width] float32.
@@ -127,6 +135,7 @@ def scores(
     targets: Array,
     counts: Array,
     *,
+    drawn: packing.Drawn | None = None,
     width: int,
     outputs: frozenset[str] = ENTROPY,
     **options,
@@ -138,10 +147,13 @@ def scores(
       weight: [V, D], the unembedding in the dtype of `hidden`.
       targets: [S, N] int32, the tokens.
       counts: [S] int32, how many of the N there are.
+      drawn: of [S, N], how the tokens were drawn: log-probs are then of the softmax of
+        the logits above `cut_logit`, and the token's own, at its temperature. None, or
+        temperature 0: of all logits at the base temperature.
       width: columns of a chunk.
       outputs: of `OUTPUTS`, those that are wanted.
-      **options: base_temperature: log-probs are of softmax(logits / base_temperature);
-        unused_ids: of probability 0, see `ModelConfig`; cut_share: of `cut_logprobs`.
+      **options: base_temperature; unused_ids: of probability 0, see `ModelConfig`;
+        cut_share: of `cut_logprobs`.
 
     Returns:
       Scores [S, N]; 0 or meaningless behind `counts`.
@@ -152,6 +164,7 @@ def scores(
             _columns(hidden, k, width),
             weight,
             _columns(targets, k, width),
+            jax.tree.map(lambda x: _columns(x, k, width), drawn),
             outputs=outputs,
             **options,
         )
@@ -169,9 +182,9 @@ def gradients(
     counts: Array,
     constants,
     *,
+    drawn: packing.Drawn | None = None,
     width: int,
     outputs: frozenset[str] = frozenset(),
-    base_temperature: float,
     **options,
 ):
     """Gradients of a sum over tokens in states and unembedding.
@@ -181,8 +194,7 @@ def gradients(
         of scalars to add up over chunks, and as Scores the derivatives of the loss in
         the log-probs and, or None, in the entropies, 0 behind `counts`. The other
         scores have none.
-      hidden, weight, targets, counts, width, outputs, base_temperature, **options: as
-        in `scores`.
+      hidden, weight, targets, counts, drawn, width, outputs, **options: as in `scores`.
       constants: a tree of arrays [S, N], handed to `slopes` chunk by chunk.
 
     Returns:
@@ -195,21 +207,14 @@ def gradients(
     def chunk(k, carry):
         sums, d_hidden, d_weight = carry
         states, tokens = _columns(hidden, k, width), _columns(targets, k, width)
-        part, logits = _chunk(
-            states,
-            weight,
-            tokens,
-            outputs=outputs,
-            base_temperature=base_temperature,
-            **options,
-        )
-        new, slope = slopes(
-            part, jax.tree.map(lambda x: _columns(x, k, width), constants)
-        )
-        # d log softmax(z)[token] / dz = onehot - softmax(z), and z = logits / T.
-        chosen = jnp.arange(V)[None, None] == tokens[..., None]
-        d_logits = (slope.logprobs / base_temperature)[..., None] * (
-            chosen - jnp.exp(logits.tempered - logits.log_total[..., None])
+        how, given = jax.tree.map(lambda x: _columns(x, k, width), (drawn, constants))
+        part, logits = _chunk(states, weight, tokens, how, outputs=outputs, **options)
+        new, slope = slopes(part, given)
+        # d log softmax(z)[token] / dz = onehot - softmax(z), and z = logits / T. What
+        # is cut has no part in z; that it is cut is no function of the logits here.
+        d_logits = (slope.logprobs / logits.temperature)[..., None] * (
+            _is_token(tokens, V)
+            - jnp.exp(logits.tempered - logits.log_total[..., None])
         )
         if slope.entropy is not None:
             d_logits += slope.entropy[..., None] * _entropy_slope(logits.raw)
@@ -244,6 +249,7 @@ def _chunk(
     hidden: Array,
     weight: Array,
     tokens: Array,
+    drawn: packing.Drawn | None,
     *,
     outputs: frozenset[str],
     base_temperature: float,
@@ -254,12 +260,65 @@ def _chunk(
     raw = jnp.einsum("SND,VD->SNV", hidden, weight, preferred_element_type=jnp.float32)
     raw = sharding.constrain_vocab(raw, axis=2)
     raw = transformer.mask_unused(raw, unused_ids)
-    tempered = raw if base_temperature == 1.0 else raw / base_temperature
-    chosen = jnp.take_along_axis(tempered, tokens[..., None], axis=-1)[..., 0]
-    log_total = jax.nn.logsumexp(tempered, axis=-1)
-    logits = _Logits(raw, tempered, chosen, log_total)
+    chosen = jnp.take_along_axis(raw, tokens[..., None], axis=-1)[..., 0]
+    if drawn is None:
+        logits = _tempered(raw, chosen, base_temperature)
+    else:
+        logits = _as_drawn(raw, chosen, tokens, drawn, base_temperature)
     others = {name: _OUTPUTS[name](logits, cut_share) for name in sorted(outputs)}
-    return Scores(logprobs=chosen - log_total, **others), logits
+    return Scores(logits.tempered_chosen - logits.log_total, **others), logits
+
+
+def _tempered(raw: Array, chosen: Array, temperature: float) -> _Logits:
+    """All logits, at the base temperature."""
+    tempered, tempered_chosen = (
+        x if temperature == 1.0 else x / temperature for x in (raw, chosen)
+    )
+    return _Logits(
+        raw=raw,
+        chosen=chosen,
+        temperature=temperature,
+        tempered=tempered,
+        tempered_chosen=tempered_chosen,
+        log_total=jax.nn.logsumexp(tempered, axis=-1),
+    )
+
+
+def _as_drawn(
+    raw: Array,
+    chosen: Array,
+    tokens: Array,
+    drawn: packing.Drawn,
+    base_temperature: float,
+) -> _Logits:
+    """The logits that the tokens were drawn from, under the policy of today.
+
+    Temperature and cut are constants of the rollout. So the same policy keeps the same
+    tokens in every pass, but for those whose logit is nearer to the cut than two passes
+    round apart; and a policy that has moved keeps what is above the cut by now. The
+    token itself is always kept: it was drawn.
+    """
+    known = drawn.temperature > 0
+    temperature = jnp.where(known, drawn.temperature, base_temperature)
+    cut = jnp.where(known, drawn.cut_logit, -jnp.inf)
+    # As in the sampler: with a maximum of 0, no exponential needs another.
+    peak = raw.max(-1)
+    relative = raw - peak[..., None]
+    kept = (relative > cut[..., None]) | _is_token(tokens, raw.shape[-1])
+    tempered = jnp.where(kept, relative / temperature[..., None], -jnp.inf)
+    return _Logits(
+        raw=raw,
+        chosen=chosen,
+        temperature=temperature,
+        tempered=tempered,
+        tempered_chosen=(chosen - peak) / temperature,
+        log_total=jnp.log(jnp.exp(tempered).sum(-1)),
+    )
+
+
+def _is_token(tokens: Array, V: int) -> Array:
+    """[S, N] → [S, N, V] bool, one-hot."""
+    return jnp.arange(V)[None, None] == tokens[..., None]
 
 
 def _entropy_slope(raw: Array) -> Array:

@@ -71,7 +71,8 @@ def learn(
     found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
     found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
-        found |= metrics.of_mismatch(batch, learnt.rows)
+        recorded = recorded_scores(learner, batch)
+        found |= metrics.of_mismatch(batch, recorded, learnt.rows)
     skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in placements)
     found["batch/skipped_sequences"] = float(skipped) / (passes * learner.phases)
     scorings = learner.recompute_old_logprobs + (reference_params is not None)
@@ -92,9 +93,15 @@ def given_scores(
     if reference_params is not None:
         policies.append(reference_params)
     scores = score(learner, policies, batch, state.critic) if policies else []
+    return scores if recompute else [recorded_scores(learner, batch), *scores]
+
+
+def recorded_scores(learner: train_step.Learner, batch: RolloutBatch) -> head.Scores:
+    """What the sampler says of the policy that it drew from, [B, T]."""
     record = batch.record
-    recorded = head.Scores(logprobs=record.base_logprobs, entropy=record.entropy)
-    return scores if recompute else [recorded, *scores]
+    of_base = learner.ratio_of == "base"
+    logprobs = record.base_logprobs if of_base else record.behavior_logprobs
+    return head.Scores(logprobs=logprobs, entropy=record.entropy)
 
 
 def score(
@@ -240,7 +247,7 @@ def _pack(
     """A placement as arrays, of the size that the worst case of this shape needs."""
     layout = learner.layout
     longest = batch.prompt_tokens.shape[1] + batch.completion_tokens.shape[1]
-    return packing.pack(
+    packed, index = packing.pack(
         layout,
         placement,
         batch.prompt_tokens,
@@ -248,3 +255,10 @@ def _pack(
         num_micros=layout.num_micros(len(batch.rewards), longest),
         pad_targets_to=learner.width,
     )
+    if learner.ratio_of == "sampled":
+        drawn = packing.Drawn(
+            temperature=packing.gather(index, batch.record.temperature),
+            cut_logit=packing.gather(index, batch.record.cut_logit),
+        )
+        packed = packed._replace(drawn=drawn)
+    return packed, index

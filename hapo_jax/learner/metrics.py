@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hapo_jax.algo.method import Rows
+from hapo_jax.learner.head import Scores
 from hapo_jax.learner.train_step import Prepared, Tally
 from hapo_jax.rollout.batch import RolloutBatch
 
@@ -84,11 +85,11 @@ def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, f
     }
 
 
-def of_mismatch(batch: RolloutBatch, rows: Rows) -> dict[str, float]:
+def of_mismatch(batch: RolloutBatch, recorded: Scores, rows: Rows) -> dict[str, float]:
     """How far sampler and learner are apart where they are the same policy, in nats:
     nothing but rounding, and groups that were carried over from earlier steps."""
     mask = _own(batch) & ~batch.given
-    gap = np.abs(batch.record.base_logprobs[mask] - rows.old_logprobs[mask])
+    gap = np.abs(recorded.logprobs[mask] - rows.old_logprobs[mask])
     if not len(gap):
         return {}
     return {

@@ -96,6 +96,18 @@ class Placement(NamedTuple):
         return int(sum(heads.values()) + used.sum() + self.lengths[used].sum())
 
 
+class Drawn(NamedTuple):
+    """How targets were drawn; float32, [M, S, N] each, see `TokenRecord`.
+
+    Attributes:
+      temperature: 0 for a target that was not drawn, or greedily.
+      cut_logit: what separates the tokens that could be drawn from the others.
+    """
+
+    temperature: np.ndarray
+    cut_logit: np.ndarray
+
+
 class Packed(NamedTuple):
     """A placement as arrays for the devices. m = micro_rows, S = shards, int32 all.
 
@@ -113,6 +125,7 @@ class Packed(NamedTuple):
       targets: [M, S, N], the token itself.
       counts: [M, S], targets there are; those behind are padding.
       num_micros: scalar, micro-batches with a token in them, the first ones.
+      drawn: how the targets were drawn; None where log-probs are not of that.
     """
 
     tokens: np.ndarray
@@ -124,6 +137,7 @@ class Packed(NamedTuple):
     targets: np.ndarray
     counts: np.ndarray
     num_micros: np.ndarray
+    drawn: Drawn | None = None
 
 
 class Index(NamedTuple):

@@ -72,6 +72,7 @@ def score(
             weight,
             micro.targets,
             micro.counts,
+            drawn=micro.drawn,
             outputs=outputs,
             unused_ids=model.config.unused_ids,
             **options,

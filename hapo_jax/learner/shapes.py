@@ -26,6 +26,10 @@ def packed(learner: train_step.Learner, num_micros: int) -> packing.Packed:
         counts=_of((M, S)),
         num_micros=_of(()),
     )
+    if learner.ratio_of == "sampled":
+        number = _of(target.shape, jnp.float32)
+        drawn = packing.Drawn(temperature=number, cut_logit=number)
+        found = found._replace(drawn=drawn)
     return sharding.laid_out(found, learner.shardings.packed)
 
 

@@ -102,7 +102,7 @@ class Learner(NamedTuple):
       minibatch_rows: b, completions per update, those beside the batch included.
       beside_rows: of them places for these, the last ones.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows, has_critic, silent_at_zero, phases, old_outputs: see `Method`.
+      by_rows, has_critic, silent_at_zero, phases, old_outputs, ratio_of: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -122,6 +122,7 @@ class Learner(NamedTuple):
     silent_at_zero: bool
     phases: int
     old_outputs: frozenset[str]
+    ratio_of: str
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
 
@@ -238,6 +239,7 @@ def make_learner(
         silent_at_zero=method.silent_at_zero,
         phases=method.phases,
         old_outputs=method.old_outputs,
+        ratio_of=method.ratio_of,
         row_sharding=rows,
         shardings=minibatch,
     )
@@ -377,6 +379,7 @@ def _by_token(
         micro.targets,
         micro.counts,
         given,
+        drawn=micro.drawn,
         outputs=method.outputs,
         **options,
     )
@@ -408,6 +411,7 @@ def _by_rows(
         weight,
         micro.targets,
         micro.counts,
+        drawn=micro.drawn,
         outputs=method.outputs,
         **options,
     )
@@ -439,6 +443,7 @@ def _by_rows(
         micro.targets,
         micro.counts,
         slope,
+        drawn=micro.drawn,
         **options,
     )
     weights = None

@@ -11,22 +11,29 @@ import numpy as np
 
 Array = jax.Array | np.ndarray
 
+# `TokenRecord.cut_logit` where every token could be drawn: below any logit.
+NO_CUT = -1e30
+
 
 class TokenRecord(NamedTuple):
     """What is kept of a token that was drawn.
 
-    The same four numbers wherever the token goes, float32 each: [B] when it is drawn,
-    [B, T] in a batch, [n] in a completion of n tokens.
+    The same numbers wherever the token goes, float32 each: [B] when it is drawn, [B, T]
+    in a batch, [n] in a completion of n tokens.
 
     Attributes:
       entropy: nats, of the untempered distribution.
       temperature: at which the token was drawn; 0 if greedily, or by nobody.
+      cut_logit: between the smallest logit of a token that could be drawn and the
+        largest of one that could not; untempered, relative to the largest of all, so
+        below 0. `NO_CUT` if all could be drawn, or the token was drawn greedily.
       behavior_logprobs: under the distribution drawn from.
       base_logprobs: under the same policy at the base temperature.
     """
 
     entropy: Array
     temperature: Array
+    cut_logit: Array
     behavior_logprobs: Array
     base_logprobs: Array
 

@@ -79,12 +79,16 @@ class StreamState(NamedTuple):
         carried = plain["carried"]
         if carried is not None:
             none = np.zeros_like(carried["rewards"])
-            fields = {
+            # What checkpoints of earlier versions lack.
+            lacking = {
                 "baselines": none,
                 "beside": none > 0,
                 "given": np.zeros_like(carried["completion_mask"]),
-                **carried,
+                "cut_logit": np.full(
+                    carried["entropy"].shape, batch_lib.NO_CUT, np.float32
+                ),
             }
+            fields = {**lacking, **carried}
             record = {name: fields.pop(name) for name in TokenRecord._fields}
             carried = RolloutBatch(**fields, record=TokenRecord(**record))
         spent = plain.get("spent")

@@ -16,7 +16,7 @@ import numpy as np
 from hapo_jax.algo import entropy as entropy_lib
 from hapo_jax.algo import masked
 from hapo_jax.model import decoding, transformer
-from hapo_jax.rollout.batch import TokenRecord
+from hapo_jax.rollout.batch import NO_CUT, TokenRecord
 
 Array = jax.Array
 # (entropy [B], state of the method, base_temperature [B]) -> temperature [B]
@@ -124,6 +124,7 @@ def draw(
     greedy = base_temperature <= 0
     tempered = logits / jnp.where(greedy, 1.0, temperature)[:, None]
     tempered = truncate(tempered, truncation)
+    cut_logit = _cut_logit(logits, tempered, truncation)
     weights = jnp.exp(tempered)
     token = inverse_cdf(weights, uniforms).astype(jnp.int32)
     token = jax.lax.cond(
@@ -141,6 +142,7 @@ def draw(
     return token, TokenRecord(
         entropy=entropy,
         temperature=jnp.where(greedy, 0.0, temperature),
+        cut_logit=jnp.where(greedy, NO_CUT, cut_logit),
         behavior_logprobs=jnp.where(greedy, 0.0, behavior),
         base_logprobs=_pick(logits, token) / base_temperature - base_log_total,
     )
@@ -157,6 +159,21 @@ def truncate(logits: Array, truncation: Truncation) -> Array:
         least = logits.max(-1, keepdims=True) + np.log(min_p)
         logits = jnp.where(logits < least, -jnp.inf, logits)
     return logits
+
+
+def _cut_logit(logits: Array, truncated: Array, truncation: Truncation) -> Array:
+    """What separates the logits [B, V] of tokens that were kept from the others; [B].
+
+    Halfway between the last that was kept and the first that was not. At the former
+    itself, half of all later passes over the same policy would lose the token, since
+    they round its logit in another way.
+    """
+    if truncation == Truncation():
+        return jnp.full(len(logits), NO_CUT)
+    kept = truncated > -jnp.inf
+    last = jnp.where(kept, logits, jnp.inf).min(-1)
+    first = jnp.where(kept, -jnp.inf, logits).max(-1)
+    return jnp.maximum((last + first) / 2, NO_CUT)
 
 
 def _cut(logits: Array, weights: Array, enough: float) -> Array:

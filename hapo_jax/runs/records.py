@@ -47,9 +47,11 @@ PER_TOKEN = {
     "old_entropy": pa.float32(),  # of the policy before the update
     "entropy_score": pa.float32(),  # in [-1, 1]; 0 where no stage reads it
     "temperature": pa.float32(),  # at which the token was drawn
+    # Logits below this, relative to the largest, could not be drawn; -1e30: all could.
+    "cut_logit": pa.float32(),
     "behavior_logprobs": pa.float32(),  # under the distribution drawn from
-    "old_logprobs": pa.float32(),  # base temperature, before the update
-    "logprobs": pa.float32(),  # base temperature, after the update
+    "old_logprobs": pa.float32(),  # before the update, of what algo.ratio_of says
+    "logprobs": pa.float32(),  # after the update, likewise
     "ratio": pa.float32(),  # exp(logprobs - old_logprobs)
     "importance_weight": pa.float32(),  # 1 where there is none
     "base_advantages": pa.float32(),  # before redistribution
@@ -150,14 +152,15 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
     """The records of one step, one dict per completion, columns as in `SCHEMA`.
 
     Columns of `PER_TOKEN` are arrays of that completion's length (`token_strings`: a
-    list).
+    list). What an earlier version did not record is absent.
     """
     path = _existing(pathlib.Path(workdir) / ROLLOUTS, step, ".parquet")
     try:
         table = parquet.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise Refused(f"{path} is broken ({error}); remove it.") from None
-    numeric = [name for name in PER_TOKEN if name != "token_strings"]
+    there = PER_TOKEN.keys() & set(table.column_names)
+    numeric = there - {"token_strings"}
     rows = table.to_pylist()
     for row in rows:
         for name in numeric:

@@ -30,10 +30,12 @@ def save(
       terms, now: [B, T], see `learn.look_back`.
       prompts: where the batch's prompt ids point to.
       tokenizer: of the policy.
-      num_rows: rows to record, whole groups; 0 records none. Empty rows are left out.
+      num_rows: rows to record, whole groups; 0 records none. Empty rows are left out,
+        and what is imitated beside the batch.
     """
     batch, rows = learnt.batch, learnt.rows
-    mask = batch.completion_mask
+    own = (batch.prompt_ids >= 0) & ~batch.beside
+    mask = batch.completion_mask & own[:, None]
     folder.log_histograms(
         step,
         {
@@ -41,10 +43,10 @@ def save(
             "tokens/temperature": batch.record.temperature[mask],
             "tokens/ratio": terms.ratio[mask],
             "tokens/advantages": terms.advantages[mask],
-            "completions/length": batch.lengths[batch.prompt_ids >= 0],
+            "completions/length": batch.lengths[own],
         },
     )
-    index = np.flatnonzero(batch.prompt_ids[:num_rows] >= 0)
+    index = np.flatnonzero(own[:num_rows])
     if not len(index):
         return
     tokens = [batch.completion_tokens[i][mask[i]] for i in index]
@@ -73,6 +75,7 @@ def save(
             "old_entropy": rows.old_entropy[index],
             "entropy_score": terms.score[index],
             "temperature": batch.record.temperature[index],
+            "cut_logit": batch.record.cut_logit[index],
             "behavior_logprobs": batch.record.behavior_logprobs[index],
             "old_logprobs": rows.old_logprobs[index],
             "logprobs": now.logprobs[index],

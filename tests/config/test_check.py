@@ -239,6 +239,12 @@ def test_groups_of_one_are_accepted_where_they_learn(advantage, singleton, stren
     check.check_method(resolved, made)
 
 
+def test_truncated_sampling_is_accepted_where_ratios_are_of_it():
+    config = load("countdown")
+    config.rollout.top_p, config.algo.ratio_of = 0.8, "sampled"
+    check.check(config, num_devices=8)
+
+
 def checked(name, **rollout):
     """Runs `check_method` for a method of the table on the demo."""
     config = load("countdown", f"method={name}")

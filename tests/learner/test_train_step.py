@@ -29,6 +29,11 @@ MINIBATCH_ROWS = 16
 ROWS = NUM_PROMPTS * GROUP
 
 
+# Made once, so that a learner of equal parts is found in the cache of `learner_of`.
+method_of = functools.cache(tiny.method)
+
+
+@functools.cache
 def adamw(peak=1e-2, warmup=2, weight_decay=0.1):
     rate = optimizer_lib.schedule(
         peak, warmup_updates=warmup, decay="constant", decay_updates=0, final_share=0.0
@@ -43,6 +48,7 @@ def adamw(peak=1e-2, warmup=2, weight_decay=0.1):
     )
 
 
+@functools.cache
 def sgd():
     return optimizer_lib.Optimizer(*optax.sgd(1.0), lambda state: 1.0)
 
@@ -62,9 +68,22 @@ CUTS = {
 }
 
 
-def make(mesh, method, *, cut="padded", micro_rows=8, optimizer=None, **options):
-    """A learner and a fresh state on a mesh."""
-    optimizer = optimizer or adamw()
+@functools.cache
+def learner_of(
+    mesh,
+    method,
+    *,
+    optimizer,
+    cut="padded",
+    micro_rows=8,
+    base_temperature=1.0,
+    recompute_old_logprobs=True,
+    chunk_tokens=64,
+    remat="none",
+    beside_rows=0,
+):
+    """A learner, whose programs serve every test that asks for the same, and the
+    shapes of its state."""
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH)
     policy = policy_lib.make(tiny.MODEL, None, "", "float32", mesh)
     abstract = state_lib.abstract(policy, optimizer, method)
@@ -74,14 +93,21 @@ def make(mesh, method, *, cut="padded", micro_rows=8, optimizer=None, **options)
         optimizer,
         mesh,
         jax.tree.map(lambda x: x.sharding, abstract),
-        base_temperature=options.get("base_temperature", 1.0),
+        base_temperature=base_temperature,
         minibatch_rows=MINIBATCH_ROWS,
-        recompute_old_logprobs=options.get("recompute_old_logprobs", True),
+        recompute_old_logprobs=recompute_old_logprobs,
         layout=packing.Layout(micro_rows=micro_rows, shards=shards, **CUTS[cut]),
-        chunk_tokens=options.get("chunk_tokens", 64),
-        remat=options.get("remat", "none"),
-        beside_rows=options.get("beside_rows", 0),
+        chunk_tokens=chunk_tokens,
+        remat=remat,
+        beside_rows=beside_rows,
     )
+    return learner, policy, abstract
+
+
+def make(mesh, method, *, optimizer=None, **options):
+    """A learner and a fresh state on a mesh."""
+    optimizer = optimizer or adamw()
+    learner, policy, abstract = learner_of(mesh, method, optimizer=optimizer, **options)
     params = jax.device_put(tiny.params(), policy.train_shardings)
     return learner, state_lib.place(params, optimizer, method, abstract)
 
@@ -110,7 +136,7 @@ def one_device(devices):
 
 @pytest.fixture(scope="module")
 def expected(devices):
-    return step(one_device(devices), tiny.method("hapo"))
+    return step(one_device(devices), method_of("hapo"))
 
 
 def assert_same(result, expected, *, atol=1e-5):
@@ -128,10 +154,25 @@ def assert_same(result, expected, *, atol=1e-5):
         )
 
 
-@pytest.mark.parametrize("cut", CUTS)
+MESHES = [
+    ((1, 1, 1), 1),
+    ((1, 1, 1), 3),
+    ((1, 1, 1), 8),
+    ((8, 1, 1), 8),
+    ((2, 2, 2), 8),
+]
+# Each is a compilation of seconds; `make test-fast` has these.
+QUICK = [((1, 1, 1), 3, "packed"), ((8, 1, 1), 8, "wide"), ((2, 2, 2), 8, "shared")]
+
+
+def slow_unless(quick, *values):
+    """Parameters of a test, which is slow if `quick` is false."""
+    return pytest.param(*values, marks=() if quick else pytest.mark.slow)
+
+
 @pytest.mark.parametrize(
-    ("shape", "micro_rows"),
-    [((1, 1, 1), 1), ((1, 1, 1), 3), ((1, 1, 1), 8), ((8, 1, 1), 8), ((2, 2, 2), 8)],
+    ("shape", "micro_rows", "cut"),
+    [slow_unless((*mesh, cut) in QUICK, *mesh, cut) for mesh in MESHES for cut in CUTS],
     ids=str,
 )
 def test_how_the_work_is_cut_changes_nothing(
@@ -140,50 +181,68 @@ def test_how_the_work_is_cut_changes_nothing(
     """Micro-batches × packing × sharing of prompts × mesh: parameters after two
     updates, metrics and statistics."""
     mesh = mesh8(shape) if math.prod(shape) == 8 else one_device(devices)
-    result = step(mesh, tiny.method("hapo"), cut=cut, micro_rows=micro_rows)
+    result = step(mesh, method_of("hapo"), cut=cut, micro_rows=micro_rows)
     assert_same(result, expected)
 
 
-@pytest.mark.parametrize("cut", ["padded", "shared"])
-@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 2, 2)], ids=str)
-def test_gradients_agree_to_1e_5(mesh8, devices, shape, cut):
+@pytest.fixture(scope="module")
+def descended(devices):
+    """The state after a step of plain descent, with one padded micro-batch."""
+    options = dict(cut="padded", micro_rows=MINIBATCH_ROWS, optimizer=sgd())
+    (state, _), _ = step(one_device(devices), method_of("dapo"), **options)
+    return state
+
+
+@pytest.mark.parametrize(
+    ("shape", "cut"),
+    [
+        slow_unless(shape == (2, 2, 2) and cut == "shared", shape, cut)
+        for shape in ((1, 1, 1), (2, 2, 2))
+        for cut in ("padded", "shared")
+    ],
+    ids=str,
+)
+def test_gradients_agree_to_1e_5(mesh8, devices, descended, shape, cut):
     """Against one padded micro-batch; a step of plain descent is the gradient."""
     mesh = mesh8(shape) if math.prod(shape) == 8 else one_device(devices)
-    descent = dict(optimizer=sgd())
-    whole = dict(cut="padded", micro_rows=MINIBATCH_ROWS)
-    method = tiny.method("dapo")
-    (one, _), _ = step(one_device(devices), method, **whole, **descent)
-    (other, _), _ = step(mesh, method, cut=cut, micro_rows=4, **descent)
+    options = dict(cut=cut, micro_rows=4, optimizer=sgd())
+    (other, _), _ = step(mesh, method_of("dapo"), **options)
     start = jax.device_get(tiny.params())
     largest = max(
         np.abs(a - b).max()
-        for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(start))
+        for a, b in zip(jax.tree.leaves(descended.params), jax.tree.leaves(start))
     )
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-5 * largest),
         other.params,
-        one.params,
+        descended.params,
     )
 
 
 def test_sums_in_the_same_order_are_the_same_bits(devices, expected):
     """Room for more micro-batches, and chunks of the same tokens, move no bit."""
-    again = step(one_device(devices), tiny.method("hapo"), chunk_tokens=64)
+    again = step(one_device(devices), method_of("hapo"), chunk_tokens=64)
     jax.tree.map(
         np.testing.assert_array_equal, again[0][0].params, expected[0][0].params
     )
 
 
 @pytest.mark.parametrize(
-    "options", [{"chunk_tokens": 1}, {"remat": "full"}, {"remat": "dots"}]
+    "options",
+    [
+        {"chunk_tokens": 1},
+        {"remat": "full"},
+        pytest.param({"remat": "dots"}, marks=pytest.mark.slow),
+    ],
 )
 def test_chunks_and_remat_change_nothing(devices, expected, options):
-    assert_same(step(one_device(devices), tiny.method("hapo"), **options), expected)
+    assert_same(step(one_device(devices), method_of("hapo"), **options), expected)
 
 
+@pytest.mark.slow
 def test_statistics_of_micro_batches_are_the_declared_exception(devices):
     """`hapo_public` scores a token within its micro-batch, so the cut matters."""
-    mesh, method = one_device(devices), tiny.method("hapo_public")
+    mesh, method = one_device(devices), method_of("hapo_public")
     (whole, _), _ = step(mesh, method, passes=2)
     (cut, _), _ = step(mesh, method, passes=2, micro_rows=2)
     gap = jax.tree.map(lambda a, b: np.abs(a - b).max(), whole.params, cut.params)
@@ -195,9 +254,9 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
     mesh = one_device(devices)
     # The update is the gradient.
     options = dict(optimizer=sgd(), base_temperature=0.7, cut="shared")
-    (_, learnt), _ = step(mesh, tiny.method("dapo"), **options)
+    (_, learnt), _ = step(mesh, method_of("dapo"), **options)
     with jax.set_mesh(mesh):
-        learner, start = make(mesh, tiny.method("dapo"), **options)
+        learner, start = make(mesh, method_of("dapo"), **options)
         minibatch, plan = learn_lib.make_minibatch(learner, learnt, 0)
         after, _ = learner.update(start, minibatch)
     assert (plan.row[:GROUP] < 0).all()  # equal rewards: no pass, but counted below
@@ -228,7 +287,7 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
     )
 
 
-@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize("by_rows", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_gradient_through_the_entropy_is_that_of_the_plain_formula(devices, by_rows):
     """Mean of -A r - c H over the tokens of a mini-batch, in one micro-batch."""
     mesh, c = one_device(devices), 3.0
@@ -264,7 +323,7 @@ def test_one_program_for_every_batch(devices):
     """Lengths, skipped completions and statistics change; nothing compiles again."""
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
-        learner, state = make(mesh, tiny.method("hapo"), cut="shared", micro_rows=2)
+        learner, state = make(mesh, method_of("hapo"), cut="shared", micro_rows=2)
         state, *_ = learn_lib.learn(learner, state, rollout(), passes=1)
         programs = learner.num_programs()
         assert programs == 3
@@ -277,7 +336,7 @@ def test_one_program_for_every_batch(devices):
 
 def test_recorded_old_logprobs_spare_the_scoring(devices):
     """With what scoring would have found, everything but the pass is the same."""
-    mesh, method = one_device(devices), tiny.method("hapo")
+    mesh, method = one_device(devices), method_of("hapo")
     with jax.set_mesh(mesh):
         learner, state = make(mesh, method)
         (old,) = learn_lib.score(learner, [state.params], rollout())
@@ -390,7 +449,7 @@ def test_a_phase_without_tokens_changes_nothing(devices, below):
 def test_completions_without_advantages_are_skipped_exactly(devices):
     """The first group has equal rewards. What it adds is 0 in every parameter, and
     its tokens still count in the denominator. 1e-5: sums in another order."""
-    mesh, method = one_device(devices), tiny.method("dapo")
+    mesh, method = one_device(devices), method_of("dapo")
     assert method.silent_at_zero
     whole = dataclasses.replace(method, silent_at_zero=False)
     options = dict(optimizer=sgd(), cut="packed")
@@ -413,12 +472,21 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
 
 @pytest.mark.parametrize(
     ("method", "beside_rows"),
-    [("hapo_public", 0), ("grpo", 0), ("dr_grpo", 0), ("dapo", 4), ("hapo_public", 4)],
+    [
+        slow_unless(name == "grpo", name, beside_rows)
+        for name, beside_rows in (
+            ("hapo_public", 0),
+            ("grpo", 0),
+            ("dr_grpo", 0),
+            ("dapo", 4),
+            ("hapo_public", 4),
+        )
+    ],
 )
 def test_every_kind_of_method_gives_its_own_loss(devices, method, beside_rows):
     """In one micro-batch, so that statistics are those of the mini-batch: the loss of
     the first update equals `method.rows_loss`."""
-    mesh, method = one_device(devices), tiny.method(method)
+    mesh, method = one_device(devices), method_of(method)
     reference = tiny.params(seed=1) if method.needs_reference else None
     batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
     second = np.arange(MINIBATCH_ROWS) >= MINIBATCH_ROWS - beside_rows
@@ -454,7 +522,7 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method, beside_rows):
 def test_non_finite_gradients_are_skipped_and_counted(devices):
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
-        learner, state = make(mesh, tiny.method("hapo"))
+        learner, state = make(mesh, method_of("hapo"))
         before = jax.device_get(state)
         poisoned = rollout()._replace(
             rewards=np.full_like(rollout().rewards, np.inf)
@@ -476,7 +544,7 @@ def test_non_finite_gradients_are_skipped_and_counted(devices):
 def test_a_batch_of_empty_rows_changes_no_parameter(devices):
     mesh = one_device(devices)
     empty = rollout()._replace(completion_mask=np.zeros_like(rollout().completion_mask))
-    (state, _), metrics = step(mesh, tiny.method("hapo"), batch=empty)
+    (state, _), metrics = step(mesh, method_of("hapo"), batch=empty)
     jax.tree.map(
         np.testing.assert_array_equal, state.params, jax.device_get(tiny.params())
     )
@@ -501,7 +569,7 @@ def test_empty_groups_do_not_dilute_metrics(devices):
     for method in ("hapo", "grpo"):  # grpo's KL term trains silent completions too
         reference = tiny.params(seed=1) if method == "grpo" else None
         _, metrics[method] = step(
-            mesh, tiny.method(method), batch=half, reference_params=reference
+            mesh, method_of(method), batch=half, reference_params=reference
         )
         assert metrics[method]["ratio/mean"] == pytest.approx(1, abs=1e-5)
         assert metrics[method]["clip/width_low"] >= 0.2 - 1e-6
@@ -519,7 +587,7 @@ def test_nan_in_padding_reaches_nothing(devices, expected):
     poison = np.where(batch.completion_mask, batch.record.behavior_logprobs, np.nan)
     result = step(
         one_device(devices),
-        tiny.method("hapo"),
+        method_of("hapo"),
         batch=batch._replace(record=batch.record._replace(behavior_logprobs=poison)),
     )
     (state, _), _ = result
@@ -528,7 +596,7 @@ def test_nan_in_padding_reaches_nothing(devices, expected):
 
 def test_reference_kl_pulls_towards_the_reference(devices):
     mesh = one_device(devices)
-    grpo = tiny.method("grpo", kl_strength=1.0)
+    grpo = method_of("grpo", kl_strength=1.0)
     reference = tiny.params(seed=1)
     (_, learnt), metrics = step(mesh, grpo, passes=3, reference_params=reference)
     assert np.isfinite(metrics["kl/reference_k3"]) and metrics["kl/reference_k3"] > 0
@@ -569,7 +637,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
 
 def test_what_is_frozen_stays_and_the_rest_learns_as_before(devices):
     """Norms are trained alone: their gradients are those of training everything."""
-    mesh, method, optimizer = one_device(devices), tiny.method("hapo"), sgd()
+    mesh, method, optimizer = one_device(devices), method_of("hapo"), sgd()
     with jax.set_mesh(mesh):
         learner, whole = make(mesh, method, optimizer=optimizer)
         params = tiny.params()

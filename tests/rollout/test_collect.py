@@ -22,6 +22,7 @@ def graded(prompt_ids, first_sample, outcome):
     record = batch_lib.TokenRecord(
         entropy=token,
         temperature=np.ones((B, T), np.float32),
+        cut_logit=np.full((B, T), batch_lib.NO_CUT, np.float32),
         behavior_logprobs=token,
         base_logprobs=token,
     )
@@ -156,15 +157,14 @@ def test_the_state_survives_a_checkpoint():
 
 
 def test_a_state_of_an_earlier_checkpoint_is_read():
-    """Carried groups were saved field by field, a token's numbers among them, and
-    none had a baseline."""
+    """Carried groups were saved field by field, a token's numbers among them; none had
+    a baseline, and nobody knew where the vocabulary was cut."""
     _, state, _, _ = run(collect_lib.StreamState(), [MIXED] * 8, batch_prompts=1)
     carried = state.carried._asdict()
     record = carried.pop("record")
-    names = ("entropy", "temperature", "behavior_logprobs", "base_logprobs")
-    old = carried | {name: getattr(record, name) for name in names}
+    old = carried | record._asdict()
     assert state.to_plain()["carried"].keys() == old.keys()
-    del old["baselines"]
+    del old["baselines"], old["cut_logit"]
     back = collect_lib.StreamState.from_plain({"cursor": 5, "carried": old})
     assert back.cursor == 5
     jax.tree.map(np.testing.assert_array_equal, back.carried, state.carried)

@@ -12,7 +12,7 @@ from hapo_jax import plain as plain_lib
 from hapo_jax.model import policy as policy_lib
 from hapo_jax.rollout import programs as programs_lib
 from hapo_jax.rollout import sampler, schedule, tuning
-from hapo_jax.rollout.batch import TokenRecord
+from hapo_jax.rollout.batch import NO_CUT, TokenRecord
 from hapo_jax.rollout.requests import Request
 from tests import tiny
 from tests.rollout import test_sampler
@@ -131,7 +131,8 @@ def assert_equal_to_plain(requests, done, **options):
     for i, request in enumerate(requests):
         n = min(lengths[i], request.max_tokens)
         np.testing.assert_array_equal(done[i].tokens, expected["tokens"][i, :n])
-        for name in TokenRecord._fields:
+        assert (done[i].record.cut_logit == NO_CUT).all()
+        for name in set(TokenRecord._fields) - {"cut_logit"}:
             # rtol: log-probs reach -10, and a split tensor axis sums in halves.
             np.testing.assert_allclose(
                 getattr(done[i].record, name),
@@ -143,9 +144,17 @@ def assert_equal_to_plain(requests, done, **options):
         assert done[i].truncated == (not stopped)
 
 
-@pytest.mark.parametrize("chunks_ahead", [0, 1])
+# Each compiles several programs; `make test-fast` has two of them.
 @pytest.mark.parametrize(
-    ("rows_per_lane", "chunk_tokens"), [(1, 1), (4, 4), (1, 16), (4, 16)]
+    ("rows_per_lane", "chunk_tokens", "chunks_ahead"),
+    [
+        *((4, 4, 1), (1, 16, 0)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((1, 1, 0), (1, 1, 1), (4, 4, 0), (1, 16, 1), (4, 16, 0))
+        ),
+        pytest.param(4, 16, 1, marks=pytest.mark.slow),
+    ],
 )
 def test_equals_the_page(rows_per_lane, chunk_tokens, chunks_ahead):
     """More requests than slots: rows are refilled, and the batch shrinks at the end."""
@@ -160,7 +169,14 @@ def test_equals_the_page(rows_per_lane, chunk_tokens, chunks_ahead):
     assert_equal_to_plain(requests, done)
 
 
-@pytest.mark.parametrize("num_slots", [1, 3, 32])
+@pytest.mark.parametrize(
+    "num_slots",
+    [
+        pytest.param(1, marks=pytest.mark.slow),
+        3,
+        pytest.param(32, marks=pytest.mark.slow),
+    ],
+)
 def test_the_number_of_slots_changes_nothing(num_slots):
     requests = make_requests(5, 3)
     done = run(requests, num_slots=num_slots)
@@ -195,7 +211,9 @@ def test_completions_come_as_they_finish():
     assert order.index(1) < order.index(0) or len(run(requests)[0].tokens) < 4
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (2, 2, 2)])
+@pytest.mark.parametrize(
+    "shape", [pytest.param((8, 1, 1), marks=pytest.mark.slow), (2, 2, 2)]
+)
 def test_sharded_over_the_mesh(mesh8, shape):
     requests = make_requests(6, 4)
     done = run(requests, num_slots=16, rows_per_lane=2, mesh=mesh8(shape))
@@ -213,6 +231,7 @@ def test_programs_are_few_and_compiled_once():
     assert programs.decode._cache_size() == compiled
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6),

@@ -12,6 +12,7 @@ import textwrap
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from pyarrow import parquet
 from tensorboardX.proto import event_pb2
 
 from hapo_jax.config import defaults, presets, resolution, upgrade
@@ -174,6 +175,16 @@ def test_rollouts_are_read_back_without_padding(tmp_path):
             assert row[name].dtype == expected.dtype
     with pytest.raises(ValueError, match=r"step=8: .* has the steps \[7\]"):
         records_lib.read_rollouts(tmp_path, 8)
+
+
+def test_records_of_an_earlier_version_are_read(tmp_path):
+    """They lack columns that were not recorded yet."""
+    with open_folder(tmp_path) as folder:
+        folder.save_rollouts(7, **records(MASK))
+    (path,) = (tmp_path / "rollouts").glob("*.parquet")
+    parquet.write_table(parquet.read_table(path).drop_columns(["cut_logit"]), path)
+    for row in records_lib.read_rollouts(tmp_path, 7):
+        assert row.keys() == set(records_lib.SCHEMA.names) - {"cut_logit"}
 
 
 def test_incomplete_records_are_refused(tmp_path):

@@ -294,6 +294,7 @@ def test_the_reference_is_compared_to_the_bit(home, workdir, monkeypatch):
     assert "weights: other" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_older_version_is_told_once_and_noted(home, workdir, caplog):
     (workdir / "inputs.json").unlink()
     caplog.set_level(logging.INFO, "hapo_jax")
@@ -422,7 +423,12 @@ def start(program, home, workdir, **changes):
 
 
 @pytest.mark.parametrize(
-    "program", [pytest.param("train", marks=pytest.mark.slow), "sft", "evaluate"]
+    "program",
+    [
+        pytest.param("train", marks=pytest.mark.slow),
+        pytest.param("sft", marks=pytest.mark.slow),
+        "evaluate",
+    ],
 )
 def test_a_template_that_asks_for_the_time_needs_a_day(home, dated, tmp_path, program):
     with pytest.raises(ValueError, match=r"template_options\.date_string='26 Jul"):

@@ -24,6 +24,7 @@ def pool():
 BY_LIBRARY = pytest.param("hapo", marks=pytest.mark.long)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lenient", "strict", "dapo", BY_LIBRARY])
 def test_hostile_answers(pool, mode):
     assert len(hostile_answers.COMPLETIONS) >= 250
@@ -48,6 +49,7 @@ GOLDS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gold", GOLDS)
 def test_hostile_answers_for_other_gold_answers(gold):
     for completion in hostile_answers.COMPLETIONS:

@@ -88,11 +88,13 @@ def test_no_hostile_function_passes(box, outside, name):
     check(box, outside, hostile_programs.FUNCTIONS[name], BY_ASSERTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", hostile_programs.SCRIPTS)
 def test_no_hostile_script_passes(box, outside, name):
     check(box, outside, hostile_programs.SCRIPTS[name], BY_INPUT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", hostile_programs.FORGERIES)
 def test_no_forgery_passes_where_calls_are_compared(box, outside, name):
     check(box, outside, hostile_programs.FORGERIES[name], BY_CALLS)
@@ -122,6 +124,7 @@ def test_honest_programs_pass_after_all_that(box):
         assert trial.passed, trial
 
 
+@pytest.mark.slow
 def test_the_pool_grades_on_among_hostile_programs(outside):
     """One completion in twenty is hostile, as in a run that goes wrong."""
     hostile = [
@@ -145,6 +148,7 @@ def test_the_pool_grades_on_among_hostile_programs(outside):
         assert pool.counters["grading/code/graded"] >= 0.95 * len(items)
 
 
+@pytest.mark.slow
 def test_programs_end_with_a_grader_that_is_killed(outside):
     """The pool's own clock ends the grader; nothing of the sandbox may survive it."""
     slow = json.loads(BY_INPUT) | {"test_s": 60.0, "total_s": 60.0}

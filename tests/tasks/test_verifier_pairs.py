@@ -15,6 +15,7 @@ import pytest
 from hapo_jax.tasks import math, math_dapo, math_value
 from tests import real_data
 
+pytestmark = pytest.mark.slow
 DEFAULT = real_data.FOLDER / "verifier_pairs"
 PAIRS = pathlib.Path(os.environ.get("HAPO_VERIFIER_PAIRS", DEFAULT))
 

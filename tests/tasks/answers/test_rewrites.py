@@ -66,6 +66,7 @@ def test_some_of_each_kind(equal):
     assert check(OF_EACH_KIND, equal) > 1_000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("equal", TABLES)
 def test_some_of_the_data_sets(all_golds, equal):
     assert check(all_golds[::20], equal) > 5_000
@@ -103,6 +104,7 @@ def missed(answers: list[str]) -> dict[str, list[str]]:
     }
 
 
+@pytest.mark.slow
 def test_gold_answers_are_found_in_sentences(all_golds):
     for sentence, golds_missed in missed(all_golds[::3]).items():
         print(len(golds_missed), sentence, golds_missed)

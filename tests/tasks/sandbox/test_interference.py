@@ -15,9 +15,10 @@ from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import confine, host, trials
 from hapo_jax.tasks.sandbox.confine import Limits
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="confines on Linux alone"
-)
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="confines on Linux alone"),
+    pytest.mark.slow,
+]
 LIMITS = Limits(wall_s=0.8, cpu_s=2, memory_mib=256)
 SLEEPS = "import time\ndef f(x):\n    time.sleep(0.25)\n    return x\n"
 

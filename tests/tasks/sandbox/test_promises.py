@@ -11,9 +11,10 @@ from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import confine, host, landlock, promises, trials
 from tests.tasks.sandbox import breaches, ordinary
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="confines on Linux alone"
-)
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="confines on Linux alone"),
+    pytest.mark.slow,
+]
 ROOT = pathlib.Path(hapo_jax.__file__).resolve().parents[1]
 # Each column of the table by its first version; what is newer is left unused.
 MODES = [["namespaces", 0], *(["landlock", first] for first, _ in promises.VERSIONS)]

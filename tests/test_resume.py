@@ -16,7 +16,7 @@ RUNS = {
     "remax": ("remax", {"rollout.group_size": 2}),
     "aepo": (
         "aepo",
-        {"learner.minibatch_prompts": 2, "rollout.beside.entropy_target": 1.9},
+        {"learner.minibatch_prompts": 2, "rollout.second.entropy_target": 1.9},
     ),
     "correction": (
         "edge_grpo",

@@ -23,7 +23,7 @@ class TokenRecord(NamedTuple):
 
     Attributes:
       entropy: nats, of the untempered distribution.
-      temperature: at which the token was drawn; 0 if greedily.
+      temperature: at which the token was drawn; 0 if greedily, or by nobody.
       cut_logit: between the smallest logit of a token that could be drawn and the
         largest of one that could not; untempered, relative to the largest of all, so
         below 0. `NO_CUT` if all could be drawn, or the token was drawn greedily.

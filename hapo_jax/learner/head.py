@@ -189,6 +189,10 @@ def gradients(
 ):
     """Gradients of a sum over tokens in states and unembedding.
 
+    By hand and not by `jax.grad`: that would keep the logits of every chunk for its
+    backward pass, [tokens, V] in all, and it cannot go back through a loop whose length
+    is data.
+
     Args:
       slopes: (Scores of a chunk [S, width], constants of it) -> (sums, slope): a tree
         of scalars to add up over chunks, and as Scores the derivatives of the loss in
@@ -218,6 +222,8 @@ def gradients(
         )
         if slope.entropy is not None:
             d_logits += slope.entropy[..., None] * _entropy_slope(logits.raw)
+        # From here as in a layer's backward pass: factors in the compute dtype, and
+        # what is added up over many tokens in float32.
         d_logits = d_logits.astype(hidden.dtype)
         d_states = jnp.einsum("SNV,VD->SND", d_logits, weight)
         # Summed over shards behind the loop: one reduction per call, not per chunk.
@@ -229,6 +235,8 @@ def gradients(
         sums = jax.tree.map(jnp.add, sums, new)
         return sums, _put(d_hidden, d_states, k, width), d_weight
 
+    # What a loop carries has its shape from the start. Which sums there will be, only
+    # `slopes` knows: it is asked for its shapes, without being run.
     example = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((S, width), x.dtype), constants
     )
@@ -236,7 +244,7 @@ def gradients(
     sums, _ = jax.eval_shape(slopes, Scores.each(score, outputs), example)
     carry = (
         jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), sums),
-        jnp.zeros_like(hidden),
+        jnp.zeros_like(hidden),  # and 0 it stays behind the last chunk
         sharding.constrain_vocab(jnp.zeros((S, D, V), jnp.float32), axis=2),
     )
     sums, d_hidden, d_weight = jax.lax.fori_loop(
@@ -257,6 +265,8 @@ def _chunk(
     cut_share: float = 0.0,
 ) -> tuple[Scores, _Logits]:
     """Scores of a chunk [S, width], and the logits that they are of."""
+    # Sums in float32 also of bfloat16 factors: log-probs of large vocabularies are
+    # differences of large numbers, and ratios are their exponentials.
     raw = jnp.einsum("SND,VD->SNV", hidden, weight, preferred_element_type=jnp.float32)
     raw = sharding.constrain_vocab(raw, axis=2)
     raw = transformer.mask_unused(raw, unused_ids)
@@ -318,6 +328,8 @@ def _as_drawn(
 
 def _is_token(tokens: Array, V: int) -> Array:
     """[S, N] → [S, N, V] bool, one-hot."""
+    # By a comparison, which each device makes for its own words: a scatter would have to
+    # find out which of them has the token's.
     return jnp.arange(V)[None, None] == tokens[..., None]
 
 
@@ -330,14 +342,17 @@ def _entropy_slope(raw: Array) -> Array:
 
 
 def _num_chunks(counts: Array, width: int) -> Array:
+    # One program on all devices: it loops as often as the shard that has most needs.
     return (counts.max() + width - 1) // width
 
 
 def _columns(x: Array, k: Array, width: int) -> Array:
+    # Within a loop k is data: such a slice has a fixed size and begins anywhere.
     return jax.lax.dynamic_slice_in_dim(x, k * width, width, axis=1)
 
 
 def _put(x: Array, part: Array, k: Array, width: int) -> Array:
+    # A new array to JAX; the compiler writes into the old one, which has no other use.
     return jax.lax.dynamic_update_slice_in_dim(
         x, part.astype(x.dtype), k * width, axis=1
     )

@@ -328,8 +328,8 @@ def _as_drawn(
 
 def _is_token(tokens: Array, V: int) -> Array:
     """[S, N] → [S, N, V] bool, one-hot."""
-    # By a comparison, which each device makes for its own words: a scatter would have to
-    # find out which of them has the token's.
+    # By a comparison, which each device makes for its own words: a scatter would have
+    # to find out which of them has the token's.
     return jnp.arange(V)[None, None] == tokens[..., None]
 
 

@@ -141,7 +141,10 @@ def rows(found: Mapping[str, Mapping[int, Result]]) -> Iterator[Row]:
         gains = np.array(
             [by_seed[s].after - found[BASELINE][s].after for s in shared] or [math.nan]
         )
-        costs = Result(*np.mean([tuple(r) for r in by_seed.values()], axis=0))
+        costs = {
+            field: np.mean([getattr(r, field) for r in by_seed.values()])
+            for field in Result._fields
+        }
         made.append(
             Row(
                 name=name,
@@ -149,7 +152,7 @@ def rows(found: Mapping[str, Mapping[int, Result]]) -> Iterator[Row]:
                 after_half=half_width(after),
                 gain=gains.mean(),
                 gain_half=half_width(gains),
-                costs=costs,
+                costs=Result(**costs),
                 num_seeds=len(by_seed),
             )
         )

@@ -251,8 +251,7 @@ def test_a_completion_does_not_depend_on_its_neighbours():
     others, _ = tiny.prompts((3, 8, 2), 8, seed=9)
     others[2] = prompt_tokens[1]
     two, *_ = draw_samples((3, 8, 2), tokens=others, prompt_ids=[4, 5, 11])
-    for a, b in zip(one, two):
-        np.testing.assert_array_equal(a[4:8], b[8:12])
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[4:8], b[8:12]), one, two)
 
 
 def test_keys_separate_seeds_prompts_and_samples():

@@ -26,7 +26,8 @@ class History(NamedTuple):
 
 def init(num_prompts: int) -> History:
     """No problem has been tried."""
-    return History(*jnp.zeros((3, num_prompts), jnp.float32))
+    none = jnp.zeros(num_prompts, jnp.float32)
+    return History(times=none, mean=none, std=none)
 
 
 def update(values, state: History) -> History:

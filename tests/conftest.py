@@ -18,10 +18,6 @@ os.environ["XLA_FLAGS"] = " ".join(
     )
 ).strip()
 
-# Every compiled program is kept, not just those that took a second: other tests, files
-# and processes compile it again.
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-
 import jax
 import numpy as np
 import pytest

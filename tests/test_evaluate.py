@@ -55,13 +55,14 @@ def whole(tmp_path_factory):
 
 
 def assert_same(folder, other):
-    """Equal records and figures, but for entropy: sums over batches of other shapes
-    differ in their last bits."""
+    """Equal records and figures, but for entropies and log-probs: sums over batches of
+    other shapes differ in their last bits."""
     found, expected = (
         records_lib.read_lines(f / "test.jsonl") for f in (folder, other)
     )
     for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a.pop("entropy"), b.pop("entropy"), rtol=1e-4)
+        for name in ("entropy", "logprobs"):
+            np.testing.assert_allclose(a.pop(name), b.pop(name), rtol=1e-4)
         assert a == b
     found, expected = (evaluations.read_results(f)["test"] for f in (folder, other))
     assert found == pytest.approx(expected, rel=1e-4)

@@ -39,6 +39,7 @@ LONGEST = (
     "test_distributed.py",
 )
 HERE = pathlib.Path(__file__).parent
+TESTS_SEEN = pytest.StashKey[int]()
 
 
 def pytest_collection_modifyitems(items):
@@ -65,6 +66,24 @@ def pytest_configure(config):
         folder = pathlib.Path(tempfile.gettempdir())
         folder = folder / f"hapo_jax_test_cache_{getpass.getuser()}"
         jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+# Linux gives a process 65,530 memory maps (vm.max_map_count). A program that the CPU's
+# compiler loads takes a dozen or more, and at the limit the compiler crashes.
+MAPS_TO_KEEP = 30_000
+# Reading the list takes 20 ms when it is long.
+TESTS_BETWEEN_LOOKS = 8
+
+
+def pytest_runtest_teardown(item, nextitem):
+    """Drops the loaded programs before they take all of the process's memory maps."""
+    del nextitem
+    seen = item.config.stash[TESTS_SEEN] = item.config.stash.get(TESTS_SEEN, 0) + 1
+    maps = pathlib.Path("/proc/self/maps")  # Linux alone has the file and the limit.
+    if seen % TESTS_BETWEEN_LOOKS or not maps.exists():
+        return
+    if maps.read_bytes().count(b"\n") > MAPS_TO_KEEP:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

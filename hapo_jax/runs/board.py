@@ -4,14 +4,25 @@ tensorboardX writes them in a thread of its own, which ends for good at the firs
 while those who hand it events wait for ever. Its formats are used here without it.
 """
 
+# ruff: noqa: E402 (what stands before an import decides what it imports)
+
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 
 import numpy as np
+
+# tensorboardX imports torch wherever there is one, which takes longer than JAX itself,
+# and nothing here needs it. It does without where `import torch` fails.
+_torch = sys.modules.get("torch")
+sys.modules["torch"] = _torch  # None: the import fails
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+if _torch is None:
+    del sys.modules["torch"]
 
 _POSITIVE = np.geomspace(1e-12, 1e20, 775)  # each 1.1 times the one before
 _BINS = np.concatenate([-_POSITIVE[::-1], [0], _POSITIVE])

@@ -2,24 +2,19 @@
 
 import gc
 import getpass
-import importlib.metadata
 import os
 import pathlib
 import tempfile
 
+from tests import environment
+
 # Before the first import of jax: it reads these variables once. Processes that a test
 # starts inherit them.
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling is most of what tests take; at level 1 it takes a quarter less. At level 0
-# sums are rounded more coarsely than the tests allow. The older emitters, which jaxlib
-# 0.10 still has, take another quarter off.
 os.environ["XLA_FLAGS"] = " ".join(
     (
-        "--xla_backend_optimization_level=1",
+        environment.QUICK,
         "--xla_force_host_platform_device_count=8",
-        "--xla_cpu_use_fusion_emitters=false"
-        if importlib.metadata.version("jaxlib").startswith("0.10.")
-        else "",
         os.environ.get("XLA_FLAGS", ""),
     )
 ).strip()

@@ -28,6 +28,7 @@ from hapo_jax import cli, tasks
 from hapo_jax.config import check
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.runs import records as records_lib
+from tests.environment import of_program
 from tests.test_docs import PAGES, ROOT
 from tests.test_real_input import GOLD, write_model, write_tokenizer
 
@@ -212,8 +213,7 @@ def ends(root):
     All of them run in one process and one folder: what a page leaves shall not be in
     the way of another page.
     """
-    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="", PYTHONPATH=str(ROOT))
-    env["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
+    env = of_program(PYTHONPATH=str(ROOT))
     lines = [line for page in PAGES for line in commands(page) if is_run(line)]
     given = []
     for line in lines:

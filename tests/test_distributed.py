@@ -18,6 +18,7 @@ import pytest
 from hapo_jax.model import sharding
 from hapo_jax.runs import records as records_lib
 from hapo_jax.system import distributed, interrupt
+from tests.environment import of_program
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = (
@@ -38,12 +39,8 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def environment():
-    """The compilation cache of these tests, and quick compilation: every process but
-    the first compiles for its own device, at the first time."""
-    env = dict(os.environ, JAX_PLATFORMS="cpu", PYTHONUNBUFFERED="1")
-    env["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
-    env["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
-    return env
+    """Every process but the first compiles for its own device, at the first time."""
+    return of_program()
 
 
 def free_port():

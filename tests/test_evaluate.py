@@ -1,7 +1,6 @@
 """hapo-eval on the demo's warm start: the same numbers whatever happens on the way."""
 
 import json
-import os
 import pathlib
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from hapo_jax.evaluation import sampling as sampling_lib
 from hapo_jax.runs import evaluations
 from hapo_jax.runs import records as records_lib
 from hapo_jax.tasks.problems import Problem
+from tests.environment import of_program
 
 ROOT = pathlib.Path(__file__).parent.parent
 WARM = ROOT / "configs" / "countdown_warm"
@@ -200,7 +200,7 @@ def test_figures_do_not_outlive_their_records(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_program_loses_at_most_what_was_in_flight(tmp_path):
-    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="", PYTHONUNBUFFERED="1")
+    env = of_program()
     command = [
         *(sys.executable, "-m", "hapo_jax.evaluate", f"--checkpoint={WARM}"),
         *("--config=configs/countdown.py", "--config.eval.num_problems=96", "--k=4"),

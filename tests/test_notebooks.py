@@ -4,16 +4,15 @@ import base64
 import collections
 import html.parser
 import io
-import os
 import subprocess
 
-import jax
 import matplotlib.image
 import numpy as np
 import pytest
 
 from hapo_jax.runs import records as records_lib
 from tests import test_train
+from tests.environment import of_program
 
 REASON = "notebooks are executed with the extra `test`: pip install -e '.[test]'"
 nbclient = pytest.importorskip("nbclient", reason=REASON)
@@ -79,8 +78,7 @@ class Page(html.parser.HTMLParser):
 def workdir(tmp_path_factory):
     """Four steps, so large that clips fire; records of steps 2 and 4."""
     folder = tmp_path_factory.mktemp("notebook") / "run"
-    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="")
-    env["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
+    env = of_program()
     flags = ("--config.num_steps=4", "--config.learner.learning_rate=0.01")
     done = subprocess.run(
         test_train.command(folder, *test_train.SMALL, *flags),

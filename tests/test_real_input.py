@@ -474,9 +474,9 @@ EVALUATED = {
 ANY_STEP = pytest.mark.parametrize(
     "step",
     [
-        pytest.param(0, marks=pytest.mark.slow),
+        pytest.param(0, marks=pytest.mark.long),
         2,
-        pytest.param(3, marks=pytest.mark.slow),
+        pytest.param(3, marks=pytest.mark.long),
     ],
 )
 
@@ -598,7 +598,7 @@ def test_a_signal_while_completions_are_drawn_saves_the_step_before(
 
 
 @pytest.mark.parametrize(
-    "dynamic_sampling", [pytest.param(True, marks=pytest.mark.slow), False]
+    "dynamic_sampling", [pytest.param(True, marks=pytest.mark.long), False]
 )
 def test_without_a_useful_group_the_run_goes_on(
     checkpoint, data, tmp_path, dynamic_sampling

@@ -1,7 +1,6 @@
 """The main job as a user runs it: a program, a workdir, signals, kills and resuming."""
 
 import json
-import os
 import pathlib
 import re
 import signal
@@ -16,6 +15,7 @@ import pytest
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.runs import alarms
 from hapo_jax.runs import records as records_lib
+from tests.environment import of_program
 
 ROOT = pathlib.Path(__file__).parent.parent
 # Surplus groups every step, several rounds, all of HAPO on.
@@ -43,10 +43,8 @@ def command(workdir, *flags):
 
 @pytest.fixture(scope="module")
 def environment():
-    """One device, and the compilation cache of these tests."""
-    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="", PYTHONUNBUFFERED="1")
-    env["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
-    return env
+    """Of the programs; one cache serves all of them."""
+    return of_program()
 
 
 def run(environment, workdir, *flags, expect=0):

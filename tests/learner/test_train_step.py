@@ -161,18 +161,31 @@ MESHES = [
     ((8, 1, 1), 8),
     ((2, 2, 2), 8),
 ]
-# Each is a compilation of seconds; `make test-fast` has these.
+# Each is a compilation of seconds. `make test-fast` has the first, and the suite these:
+# every cut on one device and on several, every mesh with two cuts or more.
 QUICK = [((1, 1, 1), 3, "packed"), ((8, 1, 1), 8, "wide"), ((2, 2, 2), 8, "shared")]
+SUITE = [
+    ((1, 1, 1), 1, "shared"),
+    ((1, 1, 1), 3, "padded"),
+    ((1, 1, 1), 8, "wide"),
+    ((8, 1, 1), 8, "packed"),
+    ((2, 2, 2), 8, "padded"),
+]
 
 
-def slow_unless(quick, *values):
-    """Parameters of a test, which is slow if `quick` is false."""
-    return pytest.param(*values, marks=() if quick else pytest.mark.slow)
+def unless(quick, *values, suite=True):
+    """Parameters of a test: slow if not `quick`, and long if not of the `suite`."""
+    mark = pytest.mark.slow if suite else pytest.mark.long
+    return pytest.param(*values, marks=() if quick else mark)
 
 
 @pytest.mark.parametrize(
     ("shape", "micro_rows", "cut"),
-    [slow_unless((*mesh, cut) in QUICK, *mesh, cut) for mesh in MESHES for cut in CUTS],
+    [
+        unless((*mesh, cut) in QUICK, *mesh, cut, suite=(*mesh, cut) in SUITE)
+        for mesh in MESHES
+        for cut in CUTS
+    ],
     ids=str,
 )
 def test_how_the_work_is_cut_changes_nothing(
@@ -196,7 +209,12 @@ def descended(devices):
 @pytest.mark.parametrize(
     ("shape", "cut"),
     [
-        slow_unless(shape == (2, 2, 2) and cut == "shared", shape, cut)
+        unless(
+            shape == (2, 2, 2) and cut == "shared",
+            shape,
+            cut,
+            suite=shape == (1, 1, 1) and cut == "padded",
+        )
         for shape in ((1, 1, 1), (2, 2, 2))
         for cut in ("padded", "shared")
     ],
@@ -232,7 +250,7 @@ def test_sums_in_the_same_order_are_the_same_bits(devices, expected):
     [
         {"chunk_tokens": 1},
         {"remat": "full"},
-        pytest.param({"remat": "dots"}, marks=pytest.mark.slow),
+        pytest.param({"remat": "dots"}, marks=pytest.mark.long),
     ],
 )
 def test_chunks_and_remat_change_nothing(devices, expected, options):
@@ -287,7 +305,7 @@ def test_the_gradient_is_that_of_the_plain_formula(devices):
     )
 
 
-@pytest.mark.parametrize("by_rows", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("by_rows", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_gradient_through_the_entropy_is_that_of_the_plain_formula(devices, by_rows):
     """Mean of -A r - c H over the tokens of a mini-batch, in one micro-batch."""
     mesh, c = one_device(devices), 3.0
@@ -473,7 +491,7 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
 @pytest.mark.parametrize(
     ("method", "beside_rows"),
     [
-        slow_unless(name == "grpo", name, beside_rows)
+        unless(name == "grpo", name, beside_rows, suite=beside_rows)
         for name, beside_rows in (
             ("hapo_public", 0),
             ("grpo", 0),

@@ -29,6 +29,7 @@ from tests import test_real_input as real
 
 pyarrow = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402, behind the skip
+from tests.environment import of_program
 
 ROOT = pathlib.Path(__file__).parents[2]
 ROWS = [
@@ -637,12 +638,6 @@ def command(home, workdir, *flags):
     ]
 
 
-def environment():
-    cache = str(jax.config.jax_compilation_cache_dir)
-    env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS="")
-    return env | {"JAX_COMPILATION_CACHE_DIR": cache}
-
-
 def swap_answers(model):
     """Puts the two last words of a completion in each other's place, in no prompt."""
     path, swap = model / "tokenizer.json", {"yes": "no", "no": "yes"}
@@ -660,7 +655,7 @@ def test_the_program_ends_with_status_2_and_the_file(tmp_path):
     def run(*flags):
         line = command(home, tmp_path / "run", *flags)
         return subprocess.run(
-            line, cwd=ROOT, env=environment(), capture_output=True, text=True
+            line, cwd=ROOT, env=of_program(), capture_output=True, text=True
         )
 
     done = run("--config.num_steps=1", "--config.task.template_options.date_string=x")
@@ -693,7 +688,7 @@ def test_all_of_several_processes_are_refused(tmp_path):
                 f"--process_id={i}",
             ],
             cwd=ROOT,
-            env=environment(),
+            env=of_program(),
             stderr=subprocess.PIPE,
             text=True,
         )

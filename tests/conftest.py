@@ -63,6 +63,7 @@ def pytest_configure(config):
     """
     del config
     jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", environment.KEPT_S)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = pathlib.Path(tempfile.gettempdir())
         folder = folder / f"hapo_jax_test_cache_{getpass.getuser()}"

@@ -9,6 +9,8 @@ import os
 QUICK = "--xla_backend_optimization_level=1"
 if importlib.metadata.version("jaxlib").startswith("0.10."):
     QUICK += " --xla_cpu_use_fusion_emitters=false"
+# Programs that compile for longer are kept; by itself JAX keeps those of 1 s.
+KEPT_S = 0.1
 
 
 def of_program(**more: str) -> dict[str, str]:
@@ -17,6 +19,7 @@ def of_program(**more: str) -> dict[str, str]:
     import jax
 
     env = dict(os.environ, JAX_PLATFORMS="cpu", XLA_FLAGS=QUICK, PYTHONUNBUFFERED="1")
+    env["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = str(KEPT_S)
     if folder := jax.config.jax_compilation_cache_dir:
         env["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     return env | more

@@ -47,7 +47,7 @@ def plain(q, k, v, mask):
 
 
 @pytest.mark.parametrize("parts", [False, True])
-@pytest.mark.parametrize("T", [7, 70, pytest.param(600, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("T", [7, 70, pytest.param(600, marks=pytest.mark.long)])
 @pytest.mark.parametrize("keep_scores", [True, False])
 def test_blocks_equal_the_formula(T, keep_scores, parts, monkeypatch):
     """One block, some blocks with a last one that is shorter, and the most blocks;
@@ -100,7 +100,7 @@ def test_no_token_sees_a_later_one_another_segment_or_another_branch(keep_scores
     [
         (256, None),
         (256, (2, 1, 2)),
-        pytest.param(1152, None, marks=pytest.mark.slow),
+        pytest.param(1152, None, marks=pytest.mark.long),
     ],
     ids=str,
 )

@@ -317,8 +317,8 @@ def test_whole_folders_are_read(originals):
 
 @pytest.mark.slow
 def test_in_short(originals, tmp_path):
-    fine = try_many(originals, tmp_path, 1000, seed=0)
-    assert 100 < fine < 900  # neither harmless changes alone, nor none
+    fine = try_many(originals, tmp_path, 400, seed=0)
+    assert 40 < fine < 360  # neither harmless changes alone, nor none
 
 
 @pytest.mark.long

@@ -207,12 +207,14 @@ def _end(process: int, patience_s: float, running: dict[int, int]) -> dict:
     watch, ours, outside = os.pidfd_open(process), False, ""
     try:
         if not _watch([watch], running, max(0.0, patience_s)):
-            ours = True
             # It cannot stop itself.
             look = os.WSTOPPED | os.WCONTINUED | os.WNOHANG | os.WNOWAIT
-            if os.waitid(os.P_PID, process, look):
-                outside = "was stopped from outside"
-            os.kill(process, signal.SIGKILL)
+            # One that has ended since the last look can no longer have stopped.
+            with contextlib.suppress(ChildProcessError):
+                if os.waitid(os.P_PID, process, look):
+                    outside = "was stopped from outside"
+                ours = True
+                os.kill(process, signal.SIGKILL)
     finally:
         os.close(watch)
     used_up = running.pop(process, 0) == 0

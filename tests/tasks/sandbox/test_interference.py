@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ import pytest
 from hapo_jax.grading import pool as pool_lib
 from hapo_jax.grading import processes
 from hapo_jax.tasks import code
-from hapo_jax.tasks.sandbox import confine, host, trials
+from hapo_jax.tasks.sandbox import confine, host, launcher, trials
 from hapo_jax.tasks.sandbox.confine import Limits
 
 pytestmark = [
@@ -21,6 +22,15 @@ pytestmark = [
 ]
 LIMITS = Limits(wall_s=0.8, cpu_s=2, memory_mib=256)
 SLEEPS = "import time\ndef f(x):\n    time.sleep(0.25)\n    return x\n"
+
+
+def test_a_process_that_ends_between_two_looks_has_ended_by_itself(monkeypatch):
+    """The launcher finds it running, and gone when it asks whether it was stopped."""
+    child = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    monkeypatch.setattr(launcher, "_watch", lambda *arguments: False)
+    found = launcher._end(child.pid, 0.0, {child.pid: 1})
+    assert found == {"code": 7, "outside": ""}
 
 
 @pytest.fixture(params=confine.WAYS)

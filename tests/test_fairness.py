@@ -17,7 +17,7 @@ CHANGES = {
         **{f"rollout.correction.{key}": value for key, value in CORRECTION.items()},
     }
 }
-METHODS = ("hapo", "dapo", "grpo", "hapo_public", "aepo", "remax", "edge_grpo")
+METHODS = ("hapo", "grpo", "hapo_public", "aepo", "remax", "edge_grpo")
 
 
 @pytest.fixture(scope="module")

@@ -30,9 +30,19 @@ RUNS = {
     "optimistic_adagrad": ("dapo", {"learner.optimizer": "optimistic_adagrad"}),
 }
 
+# The others are in `make test-long`; test_every_method.py has their states in short.
+SUITE = ("correction", "optimistic_adam")
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", RUNS)
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=pytest.mark.slow if name in SUITE else pytest.mark.long
+        )
+        for name in RUNS
+    ],
+)
 def test_a_run_that_stops_in_between_ends_the_same(
     checkpoint,  # noqa: F811
     data,  # noqa: F811

@@ -30,14 +30,20 @@ MESH_AXES = ("data", "fsdp", "tensor")
 # Files that take longest, the longest first: one that begins last would keep one core
 # busy alone. Neighbours compile different programs, which they then share with others.
 LONGEST = (
-    "learner/test_train_step.py",
     "test_real_input.py",
-    "rollout/test_schedule.py",
+    "learner/test_train_step.py",
+    "test_golden.py",
     "test_train.py",
-    "runs/test_inputs.py",
-    "test_commands.py",
     "test_faults.py",
+    "runs/test_inputs.py",
+    "test_every_method.py",
+    "rollout/test_schedule.py",
     "test_distributed.py",
+    "test_commands.py",
+    "test_fairness.py",
+    "test_resume.py",
+    "algo/test_every_stage.py",
+    "algo/test_method.py",
 )
 HERE = pathlib.Path(__file__).parent
 TESTS_SEEN = pytest.StashKey[int]()

@@ -244,10 +244,8 @@ def test_our_engine_generates_the_planned_lengths(capsys, tmp_path):
     assert ceiling["best_gflop_s"] == max(ceiling["ceiling"]["jax"]["gflop_s"].values())
 
 
-@pytest.mark.slow  # starts two processes that import jax and compile
-@pytest.mark.parametrize(
-    "work", ["smoke", pytest.param("step", marks=pytest.mark.long)]
-)
+@pytest.mark.long  # starts two processes that import jax and compile
+@pytest.mark.parametrize("work", ["smoke", "step"])
 def test_our_learner_does_the_planned_update(work, capsys, tmp_path):
     peers = f"--peer-python={tmp_path / 'none'}"
     train.main(["--model=smoke", f"--work={work}", "--rounds=1", peers])

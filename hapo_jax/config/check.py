@@ -359,9 +359,8 @@ def _wrong_options(config: ConfigDict, task: Any) -> Iterator[str]:
     functions = {"task.train": reads, "task.test": reads}
     # Without a method that imitates they are not read, and a config of one task may be
     # given another that has none.
-    shown = dotted.get(config, "task.demonstrations") and hasattr(
-        task, "demonstrations"
-    )
+    shown = dotted.get(config, "task.demonstrations")
+    shown = shown and hasattr(task, "demonstrations")
     if shown or dotted.get(config, "algo.demonstrations.share"):
         functions["task.demonstrations"] = "demonstrations"
     if reads == "demonstrations" and not config.model.path:

@@ -28,8 +28,11 @@ NEEDS = {
 
 
 def _sources(section, name):
-    """A stage that reads numbers per completion cannot read the current policy."""
+    """A stage that reads numbers per completion cannot read the current policy, and to
+    one that reads no entropy it is all the same."""
     reads = set(stages.signature(TABLES[section][name])[0])
+    if not reads & {"entropy", "score", "source_logprobs"}:
+        return ("old",)
     of_rows = section != "advantage" and reads & stages.PER_COMPLETION
     return ("old",) if of_rows else ("old", "current")
 

@@ -61,7 +61,7 @@ def dense_loss(params, head, batch, constants, *, strength, clip):
     ("cut", "shape", "aggregation"),
     [
         ("padded", (1, 1, 1), "token_mean"),
-        ("shared", (1, 1, 1), "token_mean"),
+        pytest.param("shared", (1, 1, 1), "token_mean", marks=pytest.mark.long),
         ("shared", (2, 2, 2), "token_mean"),
         # By rows; all in one micro-batch, it is the same mean.
         ("packed", (1, 1, 1), "token_mean_micro"),

@@ -13,8 +13,9 @@ import pytest
 from hapo_jax.system import lock
 
 HOLD = """
-import sys, time
+import signal, sys, time
 from hapo_jax.system import lock
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 with lock.hold(sys.argv[1]):
     print("held", flush=True)
     time.sleep(60)

@@ -34,6 +34,8 @@ from tests.test_real_input import (  # noqa: F401, fixtures
 )
 from tests.test_train import ROOT
 
+# What machines do to a run is the same on any Python and jax.
+pytestmark = pytest.mark.slow
 LONG = {"num_steps": 3, "eval.every_steps": 2, "checkpoint.every_steps": 1}
 LONG |= {"checkpoint.keep_latest": 9, "eval.num_problems": 0}
 

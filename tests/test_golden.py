@@ -6,6 +6,8 @@ masks go in as they are; outputs are compared in float32 with the tolerances tha
 archives recommend.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -376,6 +378,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.mark.parametrize("file", FILES or [None])
+def case(file):
+    """Of several cases of a function that differ in their seed alone, one is fast."""
+    again = file is not None and re.search(r"__s[1-9]", file)
+    return pytest.param(file, marks=pytest.mark.slow if again else ())
+
+
+@pytest.mark.parametrize("file", [case(file) for file in FILES or [None]])
 def test_case(file):
     _check(file)

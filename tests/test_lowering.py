@@ -107,7 +107,7 @@ def constants(text: str):
 @pytest.mark.parametrize("platform", TARGETS)
 @pytest.mark.parametrize(
     "name",
-    ["countdown", pytest.param("paper/qwen2_5_math_1_5b", marks=pytest.mark.slow)],
+    ["countdown", pytest.param("paper/qwen2_5_math_1_5b", marks=pytest.mark.long)],
 )
 def test_every_program_lowers(platform, name, devices, monkeypatch):
     del devices

@@ -696,7 +696,7 @@ def test_the_gold_solutions_of_gsm8k_fit_and_are_right(tmp_path):
 
 
 @needs_data
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_step_with_the_real_vocabulary(tmp_path):
     tokenizer = real_tokenizer(tmp_path / "tokenizer")
     write_model(tmp_path / "model", tokenizer, vocab_size=151_936, hidden_size=32)

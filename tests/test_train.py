@@ -214,7 +214,9 @@ def test_a_run_folder_holds_what_the_design_says(uninterrupted):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)]
+)
 def test_a_signal_saves_and_exits(environment, tmp_path, number):
     flags = (*SMALL, "--config.num_steps=50", "--config.checkpoint.every_steps=50")
     process = start(environment, tmp_path, *flags)

@@ -12,6 +12,8 @@ from hapo_jax.algo import methods, stages
 from tests import tiny
 from tests.algo import given, test_method
 
+# Declarations; another jax says nothing new about them.
+pytestmark = pytest.mark.slow
 TABLES = {key.removeprefix("algo."): table for key, table in methods.TABLES.items()}
 EVERY = [(section, name) for section, table in TABLES.items() for name in table]
 # What a stage must be given to work, or to have an effect on the first step.

@@ -283,7 +283,17 @@ def test_gradient_flows_through_logprobs_only():
 # --- what the learner relies on -------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", methods.METHODS)
+# Of the others only the stages differ.
+FAST = ("hapo", "dapo", "grpo", "gspo", "cispo")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in methods.METHODS
+    ],
+)
 def test_a_token_wise_loss_takes_tokens_in_any_order(method):
     """Each token as a row of its own, shuffled: same loss, gradient and sums."""
     made = _make(method, importance_mode="sequence")

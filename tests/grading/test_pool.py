@@ -17,6 +17,7 @@ from hapo_jax.grading import pool as pool_lib
 
 ROOT = pathlib.Path(hapo_jax.__file__).resolve().parents[1]
 # Far above what a grader needs here, so that a busy machine fails no test.
+pytestmark = pytest.mark.slow  # processes and signals, no matter of jax
 START_TIMEOUT_S = 60.0
 TIMEOUT_S = 1.0
 MEMORY_GIB = 1.0

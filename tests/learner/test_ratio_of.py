@@ -140,7 +140,15 @@ def learn(ratio_of, batch, dtype="float32", *, recompute=True):
 
 @pytest.mark.parametrize(
     ("truncation", "dtype"),
-    [*((name, "float32") for name in TRUNCATIONS), ("all", "bfloat16")],
+    [
+        *(("none", "float32"), ("all", "float32")),
+        pytest.param("all", "bfloat16", marks=pytest.mark.slow),
+        *(
+            pytest.param(name, "float32", marks=pytest.mark.long)
+            for name in TRUNCATIONS
+            if name not in ("none", "all")
+        ),
+    ],
 )
 def test_on_policy_ratios_are_exactly_1(truncation, dtype):
     """Bit for bit in both passes of the learner. Sampler and learner, which compute

@@ -69,7 +69,10 @@ def test_ranktuner_learns_from_ranks_and_entropies_of_the_current_policy(devices
     )
 
 
-@pytest.mark.parametrize(("shape", "cut"), [((1, 1, 1), "shared"), ((2, 2, 2), "wide")])
+@pytest.mark.parametrize(
+    ("shape", "cut"),
+    [pytest.param((1, 1, 1), "shared", marks=pytest.mark.slow), ((2, 2, 2), "wide")],
+)
 def test_demonstrations_beside_a_rollout_add_their_own_mean(mesh8, devices, shape, cut):
     """One update against the dense mixture of two means, however it is cut: PPO's with
     advantages of the rollout, and phi-weighted log-probs of demonstrations."""

@@ -257,7 +257,7 @@ def test_chunks_and_remat_change_nothing(devices, expected, options):
     assert_same(step(one_device(devices), method_of("hapo"), **options), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_statistics_of_micro_batches_are_the_declared_exception(devices):
     """`hapo_public` scores a token within its micro-batch, so the cut matters."""
     mesh, method = one_device(devices), method_of("hapo_public")
@@ -352,6 +352,7 @@ def test_one_program_for_every_batch(devices):
     assert learner.num_programs() == programs
 
 
+@pytest.mark.slow
 def test_recorded_old_logprobs_spare_the_scoring(devices):
     """With what scoring would have found, everything but the pass is the same."""
     mesh, method = one_device(devices), method_of("hapo")
@@ -369,6 +370,7 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
     assert_same(found, expected, atol=0)
 
 
+@pytest.mark.slow
 def test_a_method_gets_what_it_reads_of_old_and_current_policy(devices):
     """Against whole softmaxes; and compiled ahead for the same arguments."""
     mesh, T = one_device(devices), 0.7
@@ -416,6 +418,7 @@ def lopti(**options):
     return tiny.method("dapo", phases={"name": "low_probability_first", **options})
 
 
+@pytest.mark.slow
 def test_two_phases_are_two_updates_with_the_others_advantages_at_zero(devices):
     """Lopti in its paper's words; the mini-batches of a phase come one after another.
     1e-5: float32 sums in another order."""
@@ -464,6 +467,7 @@ def test_a_phase_without_tokens_changes_nothing(devices, below):
     assert metrics["ledger/updates"] == plain["ledger/updates"]
 
 
+@pytest.mark.slow
 def test_completions_without_advantages_are_skipped_exactly(devices):
     """The first group has equal rewards. What it adds is 0 in every parameter, and
     its tokens still count in the denominator. 1e-5: sums in another order."""
@@ -537,6 +541,7 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method, beside_rows):
         )
 
 
+@pytest.mark.slow
 def test_non_finite_gradients_are_skipped_and_counted(devices):
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
@@ -559,6 +564,7 @@ def test_non_finite_gradients_are_skipped_and_counted(devices):
         assert int(state.skipped) == 0 and int(state.skipped_total) == 2
 
 
+@pytest.mark.slow
 def test_a_batch_of_empty_rows_changes_no_parameter(devices):
     mesh = one_device(devices)
     empty = rollout()._replace(completion_mask=np.zeros_like(rollout().completion_mask))
@@ -573,6 +579,7 @@ def test_a_batch_of_empty_rows_changes_no_parameter(devices):
     assert not {name for name in metrics if name.startswith(("ratio/", "loss/"))}
 
 
+@pytest.mark.slow
 def test_empty_groups_do_not_dilute_metrics(devices):
     """Dynamic sampling filled half of the batch: the second update has nothing to do.
 
@@ -612,6 +619,7 @@ def test_nan_in_padding_reaches_nothing(devices, expected):
     jax.tree.map(np.testing.assert_array_equal, state.params, expected[0][0].params)
 
 
+@pytest.mark.slow
 def test_reference_kl_pulls_towards_the_reference(devices):
     mesh = one_device(devices)
     grpo = method_of("grpo", kl_strength=1.0)
@@ -631,6 +639,7 @@ def test_reference_kl_pulls_towards_the_reference(devices):
     )
 
 
+@pytest.mark.slow
 def test_maximum_likelihood_learns_its_batch(devices):
     mesh = one_device(devices)
     with jax.set_mesh(mesh):
@@ -653,6 +662,7 @@ def test_maximum_likelihood_learns_its_batch(devices):
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_and_the_rest_learns_as_before(devices):
     """Norms are trained alone: their gradients are those of training everything."""
     mesh, method, optimizer = one_device(devices), method_of("hapo"), sgd()

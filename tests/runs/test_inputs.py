@@ -32,6 +32,7 @@ from pyarrow import parquet  # noqa: E402, behind the skip
 from tests.environment import of_program
 
 ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.slow  # files and checksums, no matter of jax
 ROWS = [
     {"id": f"p{i}", "problem": f"so {g}", "answer": g, "solution": f"so #### {g}"}
     for i, g in enumerate(("1", "2", "1", "2", "2", "1"))
@@ -335,7 +336,7 @@ def test_other_sets_may_be_evaluated_on(home, workdir, tmp_path, caplog):
         train.train(make_config(home), str(workdir))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_weights_may_lie_in_other_files_or_be_gone_where_nobody_reads_them(
     home, tmp_path
 ):

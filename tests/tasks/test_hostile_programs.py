@@ -13,9 +13,10 @@ from hapo_jax.tasks import code
 from hapo_jax.tasks.sandbox import confine, host
 from tests.tasks import hostile_programs
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="confines on Linux alone"
-)
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="confines on Linux alone"),
+    pytest.mark.slow,
+]
 
 TEST_S = 0.6
 NUMBERS = (7, 12, -3, 104_729)

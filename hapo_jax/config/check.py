@@ -1,5 +1,6 @@
 """Refuses a config that cannot work, before anything is compiled or written."""
 
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -286,6 +287,11 @@ def check_alone(config: ConfigDict, default: ConfigDict | None = None) -> None:
         raise Refused(_message(problems))
     problems += ranges.check(config, default)
     _check_method(config, need)
+    need(
+        not config.log.wandb or importlib.util.find_spec("wandb"),
+        f"log.wandb={config.log.wandb!r} needs wandb: pip install 'hapo_jax[wandb]', "
+        "or leave log.wandb empty.",
+    )
     try:
         task = tasks.get(config.task.name)
     except ValueError as error:

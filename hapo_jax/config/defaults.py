@@ -190,6 +190,8 @@ def default() -> ConfigDict:
     c.log = ConfigDict()
     c.log.record_groups = 1  # groups per record in rollouts/
     c.log.record_every_steps = 10
+    c.log.tensorboard = True  # event files in tensorboard/
+    c.log.wandb = ""  # a project of Weights & Biases that gets the same; empty: none
     # Without any progress, compiling included, after which the process ends with all
     # stacks printed; 0: never.
     c.log.watchdog_s = 3600.0
@@ -235,7 +237,9 @@ def default_sft() -> ConfigDict:
     c.checkpoint.every_steps = 250
     c.log = ConfigDict()
     c.log.every_steps = 10
-    c.log.watchdog_s = 3600.0  # see above
+    c.log.tensorboard = True  # this and the others: see above
+    c.log.wandb = ""
+    c.log.watchdog_s = 3600.0
     return c
 
 

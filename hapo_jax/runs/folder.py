@@ -5,6 +5,7 @@
   inputs.json      belongs to `inputs.py`
   metrics.jsonl    one line per step, flat `area/name` keys
   tensorboard/     the same numbers, histograms, tables of completions
+  wandb/           Weights & Biases' copy of them, with log.wandb
   rollouts/        step_<k>.parquet: per-token records of some groups
   eval/            step_<k>.jsonl: one line per problem
   order.jsonl      what data.order sorts training problems by, if it sorts them
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple, Self
 import ml_collections
 import numpy as np
 
-from hapo_jax.runs import board, changes
+from hapo_jax.runs import board, changes, wandb_board
 from hapo_jax.runs import records as records_lib
 from hapo_jax.config import defaults, resolution
 from hapo_jax.system import patience, side
@@ -100,11 +101,11 @@ class RunFolder:
         self._metrics = records_lib.Appender(self.path / records_lib.METRICS)
         self._side = side.Side()
         first = 0 if resume_step is None else resume_step + 1
-        self._board = board.Board(self.path / "tensorboard", first_step=first)
+        self._boards = _boards(self.path, home.resolved.config, first)
 
     def _open(self, home: Home, resume_step, devices, inputs) -> None:
         """Makes what is missing, and removes what a resumed run makes anew."""
-        for folder in (records_lib.ROLLOUTS, records_lib.EVAL, "tensorboard"):
+        for folder in (records_lib.ROLLOUTS, records_lib.EVAL):
             (self.path / folder).mkdir(parents=True, exist_ok=True)
         changed = []
         if resume_step is not None:
@@ -130,8 +131,12 @@ class RunFolder:
             numbers["run/outputs_dropped"] = self._side.dropped.total()
         self._metrics.add({"step": int(step)} | numbers, give_up=self._give_up)
         finite = {key: value for key, value in numbers.items() if value is not None}
-        write = functools.partial(self._board.scalars, step, finite)
-        self._side.do("tensorboard", write)
+        self._show("scalars", step, finite)
+
+    def _show(self, kind: str, *arguments: Any) -> None:
+        """Has every board draw something."""
+        for name, shown in self._boards.items():
+            self._side.do(name, functools.partial(getattr(shown, kind), *arguments))
 
     def log_histograms(self, step: int, values: Mapping[str, np.ndarray]) -> None:
         """Draws histograms of finite values of any shape; empty arrays are left out."""
@@ -143,8 +148,7 @@ class RunFolder:
             flat = flat[np.isfinite(flat)]
             if flat.size:
                 found[key] = flat
-        write = functools.partial(self._board.histograms, step, found)
-        self._side.do("tensorboard", write)
+        self._show("histograms", step, found)
 
     def log_table(
         self, step: int, key: str, header: Sequence[str], rows: Iterable[Sequence[Any]]
@@ -154,8 +158,7 @@ class RunFolder:
             return
         lines = [header, ["---"] * len(header), *rows]
         text = "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-        write = functools.partial(self._board.text, step, key, text)
-        self._side.do("tensorboard", write)
+        self._show("text", step, key, text)
 
     def save_rollouts(
         self,
@@ -253,7 +256,7 @@ class RunFolder:
         """Writes what waits and closes the files."""
         if self._writes:
             self._metrics.close()
-            self._side.do("tensorboard", self._board.close)
+            self._show("close")
             self._side.close()
 
     def __enter__(self) -> Self:
@@ -261,6 +264,20 @@ class RunFolder:
 
     def __exit__(self, *exception) -> None:
         self.close()
+
+
+def _boards(
+    folder: pathlib.Path, config: ml_collections.ConfigDict, first_step: int
+) -> dict[str, board.Board | wandb_board.WandbBoard]:
+    """What draws a run's numbers, by name."""
+    found = {}
+    if config.log.tensorboard:
+        found["tensorboard"] = board.Board(folder / "tensorboard", first_step)
+    if config.log.wandb:
+        found["wandb"] = wandb_board.WandbBoard(
+            folder, config.log.wandb, _plain(config)
+        )
+    return found
 
 
 def check_config(home: Home) -> list[changes.Change]:

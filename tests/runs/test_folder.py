@@ -26,6 +26,7 @@ def make_config(**changes):
             "num_steps": 10,
             "algo": {"clip": {"low": 0.2}, "names": ("a", "b")},
             "mesh": {"data": -1},
+            "log": {"tensorboard": True, "wandb": ""},
         }
     )
     config.update_from_flattened_dict(changes)

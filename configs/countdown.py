@@ -2,11 +2,13 @@
 
 hapo-train --config=configs/countdown.py --workdir=runs/demo
 hapo-train --config=configs/countdown.py:method=dapo --workdir=runs/dapo
+hapo-sweep --config=configs/countdown.py --workdir=runs/sweep --jobs=2
 """
 
 import pathlib
 
-from hapo_jax import config
+from hapo_jax import config, sweeps
+from hapo_jax.algo.methods import METHODS
 
 
 def get_config(arg=None):
@@ -47,3 +49,29 @@ def get_config(arg=None):
     c.eval.num_problems = 256
     c.eval.top_p = 0.95
     return config.apply_method(c, args.method).lock()
+
+
+def sweep(add):
+    """HAPO and DAPO, five seeds each."""
+    for changes in sweeps.product({":method": ("dapo", "hapo"), "seed": range(5)}):
+        add(changes, name=changes[":method"])
+
+
+def sweep_methods(add):
+    """Every method, three seeds each, at equal sampled tokens.
+
+    About 11 hours on two cores. A budget and no number of steps ends a run, so the
+    learning rate stays constant.
+    """
+    budget = {
+        "max_sampled_tokens": 2_000_000,  # as many as the demo's 150 steps of HAPO
+        "num_steps": 100_000,
+        "learner.schedule": "constant",
+        "eval.every_steps": 0,
+        "checkpoint.export_hf": False,
+    }
+    for seed in range(3):  # the outer loop, so that there is a whole table early
+        for method, row in METHODS.items():
+            add({":method": method, "seed": seed, **budget, **row.given}, name=method)
+        sampled = {":method": "hapo", "algo.ratio_of": "sampled", "seed": seed}
+        add({**sampled, **budget}, name="hapo_ratio_of_sampled")

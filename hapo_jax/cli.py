@@ -157,6 +157,11 @@ def config() -> ConfigDict | None:
     return None if _CONFIG.value is None else arguments.load(_CONFIG.value)
 
 
+def given() -> tuple[str, list[tuple[str, str]], str | None]:
+    """--config, the (key, value) of each --config.KEY=VALUE, and --workdir."""
+    return _CONFIG.value, [*_overrides], _WORKDIR.value
+
+
 def override(config: ConfigDict) -> ConfigDict:
     """Sets what the command line's `--config.KEY=VALUE` say; returns the config.
 

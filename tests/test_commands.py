@@ -37,11 +37,13 @@ PROGRAMS = {
     "hapo-eval": "hapo_jax.evaluate",
     "hapo-sft": "hapo_jax.sft",
     "hapo-plan": "hapo_jax.plan",
+    "hapo-sweep": "hapo_jax.sweeps.program",
 }
 # Beginnings of commands that are read alone, each with its reason.
 NOT_RUN = {
     "make": "installs an environment, or runs this very suite",
     "hapo-plan": "needs libtpu and minutes; tests/test_plan.py plans a small model",
+    "hapo-sweep": "starts runs; tests/sweeps/test_sweep.py starts small ones",
 }
 # What makes a program's run tiny.
 SHORTER = {

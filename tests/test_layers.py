@@ -30,6 +30,8 @@ LAYERS = (
     "sft",
     "evaluate",
     "plan",
+    "sweeps",  # many runs
+    "comparison",  # of what they gave
 )
 # Processes that grade import these, and an accelerator belongs to one process.
 WITHOUT_JAX = ("tasks", "grading")

@@ -9,6 +9,7 @@
 import ast
 import importlib.util
 import pathlib
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,6 +27,27 @@ def load(spec: str) -> ConfigDict:
         argument.
     """
     name, _, argument = spec.partition(":")
+    module = load_file(name, spec)
+    if not hasattr(module, "get_config"):
+        raise Refused(
+            f"--config={spec}: {name} has no function get_config(arg=None); see "
+            "configs/countdown.py."
+        )
+    config = module.get_config(argument) if argument else module.get_config()
+    if not isinstance(config, ConfigDict):
+        raise Refused(
+            f"--config={spec}: get_config returned {type(config).__name__} and not a "
+            "ConfigDict; end it with `return presets.apply_method(c, ...).lock()`."
+        )
+    return config
+
+
+def load_file(name: str, spec: str) -> types.ModuleType:
+    """An experiment file, run; `spec` is what --config says of it.
+
+    Raises:
+      Refused: there is no such file, or it is not Python.
+    """
     path = pathlib.Path(name)
     if not path.is_file():
         raise Refused(
@@ -38,18 +60,7 @@ def load(spec: str) -> ConfigDict:
         raise Refused(f"--config={spec}: {path} must be a Python file, ending in .py.")
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise Refused(
-            f"--config={spec}: {path} has no function get_config(arg=None); see "
-            "configs/countdown.py."
-        )
-    config = module.get_config(argument) if argument else module.get_config()
-    if not isinstance(config, ConfigDict):
-        raise Refused(
-            f"--config={spec}: get_config returned {type(config).__name__} and not a "
-            "ConfigDict; end it with `return presets.apply_method(c, ...).lock()`."
-        )
-    return config
+    return module
 
 
 def split(arguments: Sequence[str]) -> tuple[list[tuple[str, str]], list[str]]:

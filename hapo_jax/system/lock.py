@@ -55,6 +55,16 @@ def hold(folder: str | pathlib.Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
+def holder(folder: str | pathlib.Path) -> dict[str, Any] | None:
+    """Who runs in a folder; None where nobody does.
+
+    Waits up to 30 seconds for a holder on another machine to show that it is alive.
+    """
+    path = pathlib.Path(folder) / NAME
+    found = _read(path)
+    return found if found is not None and _is_alive(path, found) else None
+
+
 def _take(folder: pathlib.Path, path: pathlib.Path, own: dict[str, Any]) -> None:
     """Makes the lock this process's own; see `hold`."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,1 @@
+"""Runs side by side: paired by seed and by problem, with intervals over both."""

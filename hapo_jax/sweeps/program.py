@@ -71,15 +71,12 @@ def sweep(
     """Runs what is not finished on this machine and shows how it goes.
 
     Args:
-      found: the sweep.
+      found: the sweep, whose folder's lock is held.
       jobs, more: see `local.places` and `local.run`.
       metric: that is shown.
-
-    Raises:
-      Refused: another sweep runs in the folder.
     """
     where = local.places(jobs)
-    with lock.hold(found.folder), _signals():
+    with _signals():
         running = local.run(found, found.variants, where, more)
         with (
             contextlib.closing(running),
@@ -157,7 +154,8 @@ def main(options: Options, rest: Sequence[str]) -> None:
     spec, overrides, workdir = cli.given()
     folders.check("workdir", workdir, writes=True)
     if options.search:
-        _search(options, spec, overrides, pathlib.Path(workdir))
+        with lock.hold(workdir):
+            _search(options, spec, overrides, pathlib.Path(workdir))
         return
     experiment, every = variants.read(spec, overrides)
     asked = Sweep(folder=pathlib.Path(workdir), experiment=experiment, variants=every)
@@ -172,14 +170,15 @@ def main(options: Options, rest: Sequence[str]) -> None:
         for line in _calls(options, asked, left):
             print(line)
         return
-    sweep_folder.write(asked)
-    _log.info("hapo-sweep: %s: %s", asked.folder, told)
-    if options.launcher != "local":
-        _hand_over(options, asked, left)
-        return
-    jobs = sweep(
-        asked._replace(variants=chosen), jobs=options.jobs, metric=options.metric
-    )
+    with lock.hold(asked.folder):
+        sweep_folder.write(asked)
+        _log.info("hapo-sweep: %s: %s", asked.folder, told)
+        if options.launcher != "local":
+            _hand_over(options, asked, left)
+            return
+        jobs = sweep(
+            asked._replace(variants=chosen), jobs=options.jobs, metric=options.metric
+        )
     failed = [job for job in jobs if job.state == local.FAILED]
     if failed:
         print(board.failures(failed, asked))

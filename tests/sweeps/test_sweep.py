@@ -11,6 +11,7 @@ import pytest
 from hapo_jax.comparison import page, runs
 from hapo_jax.runs import records
 from hapo_jax.sweeps import sweep_folder
+from hapo_jax.system import lock
 from tests.environment import of_program
 from tests.test_train import ROOT
 
@@ -130,6 +131,14 @@ def test_nothing_starts_if_a_variant_cannot_work(file, tmp_path):
     assert "minibatch_prompts=3" in done.stderr
     assert "learner.rate is no setting" in done.stderr
     assert not (tmp_path / "sweep").exists()
+
+
+def test_a_second_sweep_in_the_folder_is_refused(file, tmp_path):
+    folder = tmp_path / "sweep"
+    with lock.hold(folder):
+        done = run(*command(file, folder), expect=2)
+    assert "is in use: process" in done.stderr
+    assert not (folder / sweep_folder.FILE).exists()
 
 
 def test_a_dry_run_prints_the_commands(file, tmp_path):

@@ -21,7 +21,7 @@ INSTALLED := $(VENV)/.installed-$(EXTRAS)
 help:
 	@echo "make demo       train the Countdown demo on the CPU, show what it learnt"
 	@echo "make test       the whole test suite"
-	@echo "make test-fast  without the tests marked slow: half of the time"
+	@echo "make test-fast  without the tests marked slow: about half of the time"
 	@echo "make test-long  whole data sets, hostile sweeps, several processes"
 	@echo "make lint       ruff check and ruff format --check"
 	@echo "make format     let ruff mend what it can"

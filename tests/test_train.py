@@ -231,9 +231,9 @@ def test_a_signal_saves_and_exits(environment, tmp_path, number):
 
 @pytest.mark.slow
 def test_the_demo_learns(environment, tmp_path):
-    """The demo in short: the sampled reward must rise clearly."""
+    """The demo in short: the sampled reward must rise clearly. Compiled as users do."""
     run(
-        environment,
+        environment | {"XLA_FLAGS": ""},
         tmp_path,
         "--config.num_steps=12",
         "--config.eval.num_problems=64",

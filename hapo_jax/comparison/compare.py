@@ -65,7 +65,8 @@ def compare(found: Found, baseline: str = "") -> list[Line]:
     for variant, by_seed in groups.items():
         for seed in _shared(by_seed, groups[baseline]):
             if variant != baseline:
-                runs_lib.check_pair(groups[baseline][seed], by_seed[seed])
+                pair = groups[baseline][seed], by_seed[seed]
+                runs_lib.check_pair(*pair, found.over)
     gains = {
         variant: _gains(by_seed, groups[baseline])
         for variant, by_seed in groups.items()
@@ -90,16 +91,21 @@ def compare(found: Found, baseline: str = "") -> list[Line]:
     return sorted(lines, key=lambda x: (x.variant != baseline, -x.final.mean))
 
 
-def measure(curve: Curve, name: str) -> np.ndarray:
-    """[P] one of MEASURES of a run, by problem."""
+def measure(curve: Curve, name: str, end: float = math.inf) -> np.ndarray:
+    """[P] one of MEASURES of a run, by problem; the area up to `end` on its axis."""
     if name == "final":
         return curve.values[-1]
     if name == "best":
         return curve.values[int(np.argmax(curve.values.mean(1)))]
-    length = curve.axis[-1] - curve.axis[0]
-    if length <= 0:
-        return curve.values[-1]
-    return np.trapezoid(curve.values, curve.axis, axis=0) / length
+    axis, values = curve.axis, curve.values
+    if end < axis[-1]:
+        at_end = [np.interp(end, axis, of_problem) for of_problem in values.T]
+        inside = axis < end
+        axis = np.append(axis[inside], end)
+        values = np.vstack([values[inside], at_end])
+    if axis[-1] <= axis[0]:
+        return values[-1]
+    return np.trapezoid(values, axis, axis=0) / (axis[-1] - axis[0])
 
 
 def _shared(a: Mapping[int, Run], b: Mapping[int, Run]) -> list[int]:
@@ -115,21 +121,21 @@ def _estimate(by_seed: Mapping[int, Run], name: str) -> Estimate:
 
 
 def _gains(by_seed: Mapping[int, Run], base: Mapping[int, Run]) -> dict[str, Estimate]:
-    """The differences to the baseline, over the seeds that both have."""
-    seeds = _shared(by_seed, base)
-    if not seeds:
+    """The differences to the baseline, over the seeds that both have; areas up to the
+    end of the shorter run of a pair."""
+    pairs = [(by_seed[s].curve, base[s].curve) for s in _shared(by_seed, base)]
+    if not pairs:
         return {}
-    return {
-        name: intervals.two_way(
-            np.array(
-                [
-                    measure(by_seed[s].curve, name) - measure(base[s].curve, name)
-                    for s in seeds
-                ]
-            )
-        )
-        for name in MEASURES
-    }
+
+    def gain(name: str) -> Estimate:
+        ends = [min(a.axis[-1], b.axis[-1]) for a, b in pairs]
+        values = [
+            measure(a, name, end) - measure(b, name, end)
+            for (a, b), end in zip(pairs, ends)
+        ]
+        return intervals.two_way(np.array(values))
+
+    return {name: gain(name) for name in MEASURES}
 
 
 def _verdict(gains: Mapping[str, Estimate], p: float) -> str:

@@ -6,6 +6,8 @@ import math
 import pathlib
 from collections.abc import Sequence
 
+import numpy as np
+
 from hapo_jax.comparison import compare
 from hapo_jax.comparison import runs as runs_lib
 from hapo_jax.comparison.compare import Line
@@ -60,6 +62,15 @@ def notes(lines: Sequence[Line], found: Found) -> list[str]:
         + (f" and by {first.num_problems} problems" if first.num_problems else "")
         + f"; area is over {runs_lib.AXES[found.over][1]}."
     ]
+    if found.over != "steps":
+        ends = [
+            f"{variant} {np.mean([r.curve.axis[-1] for r in by_seed.values()]):,.0f}"
+            for variant, by_seed in found.groups.items()
+        ]
+        told.append(
+            f"final is at each run's own end, in {runs_lib.AXES[found.over][1]}: "
+            f"{', '.join(ends)}; areas are compared up to the end of the shorter run."
+        )
     most = max(line.final.num_seeds for line in lines)
     if 1 < most < 5:
         told.append(

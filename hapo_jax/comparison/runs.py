@@ -22,6 +22,8 @@ AXES = {
 # Settings that two runs of a pair must share, lest the difference is one of tasks or
 # of starts.
 _SHARED = ("seed", "task.name", "task.train", "task.test", "model")
+# And what of their inputs, see `runs/inputs.py`.
+_INPUTS = ("task.train", "tokenizer", "weights")
 _PREFIX = "eval/"
 
 
@@ -221,8 +223,9 @@ def _by_problem(path: pathlib.Path, step: int, metric: str) -> dict[str, float] 
     return dict(zip((r["id"] for r in found), values.tolist(), strict=True))
 
 
-def check_pair(a: Run, b: Run) -> None:
-    """Refuses two runs of one seed whose difference would not be the method's.
+def check_pair(a: Run, b: Run, over: str) -> None:
+    """Refuses two runs of one seed whose difference over an axis would not be the
+    method's.
 
     Raises:
       Refused: names what differs.
@@ -233,16 +236,18 @@ def check_pair(a: Run, b: Run) -> None:
         told += [str(change) for change in changes.between(before, after)]
     saved, given = inputs.read(a.folder), inputs.read(b.folder)
     if saved and given:
-        parts = ("prompts", "tokenizer", "held_out")
-        pick = lambda found: {k: v for k, v in found.items() if k in parts}  # noqa: E731
-        told += inputs.differences(pick(saved), pick(given))
+        both = [{k: v for k, v in i.items() if k in _INPUTS} for i in (saved, given)]
+        told += inputs.differences(*both)
     if a.protocol != b.protocol:
         told.append("they were evaluated under other protocols (see eval.*)")
     if a.curve.problems != b.curve.problems:
         told.append("they were evaluated on other problems")
-    ends = a.curve.axis[-1], b.curve.axis[-1]
-    if abs(ends[0] - ends[1]) > 0.05 * max(ends) and max(ends) > 0:
-        told.append(f"one ends at {ends[0]:,.0f} and the other at {ends[1]:,.0f}")
+    ends = a.curve.steps[-1], b.curve.steps[-1]
+    if over == "steps" and ends[0] != ends[1]:
+        told.append(
+            f"one ends at step {ends[0]} and the other at {ends[1]}; runs that end by "
+            "a budget are compared with --over=sampled_tokens"
+        )
     if told:
         listing = "\n".join(f"  {line}" for line in told)
         raise Refused(f"{a.folder} and {b.folder} cannot be paired:\n{listing}")

@@ -1,10 +1,13 @@
 """Comparisons of runs made by hand, whose answers are known."""
 
 import csv
+import json
 
+import numpy as np
 import pytest
 
 from hapo_jax.comparison import compare, page, program, runs
+from hapo_jax.runs import inputs
 from hapo_jax.system.errors import Refused
 from tests import made_runs
 
@@ -59,9 +62,45 @@ def test_the_area_is_over_the_axis(folders):
     assert b.gains["area"].mean == pytest.approx(0.125 / 4)
 
 
-def test_runs_that_spend_differently_are_not_paired_over_tokens(folders):
-    with pytest.raises(Refused, match="one ends at 400 and the other at 800"):
-        lines_of(folders, over="sampled_tokens")
+def test_areas_end_with_the_shorter_run(folders):
+    found, (base, b) = lines_of(folders, over="sampled_tokens")
+    # dapo ends at 400 tokens, where b has its second evaluation.
+    start, end = 3 / 8, base.final.mean
+    expected = (start + 1) / 2 - ((start + 1) / 2 + (1 + end) / 2) / 2
+    assert b.gains["area"].mean == pytest.approx(expected)
+    notes = "\n".join(page.notes([base, b], found))
+    assert "in sampled tokens: dapo 400, b 800;" in notes
+    lines_of(folders, over="seconds")
+
+
+def test_a_cut_area_is_interpolated():
+    curve = runs.Curve(
+        steps=np.arange(2),
+        axis=np.array([0.0, 4.0]),
+        values=np.array([[0.0, 1.0], [4.0, 1.0]]),
+        problems=("p", "q"),
+    )
+    np.testing.assert_allclose(compare.measure(curve, "area"), [2, 1])
+    np.testing.assert_allclose(compare.measure(curve, "area", 1.0), [0.5, 1])
+
+
+def test_another_last_step_is_not_paired_over_steps(tmp_path):
+    a = made_runs.make(tmp_path / "a", method="dapo", evaluations={2: START})
+    b = made_runs.make(tmp_path / "b", method="b", evaluations={4: START})
+    with pytest.raises(Refused, match="one ends at step 2 and the other at 4"):
+        lines_of([a, b])
+
+
+def test_other_training_rows_are_not_paired(tmp_path):
+    pair = []
+    for name, crc in (("dapo", 1), ("b", 2)):
+        at = made_runs.make(tmp_path / name, method=name, evaluations={2: START})
+        rows = {"task.train": {"crc rows": crc, "crc problems": crc}, "files": {}}
+        (at / inputs.NAME).write_text(json.dumps(rows))
+        assert inputs.read(at)["task.train"] == rows["task.train"]
+        pair.append(at)
+    with pytest.raises(Refused, match="task.train: other problems"):
+        lines_of(pair)
 
 
 def test_a_variant_is_what_one_asks_for(folders):

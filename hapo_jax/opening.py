@@ -24,6 +24,7 @@ from hapo_jax.model.policy import Policy
 from hapo_jax.rollout import memory
 from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.runs import batches
 from hapo_jax.system import distributed
 
 _log = logging.getLogger("hapo_jax")
@@ -87,8 +88,21 @@ def of_run(
         **_imitated(run),
         "derived": _derived(resolved),
         "evaluation": _evaluation(c, held_out) if held_out else "",
+        "records": _records(run),
         "devices": _devices(policy),
     }
+
+
+def _records(run: Run) -> str:
+    """What records of whole batches may take; nothing without them."""
+    c, work = run.config, run.work
+    if c.log.record_groups != "all":
+        return ""
+    gib = batches.largest(c, completions=work.batch_rows, phases=run.method.phases)
+    return (
+        f"all groups of every {c.log.record_every_steps} steps, {gib:.2g} GiB at most "
+        f"before compression (limit {c.log.record_gib:g}, log.record_gib)"
+    )
 
 
 def of_evaluation(run: Run, held_out: Sequence[tuple[EvalSet, PromptSet]]) -> Facts:

@@ -47,6 +47,7 @@ from hapo_jax.rollout.collect import StreamState
 from hapo_jax.rollout.generate import Generator
 from hapo_jax.rollout.ledger import Ledger
 from hapo_jax.rollout.prompts import PromptSet
+from hapo_jax.runs import batches
 from hapo_jax.runs import inputs as inputs_lib
 from hapo_jax.runs import records as records_lib
 from hapo_jax.runs import tokens as tokens_lib
@@ -122,12 +123,16 @@ def train(config: ConfigDict, workdir: str) -> None:
                     )
                     break
                 collected = time.perf_counter()
+                sampled = metrics["ledger/sampled_tokens"]
+                ends = stream.has_sampled(config.max_sampled_tokens, sampled)
+                recorded = _is_recorded(config, step, ends=ends)
                 state, learnt, learning = learn_lib.learn(
                     run.learner,
                     state,
                     batch,
                     passes=run.work.passes,
                     reference_params=reference_params,
+                    watch=recorded and config.log.record_groups == "all",
                 )
             updated = time.perf_counter()
 
@@ -145,8 +150,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             session.files.log(step, metrics | session.raised(step, metrics))
             _show(steps, metrics)
             session_lib.stop_if_diverged(state, step, config.learner.max_skipped)
-            ends = stream.has_sampled(config.max_sampled_tokens)
-            _record(session, state, learnt, step, ends=ends)
+            if recorded:
+                _record(session, state, learnt, step)
 
             asked = stop.agree()
             extra = stream.to_plain()
@@ -393,15 +398,29 @@ def _speed(run: Run, parts: _Parts, learnt: Learnt, seconds: float) -> dict[str,
     }
 
 
-def _record(
-    session: Session, state: TrainState, learnt: Learnt, step: int, *, ends: bool
-) -> None:
-    """Keeps what happened to each token of some groups, where it is time to."""
+def _is_recorded(config: ConfigDict, step: int, *, ends: bool) -> bool:
+    """Whether it is kept what happened to the tokens of a step; the last one is."""
+    last = ends or step == config.num_steps
+    return last or step % config.log.record_every_steps == 0
+
+
+def _record(session: Session, state: TrainState, learnt: Learnt, step: int) -> None:
+    """Keeps what happened to each token of some groups, or of all."""
     run, config = session.run, session.config
-    ends = ends or step == config.num_steps
-    if not ends and step % config.log.record_every_steps:
-        return
+    whole = learnt.watched is not None
+    num_rows = len(learnt.batch.rewards)
+    if not whole:
+        num_rows = config.log.record_groups * config.rollout.group_size
     with session_lib.side_job(f"the record of step {step}"):
+        if whole:
+            recorded = batches.of_step(
+                step,
+                learnt,
+                minibatch_rows=run.learner.minibatch_rows,
+                phases=run.learner.phases,
+                num_prompts=len(run.prompts),
+            )
+            session.files.save_batch(step, batches.to_bytes(recorded))
         tokens_lib.save(
             session.files,
             step,
@@ -409,7 +428,7 @@ def _record(
             *learn_lib.look_back(run.learner, state, learnt),
             prompts=run.prompts,
             tokenizer=run.policy.tokenizer,
-            num_rows=config.log.record_groups * config.rollout.group_size,
+            num_rows=num_rows,
         )
 
 

@@ -1,4 +1,5 @@
-"""Every method trains the demo's policy on Countdown, and goes on from a checkpoint.
+"""Every method trains the demo's policy on Countdown, goes on from a checkpoint, and
+is replayed from its record.
 
 What a method makes of rewards is tested with its formula; here it meets the sampler,
 the learner and the checkpoints, with all the state that it keeps.
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import countdown
-from hapo_jax import assembly, train
+from hapo_jax import assembly, replay, train
 from hapo_jax.algo import methods
 from hapo_jax.config import arguments, resolution
 from hapo_jax.learner import learn as learn_lib
@@ -20,6 +21,7 @@ from hapo_jax.model import sharding
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import generate as generate_lib
 from hapo_jax.rollout import prompts as prompts_lib
+from hapo_jax.runs import batches
 from hapo_jax.runs.checkpoint import Checkpoints
 from tests.algo import test_relations
 from tests.test_plain import Inline
@@ -97,8 +99,8 @@ class Trainer:
         self.generator, self.to_sampler = sampling_of(self.run)
         self.reference = self.run.load_reference()
 
-    def train(self, state, stream, steps):
-        """State, stream and metrics after these steps."""
+    def train(self, state, stream, steps, watch=0):
+        """State, stream and metrics after these steps, `watch` of which is recorded."""
         r, found = self.config.rollout, []
         for step in steps:
             draw = functools.partial(
@@ -123,14 +125,23 @@ class Trainer:
             batch, metrics = train.put_beside(
                 self.run, batch, metrics, draw, step=step, entropy=stream.entropy
             )
-            state, _, learnt = learn_lib.learn(
+            state, learnt, learning = learn_lib.learn(
                 self.run.learner,
                 state,
                 batch,
                 passes=self.run.work.passes,
                 reference_params=self.reference,
+                watch=step == watch,
             )
-            found.append(metrics | learnt)
+            found.append(metrics | learning)
+            if step == watch:
+                self.recorded = batches.of_step(
+                    step,
+                    learnt,
+                    minibatch_rows=self.run.learner.minibatch_rows,
+                    phases=self.run.learner.phases,
+                    num_prompts=len(self.run.prompts),
+                )
         return state, stream, found
 
 
@@ -155,7 +166,8 @@ def test_a_method_trains_and_goes_on_from_a_checkpoint(name, tmp_path):
         before = jax.device_get(run.policy.load())
         state = run.first_state(run.policy.load())
         stream = collect_lib.StreamState()
-        state, stream, first = trainer.train(state, stream, range(1, half + 1))
+        steps = range(1, half + 1)
+        state, stream, first = trainer.train(state, stream, steps, watch=half)
         with Checkpoints(str(tmp_path), keep_latest=1) as checkpoints:
             checkpoints.save(half, state_lib.to_saved(state), extra=stream.to_plain())
             checkpoints.wait()
@@ -183,3 +195,10 @@ def test_a_method_trains_and_goes_on_from_a_checkpoint(name, tmp_path):
         return {k: v for k, v in metrics.items() if not k.startswith("time/")}
 
     assert list(map(untimed, repeated)) == list(map(untimed, second))
+
+    again = replay.of_record(trainer.recorded, trainer.config)
+    assert (
+        again.metrics.keys() >= {"loss/policy", "stats/max_score"} and not again.fresh
+    )
+    for key, value in again.metrics.items():
+        np.testing.assert_allclose(value, first[-1][key], rtol=1e-5, atol=1e-6)

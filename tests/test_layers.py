@@ -24,6 +24,7 @@ LAYERS = (
     "evaluation",
     "cli",
     "session",  # a run while it goes on
+    "replay",  # a recorded step under another method
     "planning",
     "plain",
     "train",

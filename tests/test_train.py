@@ -12,8 +12,9 @@ import jax
 import numpy as np
 import pytest
 
+from hapo_jax import replay
 from hapo_jax.rollout.collect import StreamState
-from hapo_jax.runs import alarms
+from hapo_jax.runs import alarms, batches
 from hapo_jax.runs import records as records_lib
 from tests.environment import of_program
 
@@ -117,11 +118,14 @@ def uninterrupted(environment, tmp_path_factory):
 
 @pytest.mark.slow
 def test_a_killed_run_resumes_bit_for_bit(environment, uninterrupted, tmp_path):
-    process = start(environment, tmp_path, *SMALL, "--config.num_steps=6")
+    # It records all that there is of a step, which may change no number.
+    flags = (*SMALL, "--config.num_steps=6", "--config.log.record_groups=all")
+    process = start(environment, tmp_path, *flags)
     wait_for_step(process, tmp_path, 4)
     process.kill()
     process.wait()
-    run(environment, tmp_path, *SMALL, "--config.num_steps=6")
+    done = run(environment, tmp_path, *flags)
+    assert "all groups of every 2 steps, 0.0" in done.stderr
 
     resumed_at = json.loads((tmp_path / "config.json").read_text())["starts"][-1]
     assert 1 <= resumed_at["resume_step"] <= 4
@@ -137,6 +141,14 @@ def test_a_killed_run_resumes_bit_for_bit(environment, uninterrupted, tmp_path):
     carried = [m["rollout/groups_carried"] for m in numbers(tmp_path) if m["step"]]
     assert max(carried) > 0
     assert numbers(tmp_path)[-1]["temperature/min"] < 1
+
+    logged = {m["step"]: m for m in records_lib.read_metrics(tmp_path)}
+    assert batches.steps(tmp_path) == [2, 4, 6]
+    assert len(records_lib.read_rollouts(tmp_path, 4)) == 40
+    again = replay.replay(tmp_path, 4).metrics
+    assert len(again) > 25
+    for key, value in again.items():
+        np.testing.assert_allclose(value, logged[4][key], rtol=1e-5, atol=1e-6)
 
 
 def documented_metrics():

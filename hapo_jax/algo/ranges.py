@@ -13,6 +13,7 @@ class Range:
       above, below: the low or the high end does not belong to it.
       whole: whole numbers alone.
       also: one more number that is allowed, such as 0 for "off".
+      word: a word that is allowed in place of a number; empty: none.
     """
 
     low: float
@@ -21,9 +22,12 @@ class Range:
     below: bool = False
     whole: bool = False
     also: float | None = None
+    word: str = ""
 
     def holds(self, value: Any) -> bool:
         """Whether the value is one of these numbers."""
+        if self.word and value == self.word:
+            return True
         kind = int if self.whole else int | float
         if isinstance(value, bool) or not isinstance(value, kind):
             return False
@@ -36,6 +40,7 @@ class Range:
     def __str__(self) -> str:
         """In words, behind "must be", such as "0 or a number in (1, 10]"."""
         off = "" if self.also is None else f"{self.also:g} or "
+        off = f"{self.word} or {off}" if self.word else off
         kind = "a whole number" if self.whole else "a number"
         left, right = "[("[self.above], "])"[self.below]
         return f"{off}{kind} in {left}{_plain(self.low)}, {_plain(self.high)}{right}"

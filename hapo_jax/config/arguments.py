@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hapo_jax.config import defaults, dotted
+from hapo_jax.config import defaults, dotted, ranges
 from hapo_jax.system.errors import Refused
 
 
@@ -129,7 +129,13 @@ def override(config: ConfigDict, key: str, text: str) -> None:
             f"--config.{key}.{example}=…"
         )
     holder = dotted.get(config, section) if section else config
-    holder[name] = like(said, text, present)
+    word = ranges.RANGES[key].word if key in ranges.RANGES else ""
+    if not word:
+        holder[name] = like(said, text, present)
+        return
+    value = text if text == word else like(said, text, 0)
+    with holder.ignore_type():  # the one or the other, whichever it is so far
+        holder[name] = value
 
 
 _SWITCHES = frozenset(

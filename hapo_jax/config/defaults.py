@@ -6,7 +6,7 @@ command line says, `resolution.py` fills in what follows from other settings, an
 `check.py` refuses what cannot work.
 """
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from hapo_jax.algo import settings
 
@@ -188,8 +188,11 @@ def default() -> ConfigDict:
     c.checkpoint.export_hf = True  # write <workdir>/hf at the end
 
     c.log = ConfigDict()
-    c.log.record_groups = 1  # groups per record in rollouts/
+    # Groups per record in rollouts/; all: each of a step, and in batches/ all that the
+    # step can be replayed from.
+    c.log.record_groups = config_dict.FieldReference(1, field_type=object)
     c.log.record_every_steps = 10
+    c.log.record_gib = 10.0  # what records of all groups may take in the whole run
     c.log.tensorboard = True  # event files in tensorboard/
     c.log.wandb = ""  # a project of Weights & Biases that gets the same; empty: none
     # Without any progress, compiling included, after which the process ends with all

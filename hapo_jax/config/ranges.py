@@ -113,8 +113,9 @@ RANGES = {
     "checkpoint.keep_latest": Range(1, 10**6, whole=True),
     "checkpoint.keep_best": Range(0, 10**6, whole=True),
     "log.every_steps": _EVERY,
-    "log.record_groups": Range(0, 10**6, whole=True),
+    "log.record_groups": Range(0, 10**6, whole=True, word="all"),
     "log.record_every_steps": _EVERY,
+    "log.record_gib": Range(0, 1e6, above=True),
     "log.watchdog_s": Range(10, 1e7, also=0),
 }
 

@@ -1,7 +1,8 @@
 """One step of learning from one rollout batch: score, prepare, update."""
 
 import itertools
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,6 +14,23 @@ from hapo_jax.rollout.batch import RolloutBatch
 from hapo_jax.system import distributed
 
 
+class Watched(NamedTuple):
+    """What a step can be replayed from, beside its rows; NumPy, on the host.
+
+    Attributes:
+      method_state: before the step.
+      before: [B, T], of the policy before the updates, all of `head.OUTPUTS`.
+      after: of the policy behind them.
+      seen: [B, T] each, of the policy that a token's update began with; one for each
+        phase of each pass, in their order.
+    """
+
+    method_state: Any
+    before: head.Scores
+    after: head.Scores
+    seen: tuple[head.Scores, ...]
+
+
 class Learnt(NamedTuple):
     """What the updates of a step saw, for its records; NumPy, on the host.
 
@@ -22,6 +40,7 @@ class Learnt(NamedTuple):
       prepared: constants and state of the method, and weights.
       scorings: placements of the batch, one for each policy that scored it.
       updates: placement of each update.
+      watched: None, or what a record of the whole step has beside.
     """
 
     batch: RolloutBatch
@@ -29,6 +48,7 @@ class Learnt(NamedTuple):
     prepared: train_step.Prepared
     scorings: tuple[packing.Placement, ...] = ()
     updates: tuple[packing.Placement, ...] = ()
+    watched: Watched | None = None
 
 
 def learn(
@@ -38,6 +58,7 @@ def learn(
     *,
     passes: int,
     reference_params=None,
+    watch: bool = False,
 ) -> tuple[TrainState, Learnt, dict[str, float]]:
     """Makes `passes` passes of mini-batch updates over a batch, in the method's phases.
 
@@ -50,11 +71,16 @@ def learn(
       batch: B rows, a multiple of `learner.minibatch_rows`.
       passes: over the batch.
       reference_params: of the reference policy, if the method reads it.
+      watch: whether to keep what a replay of the step needs. It costs two scorings
+        of the batch, and one for each pass; it changes no number.
 
     Returns:
       The new state, what the updates saw, and the step's metrics.
     """
     scores = given_scores(learner, state, reference_params, batch)
+    if watch:
+        states, seen = jax.device_get(state.method_state), []
+        before = _watch(learner, state, batch)
     learnt, method_state = prepare(learner, batch, state.method_state, *scores)
     state = state._replace(method_state=method_state)
 
@@ -63,13 +89,15 @@ def learn(
     phases = range(learner.phases)
     for _, phase, first in itertools.product(range(passes), phases, starts):
         minibatch, placement = make_minibatch(learner, learnt, first, phase)
+        if watch:
+            seen.append(_watch(learner, state, batch, first=first))
         state, tally = learner.update(state, minibatch)
         tallies.append(tally)
         placements.append(placement)
         tokens.append(trained_tokens(learner, learnt, first, phase))
     tallies = jax.device_get(tallies)
     found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
-    found |= metrics.of_batch(batch, learnt.rows, learnt.prepared)
+    found |= metrics.of_batch(learnt.rows, learnt.prepared)
     if learner.recompute_old_logprobs:
         recorded = recorded_scores(learner, batch)
         found |= metrics.of_mismatch(batch, recorded, learnt.rows)
@@ -78,7 +106,32 @@ def learn(
     scorings = learner.recompute_old_logprobs + (reference_params is not None)
     scorings = (place_all(learner, batch),) * scorings
     learnt = learnt._replace(scorings=scorings, updates=tuple(placements))
+    if watch:
+        # Of a pass and phase, each update saw its own rows and 0 at all others.
+        parts = [seen[i : i + len(starts)] for i in range(0, len(seen), len(starts))]
+        whole = tuple(jax.tree.map(lambda *x: np.sum(x, axis=0), *p) for p in parts)
+        after = _watch(learner, state, batch)
+        learnt = learnt._replace(watched=Watched(states, before, after, whole))
     return state, learnt, found
+
+
+def _watch(
+    learner: train_step.Learner,
+    state: TrainState,
+    batch: RolloutBatch,
+    *,
+    first: int | None = None,
+) -> head.Scores:
+    """All that the head tells under the current policy; of the mini-batch that begins
+    at completion `first` and 0 elsewhere, or of the batch."""
+    include = None
+    if first is not None:
+        row = np.arange(len(batch.rewards))
+        include = (row >= first) & (row < first + learner.minibatch_rows)
+    (found,) = _score(
+        learner, learner.watch, [state.params], batch, state.critic, include
+    )
+    return found
 
 
 def given_scores(
@@ -115,22 +168,44 @@ def score(
       batch: B rows; a batch of another size or width is compiled for anew.
       critic: the value head of a method that has one.
     """
-    packed, index = _pack(learner, place_all(learner, batch), batch)
+    return _score(learner, learner.score, policies, batch, critic)
+
+
+def _score(
+    learner: train_step.Learner,
+    scorer: Callable[..., head.Scores],
+    policies: list,
+    batch: RolloutBatch,
+    critic,
+    include: np.ndarray | None = None,
+) -> list[head.Scores]:
+    """See `score`; 0 too for rows that `include`, [B] bool, leaves out."""
+    placement = place_all(learner, batch, include)
+    packed, index = _pack(learner, placement, batch)
     shape = batch.completion_mask.shape
     placed = distributed.put(packed, learner.shardings.packed)
     return [
         jax.tree.map(
             lambda x: packing.scatter(index, np.asarray(x), shape),
-            learner.score(params, critic, placed),
+            scorer(params, critic, placed),
         )
         for params in policies
     ]
 
 
-def place_all(learner: train_step.Learner, batch: RolloutBatch) -> packing.Placement:
-    """The placement that scores every completion of a batch."""
+def place_all(
+    learner: train_step.Learner,
+    batch: RolloutBatch,
+    include: np.ndarray | None = None,
+) -> packing.Placement:
+    """The placement that scores the completions of a batch; all unless `include`,
+    [B] bool, leaves some out."""
     return packing.place(
-        learner.layout, batch.prompt_lengths, batch.lengths, batch.group_ids
+        learner.layout,
+        batch.prompt_lengths,
+        batch.lengths,
+        batch.group_ids,
+        include=include,
     )
 
 
@@ -180,17 +255,11 @@ def make_minibatch(
     allows it; they still count in the denominator.
     """
     span = slice(first, first + learner.minibatch_rows)
-    batch, constants, weights = jax.tree.map(
-        lambda x: x[span],
-        (learnt.batch, learnt.prepared.constants, learnt.prepared.weights),
+    batch = jax.tree.map(lambda x: x[span], learnt.batch)
+    constants, weights, learns = of_minibatch(
+        learnt.prepared, span, phase if learner.phases > 1 else None
     )
-    learns = constants["advantages"] != 0
-    if learner.phases > 1:
-        own = constants.pop("waits") == phase
-        learns = learns & own
-        weights = np.where(own, weights, 0)
-        constants["signal"] = constants["signal"] & own
-    include = learns.any(axis=1) if learner.skips else None
+    include = learns if learner.skips else None
     placement = packing.place(
         learner.layout,
         batch.prompt_lengths,
@@ -212,6 +281,32 @@ def make_minibatch(
         num_tokens=np.int32(batch.completion_mask.sum()),
     )
     return distributed.put(minibatch, learner.shardings), placement
+
+
+def of_minibatch(
+    prepared: train_step.Prepared, span: slice, phase: int | None
+) -> tuple[dict[str, np.ndarray], np.ndarray | None, np.ndarray]:
+    """What the rows `span` take into an update.
+
+    Args:
+      prepared: of the batch.
+      span: rows of the mini-batch.
+      phase: of the method; None for one that has a single phase.
+
+    Returns:
+      (constants [b, T] by name, weights [b, T] or None, [b] bool: the completions that
+      have an advantage other than 0 at some token of this phase).
+    """
+    constants, weights = jax.tree.map(
+        lambda x: x[span], (prepared.constants, prepared.weights)
+    )
+    learns = constants["advantages"] != 0
+    if phase is not None:
+        own = constants.pop("waits") == phase
+        learns = learns & own
+        weights = np.where(own, weights, 0)
+        constants["signal"] = constants["signal"] & own
+    return constants, weights, learns.any(axis=1)
 
 
 def trained_tokens(

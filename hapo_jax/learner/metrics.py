@@ -6,14 +6,14 @@ skipped, or a mini-batch without a completion that has an advantage. Where nothi
 left to divide by, the metric is absent, and not 0.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from hapo_jax.algo.method import Rows
 from hapo_jax.learner.head import Scores
 from hapo_jax.learner.train_step import Prepared, Tally
-from hapo_jax.rollout.batch import RolloutBatch
+from hapo_jax.rollout.batch import Array, RolloutBatch
 
 # A token counts as off by much where the policy that drew it and the one whose
 # gradient is taken differ by more than this in its probability.
@@ -32,13 +32,23 @@ def of_updates(tallies: Sequence[Tally]) -> dict[str, float]:
     }
     if not trained:
         return metrics
-    numerator = sum(float(t.numerator) for t in trained)
-    denominator = sum(float(t.denominator) for t in trained)
-    # Without a denominator the loss is a sum, of which there is one per update.
-    metrics["loss/policy"] = numerator / (denominator or len(trained))
     metrics["grad/norm"] = float(np.mean([t.grad_norm for t in trained]))
-    for name in trained[0].sums:
-        total, count = np.sum([t.sums[name] for t in trained], axis=0, dtype=float)
+    return metrics | of_losses([(t.numerator, t.denominator, t.sums) for t in trained])
+
+
+def of_losses(
+    parts: Sequence[tuple[Array, Array, Mapping[str, Array]]],
+) -> dict[str, float]:
+    """Metrics of losses; (numerator, denominator, sums) of each update, as in a Tally.
+
+    At least one update.
+    """
+    numerators, denominators, sums = zip(*parts, strict=True)
+    numerator, denominator = (sum(map(float, x)) for x in (numerators, denominators))
+    # Without a denominator the loss is a sum, of which there is one per update.
+    metrics = {"loss/policy": numerator / (denominator or len(parts))}
+    for name in sums[0]:
+        total, count = np.sum([s[name] for s in sums], axis=0, dtype=float)
         if count:
             metrics[name] = float(total / count)
     return metrics
@@ -53,14 +63,15 @@ def of_ledger(tallies: Sequence[Tally], tokens: Sequence[int]) -> dict[str, floa
     }
 
 
-def _own(batch: RolloutBatch) -> np.ndarray:
-    """[B, T] bool, the tokens that are not beside the batch."""
-    return batch.completion_mask & ~batch.beside[:, None]
+def own_tokens(mask: np.ndarray, beside: np.ndarray | None) -> np.ndarray:
+    """[B, T] bool, the tokens of a mask that are not beside the batch, [B] bool."""
+    return mask if beside is None else mask & ~beside[:, None]
 
 
-def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, float]:
+def of_batch(rows: Rows, prepared: Prepared) -> dict[str, float]:
     """Metrics over all completion tokens of the batch; entropies in nats."""
-    mask, stats = _own(batch), prepared.method_state["entropy"]
+    mask = own_tokens(rows.mask, rows.beside)
+    stats = prepared.method_state["entropy"]
     metrics = {"batch/tokens": float(mask.sum())}
     if not mask.any():
         return metrics
@@ -88,7 +99,7 @@ def of_batch(batch: RolloutBatch, rows: Rows, prepared: Prepared) -> dict[str, f
 def of_mismatch(batch: RolloutBatch, recorded: Scores, rows: Rows) -> dict[str, float]:
     """How far sampler and learner are apart where they are the same policy, in nats:
     nothing but rounding, and groups that were carried over from earlier steps."""
-    mask = _own(batch) & ~batch.given
+    mask = own_tokens(batch.completion_mask, batch.beside) & ~batch.given
     gap = np.abs(recorded.logprobs[mask] - rows.old_logprobs[mask])
     if not len(gap):
         return {}

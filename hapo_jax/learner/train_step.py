@@ -96,6 +96,8 @@ class Learner(NamedTuple):
       prepare: (method.Rows, method state) -> Prepared.
       update: (TrainState, Minibatch) -> (TrainState, Tally); the state is donated.
       inspect: (current, constants, method state) -> method.Terms, [B, T].
+      watch: `score` with all that the head can tell, for records: compiled where a step
+        is recorded whole, so that recording changes nothing of the run.
       layout: how rows are cut.
       width: columns of a chunk of the head.
       remat: see `transformer.REMATS`.
@@ -111,6 +113,7 @@ class Learner(NamedTuple):
     prepare: Callable[..., Prepared]
     update: Callable[..., tuple[TrainState, Tally]]
     inspect: Callable[..., method_lib.Terms]
+    watch: Callable[..., head.Scores]
     layout: packing.Layout
     width: int
     remat: str
@@ -194,21 +197,20 @@ def make_learner(
     def jit(function, **options):
         return compile_ahead.Jitted(jax.jit(function, **options))
 
-    return Learner(
-        score=jit(
+    def scorer(outputs: frozenset[str]):
+        return jit(
             functools.partial(
-                _score,
-                graphdef,
-                outputs=head.ENTROPY | method.old_outputs | method.outputs,
-                cut_share=method.cut_share,
-                **options,
+                _score, graphdef, outputs=outputs, cut_share=method.cut_share, **options
             ),
             in_shardings=(state_shardings.params, state_shardings.critic, packed),
             out_shardings=whole,
             compiler_options=target.training_options(),
-        ),
+        )
+
+    return Learner(
+        score=scorer(head.ENTROPY | method.old_outputs | method.outputs),
         prepare=jit(
-            functools.partial(_prepare, method, minibatch_rows=minibatch_rows),
+            functools.partial(prepare, method, minibatch_rows=minibatch_rows),
             in_shardings=(rows, whole),
             out_shardings=whole,
         ),
@@ -228,6 +230,7 @@ def make_learner(
             compiler_options=target.training_options(),
         ),
         inspect=jax.jit(method.terms),
+        watch=scorer(head.OUTPUTS),
         layout=layout,
         width=width,
         remat=remat,
@@ -252,10 +255,17 @@ def _score(graphdef, params, critic, packed: packing.Packed, **options) -> head.
     return scoring.score(model, packed, critic=critic, **options)
 
 
-def _prepare(
+def prepare(
     method: method_lib.Method, rows: method_lib.Rows, state, *, minibatch_rows: int
 ) -> Prepared:
-    """The method's state and constants over the whole batch, weights per mini-batch."""
+    """The method's state and constants over the whole batch, weights per mini-batch.
+
+    Args:
+      method: from `method.make`.
+      rows: B of them.
+      state: of the method, before this step.
+      minibatch_rows: b, divides B.
+    """
     state = method.update_state(rows, state)
     constants = method.constants(rows, state)
     counted = constants.get("counted", rows.mask) & rows.mask

@@ -45,8 +45,12 @@ class StreamState(NamedTuple):
         spent = self.spent.plus(metrics)
         return after._replace(spent=spent), spent.metrics()
 
-    def has_sampled(self, budget: int) -> bool:
+    def has_sampled(self, budget: int, more: float = 0) -> bool:
         """Whether the run has sampled that many tokens; never for a budget of 0.
+
+        Args:
+          budget: in tokens.
+          more: tokens of the step that goes on, which are not paid yet.
 
         Raises:
           Refused: the run was begun before it was counted.
@@ -56,7 +60,7 @@ class StreamState(NamedTuple):
                 f"max_sampled_tokens={budget} is no end for a run whose checkpoints do "
                 "not say how much it has sampled; leave it at 0 and set num_steps."
             )
-        return bool(budget) and self.spent.sampled_tokens >= budget
+        return bool(budget) and self.spent.sampled_tokens + more >= budget
 
     def to_plain(self) -> dict:
         """Nested dicts of arrays and numbers, for a checkpoint."""

@@ -7,6 +7,7 @@
   tensorboard/     the same numbers, histograms, tables of completions
   wandb/           Weights & Biases' copy of them, with log.wandb
   rollouts/        step_<k>.parquet: per-token records of some groups
+  batches/         step_<k>.parquet: whole batches, see `batches.py`
   eval/            step_<k>.jsonl: one line per problem
   order.jsonl      what data.order sorts training problems by, if it sorts them
   checkpoints/, hf/   belong to `learner/checkpoint.py` and `model/huggingface.py`
@@ -187,8 +188,18 @@ class RunFolder:
             per_completion=per_completion,
             per_token=per_token,
         )
-        path = records_lib.step_path(self.path / records_lib.ROLLOUTS, step, ".parquet")
-        self._side.do("rollouts", functools.partial(records_lib.replace, path, data))
+        self._keep(records_lib.ROLLOUTS, step, data)
+
+    def save_batch(self, step: int, data: bytes) -> None:
+        """Writes the file that `batches.py` makes of a step."""
+        if self._writes:
+            (self.path / records_lib.BATCHES).mkdir(exist_ok=True)
+            self._keep(records_lib.BATCHES, step, data)
+
+    def _keep(self, folder: str, step: int, data: bytes) -> None:
+        """Has the Parquet file of a step written, beside the training."""
+        path = records_lib.step_path(self.path / folder, step, ".parquet")
+        self._side.do(folder, functools.partial(records_lib.replace, path, data))
 
     def keep_eval(self, step: int, record: Mapping[str, Any]) -> None:
         """Adds a record to those of an evaluation that is under way."""
@@ -333,7 +344,8 @@ def _same_place(key: str, a: Any, b: Any) -> bool:
 
 def _remove_leftovers(path: pathlib.Path) -> None:
     """Removes what writers that were killed have begun; only they are named so."""
-    for folder in (path, path / records_lib.ROLLOUTS, path / records_lib.EVAL):
+    inside = (records_lib.ROLLOUTS, records_lib.BATCHES, records_lib.EVAL)
+    for folder in (path, *(path / name for name in inside)):
         for file in folder.glob(f".*{records_lib.BEGUN}"):
             file.unlink(missing_ok=True)
 
@@ -346,6 +358,7 @@ def _rewind(path: pathlib.Path, last: int) -> None:
     records_lib.write_lines(path / records_lib.METRICS, kept)
     for folder, suffix in (
         (records_lib.ROLLOUTS, ".parquet"),
+        (records_lib.BATCHES, ".parquet"),
         (records_lib.EVAL, ".jsonl"),
         (records_lib.EVAL, _PART),
     ):

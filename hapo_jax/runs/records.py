@@ -27,6 +27,7 @@ FORMAT = 3
 METRICS = "metrics.jsonl"
 BEGUN = ".begun"  # ends the name of a file that is being written
 ROLLOUTS = "rollouts"
+BATCHES = "batches"
 EVAL = "eval"
 ORDER = "order.jsonl"
 

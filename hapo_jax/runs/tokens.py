@@ -9,6 +9,8 @@ from hapo_jax.model.tokenizer import Tokenizer
 from hapo_jax.rollout.prompts import PromptSet
 from hapo_jax.runs.folder import RunFolder
 
+_TABLE_ROWS = 64  # of text on a board; the records have all
+
 
 def save(
     folder: RunFolder,
@@ -96,5 +98,5 @@ def save(
         step,
         "rollouts/completions",
         ["prompt", "completion", "reward"],
-        list(zip(asked, completions, batch.rewards[index])),
+        list(zip(asked, completions, batch.rewards[index]))[:_TABLE_ROWS],
     )

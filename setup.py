@@ -84,6 +84,7 @@ setup(
             "hapo-plan=hapo_jax.plan:run",
             "hapo-sweep=hapo_jax.sweeps.program:run",
             "hapo-compare=hapo_jax.comparison.program:run",
+            "hapo-doctor=hapo_jax.doctor.program:run",
         ]
     },
 )

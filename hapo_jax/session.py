@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from hapo_jax import cli, opening
 from hapo_jax.assembly import Run
 from hapo_jax.config import resolution
+from hapo_jax.doctor import doctor as doctor_lib
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.learner import state as state_lib
 from hapo_jax.learner.state import TrainState
@@ -33,6 +34,8 @@ from hapo_jax.system.interrupt import Interrupt
 from hapo_jax.system.watchdog import Watchdog
 
 _log = logging.getLogger(__name__)
+
+_PROMPTS_LOOKED_AT = 100  # by the run doctor
 
 # A resumed run may set these anew: they do not change what its numbers mean. Settings
 # of the learner are among them that say how its work is cut and counted.
@@ -84,6 +87,7 @@ class Launch(NamedTuple):
       inputs: what it has read, as checksums.
       title: of the program.
       facts: what it says before it begins.
+      leaks: evaluation problems that are trained on as well; None if unknown.
     """
 
     run: Run
@@ -91,6 +95,7 @@ class Launch(NamedTuple):
     inputs: inputs_lib.Inputs
     title: str
     facts: opening.Facts
+    leaks: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +109,8 @@ class Session:
       checkpoints: of the training state.
       files: for all else that is written.
       alarms: that the metrics raise; None but in process 0.
+      doctor: looks at a run of hapo-train; None in other processes and programs.
+      doctor_mode: one of `doctor.MODES`.
       stop: knows of signals.
       watch: wants to hear that the run gets on.
     """
@@ -114,6 +121,8 @@ class Session:
     checkpoints: Checkpoints
     files: folder_lib.RunFolder
     alarms: alarms.Alarms | None
+    doctor: doctor_lib.Doctor | None
+    doctor_mode: str
     stop: Interrupt
     watch: Watchdog
 
@@ -163,6 +172,42 @@ class Session:
     def raised(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """The alarms that a step's metrics raise, as metrics."""
         return self.alarms.see(step, metrics) if self.alarms else {}
+
+    def examine(
+        self,
+        state: TrainState,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """Has the run doctor look, where it is time to; all processes must call it.
+
+        It warns of what it finds, and notes that in the metrics.
+
+        Args:
+          state, step: that were reached.
+          metrics: of the step; None before the first.
+
+        Returns:
+          What ends the run: new findings if the doctor is strict, or nothing.
+        """
+        if self.doctor_mode == "off":
+            return {}
+        if self.doctor and metrics:
+            self.doctor.see(metrics | {"step": step})
+        if metrics and step % self.config.log.doctor_every_steps:
+            return {}
+        policy, told, gap = self.run.policy, {}, None
+        if policy.sample_mesh is policy.mesh:  # else the copies are on other devices
+            copy = self.run.to_sampler(state.params)
+            gap = float(doctor_lib.weights_gap(copy, state.params))
+        if self.doctor:
+            with side_job("the run doctor"):
+                told = self.doctor.look(gap)
+        if told:
+            self.files.log(step, told)
+        if self.doctor_mode != "strict" or not distributed.of_first(bool(told)):
+            return {}
+        return told or {"": 1.0}  # which process 0 alone can name
 
     def is_last(self, step: int, asked: str | None) -> bool:
         """Whether a step ends the run; `asked` is what `stop.agree` has said."""
@@ -237,6 +282,7 @@ def start(
     watch: Watchdog,
     protocol: Mapping[str, Any] | None = None,
     looks_every: int = 1,
+    doctor: str = "off",
 ) -> Iterator[tuple[Session, Position]]:
     """Opens a run's folder and reads where it goes on; first to write there.
 
@@ -247,6 +293,7 @@ def start(
       protocol: of the evaluations that the best checkpoints are kept by; None where
         only the newest are kept.
       looks_every: steps between two looks of the alarms.
+      doctor: one of `doctor.MODES`, for a run that has problems to train on.
     """
     run, home, config = launch.run, launch.home, launch.run.config
     folder, first_process = pathlib.Path(home.workdir), distributed.is_first()
@@ -292,7 +339,16 @@ def start(
                 give_up=stop.asked,
             )
         )
-        watched = None
+        watched = looks = None
+        if first_process and doctor != "off":
+            looks = doctor_lib.Doctor(
+                config,
+                home.workdir,
+                records_lib.read_metrics(folder),
+                tokenizer=run.policy.tokenizer,
+                prompt_tokens=run.prompts.tokens[:_PROMPTS_LOOKED_AT],
+                leaks=launch.leaks,
+            )
         if first_process:
             inputs_lib.note(folder, launch.inputs, resumed=restored is not None)
             watched = alarms.Alarms(
@@ -307,6 +363,8 @@ def start(
             checkpoints=checkpoints,
             files=files,
             alarms=watched,
+            doctor=looks,
+            doctor_mode=doctor,
             stop=stop,
             watch=watch,
         )

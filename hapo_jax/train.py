@@ -25,6 +25,7 @@ from hapo_jax import session as session_lib
 from hapo_jax.assembly import Run
 from hapo_jax.config import check, eval_sets
 from hapo_jax.config.eval_sets import EvalSet
+from hapo_jax.doctor import doctor as doctor_lib
 from hapo_jax.evaluation import curriculum, report
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.evaluation import sampling as sampling_lib
@@ -69,12 +70,18 @@ MAY_CHANGE = (
 )
 
 
-def train(config: ConfigDict, workdir: str) -> None:
+def train(config: ConfigDict, workdir: str, *, doctor: str = "warn") -> None:
     """Trains `model.path` on the config's task; resumes if `workdir` has a checkpoint.
+
+    Args:
+      config: with all that files and flags set.
+      workdir: of the run.
+      doctor: one of `doctor.MODES`: what the run doctor does with a finding.
 
     Raises:
       Refused: config, model or data cannot be used; nothing has been compiled yet.
       FloatingPointError: gradients were not finite too many times in a row.
+      Unhealthy: the doctor is strict, and has found something.
     """
     began = time.perf_counter()
     launch, held_out, reference_params = _check(config, workdir)
@@ -92,6 +99,7 @@ def train(config: ConfigDict, workdir: str) -> None:
                 stop=stop,
                 watch=watch,
                 protocol=parts.evaluators[0].protocol,
+                doctor=doctor,
             )
         )
         state, stream = start.state, StreamState()
@@ -103,6 +111,7 @@ def train(config: ConfigDict, workdir: str) -> None:
         if session.owes_evaluation(figures_lib.PROTOCOL, ends=ends):
             evaluate(state, session.first)
 
+        told = session.examine(state, session.first)
         asked, num_programs = None, 0
         steps = session.steps(config.method)
         for step in () if ends else steps:
@@ -153,7 +162,8 @@ def train(config: ConfigDict, workdir: str) -> None:
             if recorded:
                 _record(session, state, learnt, step)
 
-            asked = stop.agree()
+            told = session.examine(state, step, metrics)
+            asked = "The run doctor" if told else stop.agree()
             extra = stream.to_plain()
             if session.end_step(
                 step, state, asked=asked, evaluate=evaluate, extra=extra, ends=ends
@@ -163,6 +173,8 @@ def train(config: ConfigDict, workdir: str) -> None:
         session.say_stopped(asked, step)
     else:
         _finish(session, state)
+    if told:
+        doctor_lib.end(told)
 
 
 def _check(
@@ -194,7 +206,14 @@ def _check(
     )
     facts = opening.of_run(run, resolved, given, held_out)
     facts["data"] += opening.leaks(found)
-    launch = Launch(run=run, home=home, inputs=inputs, title="hapo-train", facts=facts)
+    launch = Launch(
+        run=run,
+        home=home,
+        inputs=inputs,
+        title="hapo-train",
+        facts=facts,
+        leaks=found["data/overlap"],
+    )
     return launch, held_out, reference_params
 
 
@@ -536,6 +555,13 @@ def run() -> None:
         "dry_run", False, "Run the largest work once, print time and memory, and end."
     )
 
+    doctor = flags.DEFINE_enum(
+        "doctor",
+        "warn",
+        doctor_lib.MODES,
+        "What the run doctor does with silent failures: strict ends the run.",
+    )
+
     def start(config: ConfigDict, workdir: str | None) -> None:
         if only_try.value:
             if jax.process_count() > 1:
@@ -546,7 +572,7 @@ def run() -> None:
         elif workdir is None:
             raise Refused("--workdir is missing; give the run's folder.")
         else:
-            train(config, workdir)
+            train(config, workdir, doctor=doctor.value)
 
     cli.run(start, required=("config",), several_processes=True)
 

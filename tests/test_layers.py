@@ -23,6 +23,7 @@ LAYERS = (
     "opening",
     "evaluation",
     "cli",
+    "doctor",  # silent failures of a run
     "session",  # a run while it goes on
     "replay",  # a recorded step under another method
     "planning",

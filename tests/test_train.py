@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from hapo_jax import replay
+from hapo_jax.doctor import checks, doctor
 from hapo_jax.rollout.collect import StreamState
 from hapo_jax.runs import alarms, batches
 from hapo_jax.runs import records as records_lib
@@ -174,11 +175,15 @@ def test_every_metric_is_documented_with_its_denominator(uninterrupted):
     unseen = {k for k in known if not any(re.fullmatch(k, n) for n in names)}
     absent = {k.split("/")[0] for k in unseen}
     absent -= {"importance", "reward", "kl", "eval", "alarm"}
-    assert not absent - {"second", "correction", "critic", "beside"}, unseen
+    assert not absent - {"second", "correction", "critic", "beside", "doctor"}, unseen
     # A healthy run raises no alarm, and all there are have a line.
     assert not [name for name in names if name.startswith(alarms.PREFIX)]
     assert {k for k in documented_metrics() if k.startswith(alarms.PREFIX)} == {
         alarms.PREFIX + name for name in alarms.KINDS
+    }
+    # Nor has the run doctor anything to tell of it but what is true of so short a run.
+    assert {k for k in documented_metrics() if k.startswith(doctor.PREFIX)} == {
+        doctor.PREFIX + name for name in checks.CHECKS
     }
 
 
@@ -303,3 +308,20 @@ def test_a_run_without_a_workdir_is_refused(environment):
         text=True,
     )
     assert done.returncode == 2 and "--workdir is missing" in done.stderr
+
+
+@pytest.mark.long
+def test_a_strict_doctor_saves_and_ends_the_run(environment, tmp_path):
+    """Few problems are met twice in a step."""
+    flags = (*SMALL, "--config.num_steps=4", "--config.log.doctor_every_steps=2")
+    flags += ("--config.task.train.size=6", "--config.log.record_groups=5")
+    done = run(environment, tmp_path, *flags, "--doctor=strict", expect=1)
+    assert "The run doctor: data_repeats, since step" in done.stderr
+    assert "error: the run doctor has found data_repeats" in done.stderr
+    assert "The run doctor: saved step" in done.stdout
+    told = [m for m in records_lib.read_metrics(tmp_path) if "doctor/data_repeats" in m]
+    assert len(told) == 1
+    # It goes on, and what was told is not told again.
+    done = run(environment, tmp_path, *flags)
+    assert "data_repeats" not in done.stderr
+    assert records_lib.read_metrics(tmp_path)[-1]["step"] == 4

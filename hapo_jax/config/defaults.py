@@ -192,6 +192,7 @@ def default() -> ConfigDict:
     # step can be replayed from.
     c.log.record_groups = config_dict.FieldReference(1, field_type=object)
     c.log.record_every_steps = 10
+    c.log.doctor_every_steps = 10  # steps between two looks of the run doctor
     c.log.record_gib = 10.0  # what records of all groups may take in the whole run
     c.log.tensorboard = True  # event files in tensorboard/
     c.log.wandb = ""  # a project of Weights & Biases that gets the same; empty: none

@@ -115,6 +115,7 @@ RANGES = {
     "log.every_steps": _EVERY,
     "log.record_groups": Range(0, 10**6, whole=True, word="all"),
     "log.record_every_steps": _EVERY,
+    "log.doctor_every_steps": _EVERY,
     "log.record_gib": Range(0, 1e6, above=True),
     "log.watchdog_s": Range(10, 1e7, also=0),
 }

@@ -8,6 +8,7 @@ from hapo_jax.learner import flops, train_step
 from hapo_jax.learner.learn import Learnt
 from hapo_jax.model import transformer
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import memory
 
 
 def rates(
@@ -30,6 +31,7 @@ def rates(
       perf/tokens_per_s: prompt and completion tokens in updates, a shared prompt once.
       perf/padding_share: columns of the updates' rows that held no token.
       perf/memory_gib: see `peak_gib`.
+      perf/memory_share: of what a device, on a CPU the machine, has.
     """
     needed = sum(flops.of_placement(config, placement) for placement in learnt.scorings)
     needed += flops.TRAINING * sum(
@@ -38,6 +40,8 @@ def rates(
     tokens = sum(placement.computed_tokens for placement in learnt.updates)
     columns = sum(placement.computed_columns for placement in learnt.updates)
     found = {"perf/memory_gib": peak_gib()}
+    share = found["perf/memory_gib"] * 2**30 / memory.device_bytes()
+    found["perf/memory_share"] = share
     if columns:  # of nothing there is no rate
         found |= {
             "perf/mfu": needed / (seconds * peak_flops),

@@ -20,5 +20,9 @@ class Diverged(RunFailed, FloatingPointError):
     """The policy, its gradients or statistics are not finite."""
 
 
+class Unhealthy(RunFailed):
+    """The run doctor has found something, and was asked to end the run then."""
+
+
 class DiskFailed(RunFailed, OSError):
     """What must not be lost could not be written, or read, for too long."""

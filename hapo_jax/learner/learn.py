@@ -98,6 +98,8 @@ def learn(
     tallies = jax.device_get(tallies)
     found = metrics.of_updates(tallies) | metrics.of_ledger(tallies, tokens)
     found |= metrics.of_batch(learnt.rows, learnt.prepared)
+    if learner.imitation_weight is not None:
+        found["beside/weight"] = float(learner.imitation_weight(method_state))
     if learner.recompute_old_logprobs:
         recorded = recorded_scores(learner, batch)
         found |= metrics.of_mismatch(batch, recorded, learnt.rows)

@@ -104,7 +104,8 @@ class Learner(NamedTuple):
       minibatch_rows: b, completions per update, those beside the batch included.
       beside_rows: of them places for these, the last ones.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows, has_critic, silent_at_zero, phases, old_outputs, ratio_of: see `Method`.
+      by_rows, has_critic, silent_at_zero, phases, old_outputs, ratio_of,
+        imitation_weight: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -126,6 +127,7 @@ class Learner(NamedTuple):
     phases: int
     old_outputs: frozenset[str]
     ratio_of: str
+    imitation_weight: Callable[[Any], Array] | None
     row_sharding: jax.sharding.NamedSharding
     shardings: Minibatch
 
@@ -243,6 +245,7 @@ def make_learner(
         phases=method.phases,
         old_outputs=method.old_outputs,
         ratio_of=method.ratio_of,
+        imitation_weight=method.imitation_weight,
         row_sharding=rows,
         shardings=minibatch,
     )

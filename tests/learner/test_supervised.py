@@ -104,6 +104,7 @@ def test_demonstrations_beside_a_rollout_add_their_own_mean(mesh8, devices, shap
 
     value, expected = jax.value_and_grad(dense)(tiny.params())
     np.testing.assert_allclose(metrics["loss/policy"], value, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(metrics["beside/weight"], 0.3, rtol=1e-6)
     jax.tree.map(
         lambda new, old, g: np.testing.assert_allclose(
             old - new, g, rtol=2e-5, atol=2e-6

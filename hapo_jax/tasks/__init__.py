@@ -22,6 +22,7 @@ from hapo_jax.system.errors import Refused
 TASKS = {
     "code": "hapo_jax.tasks.code",
     "countdown": "hapo_jax.tasks.countdown",
+    "forks": "hapo_jax.tasks.forks",
     "game24": "hapo_jax.tasks.game24",
     "logic": "hapo_jax.tasks.logic",
     "math": "hapo_jax.tasks.math",

@@ -20,7 +20,7 @@ from absl import flags
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hapo_jax import assembly, cli, opening, run_programs
+from hapo_jax import assembly, cli, opening, run_programs, tasks
 from hapo_jax import session as session_lib
 from hapo_jax.assembly import Run
 from hapo_jax.config import check, eval_sets
@@ -41,6 +41,7 @@ from hapo_jax.planning import dry_run
 from hapo_jax.rollout import collect as collect_lib
 from hapo_jax.rollout import demonstrations
 from hapo_jax.rollout import generate as generate_lib
+from hapo_jax.rollout import labels as labels_lib
 from hapo_jax.rollout import prompts as prompts_lib
 from hapo_jax.rollout import second as second_lib
 from hapo_jax.rollout.batch import RolloutBatch
@@ -352,6 +353,11 @@ def _collect(
         batch, metrics = put_beside(
             run, batch, metrics, draw, step=step, entropy=stream.entropy
         )
+        if run.method.reads_forks:
+            name = run.config.task.name
+            of_task = labels_lib.of_task(name, tasks.get(name))
+            pieces = run.policy.tokenizer.pieces
+            batch = labels_lib.mark(batch, run.prompts, pieces, of_task)
         return batch, stream, metrics
 
 

@@ -17,6 +17,7 @@ Array = jax.Array
 
 SPREADS = ("std", "quantile_rms")
 LOW_SIGNS = ("paper", "public")
+CONTROLS = ("none", "shuffled", "constant")
 
 # Floor of the public code's spread, so that equal entropies do not divide by zero.
 _PUBLIC_MIN_SPREAD = 1e-4
@@ -164,6 +165,45 @@ def score(
         low = -low
     scaled = jnp.where(h > 0, _scale(h, stats.max_score), low)
     return jax.lax.stop_gradient(jnp.clip(scaled, -1, 1))
+
+
+def shuffled(entropy: Array, mask: Array, key: Array) -> Array:
+    """A control: each completion keeps its entropies, and its tokens swap them.
+
+    Statistics of a batch stay as they are, and so do the sums of a completion's scores.
+    What a method still gains by them is not due to which token is uncertain.
+
+    Args:
+      entropy: [B, T] float32, nats.
+      mask: [B, T] bool; what is outside stays where it is.
+      key: random, consumed.
+
+    Returns:
+      [B, T] float32.
+    """
+    chex.assert_rank([entropy, mask], 2)
+    columns = jnp.arange(mask.shape[1])
+    behind = jnp.where(mask, 0, 1 + columns)  # in their order, behind the tokens
+    noise = jax.random.uniform(key, mask.shape)
+    source = jnp.argsort(jnp.where(mask, noise, behind), axis=1)
+    place = jnp.argsort(behind, axis=1, stable=True)
+    drawn = jnp.take_along_axis(entropy, source, axis=1)
+    return jax.vmap(lambda at, x: jnp.zeros_like(x).at[at].set(x))(place, drawn)
+
+
+def constant(entropy: Array, mask: Array, *, floor: float) -> Array:
+    """A control: every token has the geometric mean of the batch's entropies.
+
+    Its raw score is then the mean raw score of the batch.
+
+    Args:
+      entropy, mask: see `shuffled`.
+      floor: nats, see `fit`.
+
+    Returns:
+      [B, T] float32; what is outside the mask stays as it is.
+    """
+    return jnp.where(mask, jnp.exp(masked.mean(_log(entropy, floor), mask)), entropy)
 
 
 def _scale(h: Array, extreme: Array) -> Array:

@@ -89,6 +89,8 @@ class Rows(NamedTuple):
       baselines: [B] float32, reward of the prompt's greedy completion; None if none is
         drawn.
       beside: [B] bool, imitated beside the batch, see `_own`; None if there are none.
+      forks: [B, T] bool, choices by the task's `labels`; None unless the method reads
+        it.
     """
 
     mask: Array
@@ -105,6 +107,7 @@ class Rows(NamedTuple):
     old_values: Array | None = None
     baselines: Array | None = None
     beside: Array | None = None
+    forks: Array | None = None
 
 
 class Terms(NamedTuple):
@@ -200,6 +203,11 @@ class Method:
         return "reference_logprobs" in self.reads
 
     @property
+    def reads_forks(self) -> bool:
+        """Whether the task must say which tokens were choices."""
+        return "forks" in self.reads
+
+    @property
     def differentiates_entropy(self) -> bool:
         """Whether the loss has a gradient through the entropy of the current policy."""
         return "current_entropy" in self.reads
@@ -236,6 +244,8 @@ class _Score(NamedTuple):
     fit: Callable[..., entropy.EntropyStats]
     score: Callable[..., Array]
     micro: bool  # statistics of the tokens at hand
+    control: str  # see `settings.Entropy`
+    floor: float  # nats
 
 
 def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
@@ -297,6 +307,8 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
             low_sign=settings.entropy.low_sign,
         ),
         micro,
+        settings.entropy.control,
+        settings.entropy.floor,
     )
     by_rows = micro and "score" in reads
     by_rows = by_rows or any(stage.declared.by_rows for stage in late)
@@ -312,7 +324,8 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
         )
     stateful = tuple(n for n, s in present.items() if s.declared.init is not None)
     # What is counted from step to step.
-    counts = ("draws",) if "random" in reads else ()
+    draws = "random" in reads or settings.entropy.control == "shuffled"
+    counts = ("draws",) if draws else ()
     if shown.share and shown.schedule != "constant":
         counts += ("steps",)
     return Method(
@@ -505,7 +518,7 @@ def _weight(s: Settings) -> stages.Stage | None:
 
 def _temperature(s: Settings) -> Callable[..., Array] | None:
     """Of the sampler, by the state of the last step."""
-    if not s.temperature.strength:
+    if not s.temperature.strength or s.entropy.control != "none":
         return None
     adaptive = functools.partial(
         temperature.adaptive,
@@ -624,10 +637,13 @@ def _constants(
     advantages: Array | None = None,
 ) -> dict[str, Array]:
     """What follows from rows alone, as the loss of a token needs it."""
-    whole, rows = rows, _own(rows)
-    values = _before(rows)
+    key = None
     if "draws" in state:
         key = jax.random.fold_in(jax.random.key(seed), state["draws"])
+    rows = _controlled(rows, score, key)
+    whole, rows = rows, _own(rows)
+    values = _before(rows)
+    if key is not None:
         values["random"] = jax.random.uniform(key, rows.mask.shape)
     # These are of the policy that algo.entropy.source names, perhaps the current one.
     names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
@@ -656,6 +672,18 @@ def _constants(
         given["beside"] = whole.mask & whole.beside[:, None]
         given["advantages"] = jnp.where(given["beside"], 1, given["advantages"])
     return jax.lax.stop_gradient(given)
+
+
+def _controlled(rows: Rows, score: _Score, key: Array | None) -> Rows:
+    """Rows with the entropies that stages are to see."""
+    if score.control == "none":
+        return rows
+    of, mask = rows.old_entropy, rows.mask
+    if score.control == "shuffled":
+        key = jax.random.fold_in(key, 0)  # `random` is drawn by the key itself
+        return rows._replace(old_entropy=entropy.shuffled(of, mask, key))
+    seen = entropy.constant(of, _own(rows).mask, floor=score.floor)
+    return rows._replace(old_entropy=seen)
 
 
 # --- at every token -------------------------------------------------------------------

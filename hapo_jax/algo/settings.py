@@ -45,6 +45,10 @@ class Entropy:
     spread: str = _setting("std", entropy.SPREADS)  # quantile_rms: public code
     # Sign of confident tokens; public: they score positive.
     low_sign: str = _setting("paper", entropy.LOW_SIGNS)
+    # What stages see in place of the entropies: of other tokens of the completion, or
+    # one for all. Temperature is then the base temperature: a token's own entropy is
+    # all that there is when it is drawn.
+    control: str = _setting("none", entropy.CONTROLS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,6 +257,15 @@ def _check_together(s: Settings) -> None:
         f"be above {math.log(largest):.3g} nats, the log of the largest bound on a "
         "ratio, or 0 for none",
         "20 is usual",
+    )
+    require(
+        s,
+        "algo.entropy.control",
+        s.entropy.control == "none"
+        or (s.entropy.source == "old" and s.entropy.scope == "batch"),
+        "be 'none' unless algo.entropy.source='old' and algo.entropy.scope='batch', "
+        "since what is put in their place is found before the policy is run",
+        "change one of them",
     )
     d = s.demonstrations
     require(

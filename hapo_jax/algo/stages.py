@@ -45,6 +45,7 @@ NAMES = {
     "prompt_ids": "[B] int32; which of the run's training problems it answers",
     "correct": "bool; the verifier found the completion right",
     "group_accuracy": "share of the group's completions that are right",
+    "forks": "bool; True where the task says that the token was a choice",
     "random": "uniform in [0, 1), drawn anew at every step from the run's seed",
     "entropy": "of the policy that algo.entropy.source names, old or current",
     "source_logprobs": "of that policy too, without a gradient",

@@ -17,6 +17,7 @@ from hapo_jax.algo import method as method_lib
 from hapo_jax.config import defaults, dotted, ranges, resolution
 from hapo_jax.model import folder
 from hapo_jax.model.config import ModelConfig
+from hapo_jax.rollout import labels
 from hapo_jax.system.errors import Refused
 
 
@@ -150,7 +151,7 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
 
     Raises:
       Refused: every advantage is 0, or the method reads what the sampler does not
-        record; names the settings that lead to it.
+        record or the task does not know; names the settings that lead to it.
     """
     r = config.rollout
     scored = {*method.old_outputs, *(["values"] if method.has_critic else [])}
@@ -160,6 +161,8 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
             f"learner.recompute_old_logprobs=False must be True for a method that "
             f"reads {names}, which the sampler does not record."
         )
+    if method.reads_forks:
+        labels.of_task(config.task.name, tasks.get(config.task.name))
     number = np.arange(min(2, r.batch_prompts) * r.group_size, dtype=np.int32)
     right = number % max(r.group_size, 2) == 0
     shape = (len(number), 2)
@@ -181,6 +184,7 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
         baselines=np.zeros(len(number), np.float32),
         **{f"old_{name}": 1 / (1 + entropy) for name in method.old_outputs},
         old_values=np.zeros(shape, np.float32) if method.has_critic else None,
+        forks=np.ones(shape, bool) if method.reads_forks else None,
     )
     if "baselines" in method.reads and not r.greedy_baseline:
         raise Refused(

@@ -241,6 +241,7 @@ def prepare(
         old_values=old.values,
         baselines=batch.baselines,
         beside=batch.beside if learner.beside_rows else None,
+        forks=batch.forks if learner.reads_forks else None,
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)

@@ -56,6 +56,7 @@ def rows(
         **{f"old_{name}": field for name in learner.old_outputs},
         old_values=field if learner.has_critic else None,
         baselines=_of((num_rows,), jnp.float32),
+        forks=_of(field.shape, bool) if learner.reads_forks else None,
     )
     return sharding.laid_out(found, learner.row_sharding)
 

@@ -63,6 +63,8 @@ class RolloutBatch(NamedTuple):
       given: [B, T] bool, tokens that were put there and not drawn; `correction.py`.
       beside: [B] bool, learnt from beside the batch: of a second rollout, or a
         demonstration.
+      forks: [B, T] bool, tokens that the task's `labels` call a choice, where the
+        method reads them; see `labels.py`.
     """
 
     prompt_tokens: np.ndarray
@@ -79,6 +81,7 @@ class RolloutBatch(NamedTuple):
     truncated: np.ndarray
     given: np.ndarray
     beside: np.ndarray
+    forks: np.ndarray
 
     @classmethod
     def of_tokens(
@@ -92,8 +95,8 @@ class RolloutBatch(NamedTuple):
     ) -> "RolloutBatch":
         """Completions of which the tokens alone are known.
 
-        Their record, scores, rewards and baselines are 0, none is truncated and none
-        beside the batch. Groups are `group_size` rows one after another, and
+        Their record, scores, rewards and baselines are 0, none is truncated, beside
+        the batch or a choice. Groups are `group_size` rows one after another, and
         prompts are numbered like them.
         """
         B, T = completion_tokens.shape
@@ -113,6 +116,7 @@ class RolloutBatch(NamedTuple):
             truncated=np.zeros(B, bool),
             given=np.zeros((B, T), bool),
             beside=np.zeros(B, bool),
+            forks=np.zeros((B, T), bool),
         )
 
     @classmethod

@@ -88,6 +88,7 @@ class StreamState(NamedTuple):
                 "baselines": none,
                 "beside": none > 0,
                 "given": np.zeros_like(carried["completion_mask"]),
+                "forks": np.zeros_like(carried["completion_mask"]),
                 "cut_logit": np.full(
                     carried["entropy"].shape, batch_lib.NO_CUT, np.float32
                 ),

@@ -50,6 +50,7 @@ def rows(tokens, rewards=None, group_ids=None):
         prompt_ids=jnp.arange(size) if group_ids is None else group_ids,
         old_values=jnp.zeros(tokens.mask.shape),
         baselines=zeros,
+        forks=jnp.arange(tokens.mask.size).reshape(tokens.mask.shape) % 3 == 0,
         old_square_sum=jnp.exp(2 * tokens.old_logprobs),
         old_cut_logprobs=tokens.old_logprobs + 0.2,
     )

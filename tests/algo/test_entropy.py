@@ -120,3 +120,39 @@ def test_unknown_names_are_refused():
         _fit(spread="rms")
     with pytest.raises(ValueError, match="low_sign='minus'"):
         entropy.score(NATS, _fit(), floor=1e-8, low_sign="minus")
+
+
+def test_shuffled_entropies_stay_within_their_completion(variant):
+    mask = jnp.array([[True] * 5 + [False] * 3, [False, True] * 4, [False] * 8])
+    nats = jnp.arange(24.0).reshape(3, 8)
+    found = [
+        np.asarray(variant(entropy.shuffled)(nats, mask, jax.random.key(seed)))
+        for seed in range(2)
+    ]
+    assert (found[0] != found[1]).any()
+    for seen in found:
+        np.testing.assert_array_equal(seen[~mask], nats[~mask])
+        assert (seen != nats).any()
+        for row, own, kept in zip(seen, np.asarray(nats), np.asarray(mask)):
+            np.testing.assert_array_equal(np.sort(row[kept]), np.sort(own[kept]))
+        same = (_fit(x[:2] + 1, mask[:2]) for x in (nats, jnp.asarray(seen)))
+        np.testing.assert_array_equal(*same)
+
+
+def test_every_place_is_as_likely():
+    mask = jnp.arange(6)[None] < 4
+    nats = jnp.tile(jnp.arange(6.0), (4_000, 1))
+    drawn = entropy.shuffled(nats, jnp.tile(mask, (4_000, 1)), jax.random.key(0))
+    for value in range(4):
+        shares = np.mean(np.asarray(drawn) == value, axis=0)
+        np.testing.assert_allclose(shares[:4], 0.25, atol=0.03)
+        assert not shares[4:].any()
+
+
+def test_a_constant_entropy_has_the_mean_raw_score():
+    seen = entropy.constant(NATS, MASK, floor=1e-8)
+    stats = _fit()
+    raw = np.asarray(entropy.raw_score(NATS, stats, floor=1e-8))[MASK]
+    one = np.asarray(entropy.raw_score(seen, stats, floor=1e-8))[MASK]
+    np.testing.assert_allclose(one, raw.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(seen[~MASK], NATS[~MASK])

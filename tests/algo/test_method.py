@@ -251,6 +251,72 @@ def test_entropy_source_and_scope():
     np.testing.assert_allclose((jnp.min(actual), jnp.max(actual)), (-1, 1), rtol=1e-6)
 
 
+def _controlled(control, name="hapo", draws=0):
+    """(tokens, constants, statistics) under a control."""
+    made = _make(name, entropy_control=control)
+    tokens, _, stats = _terms(_make(name))
+    state = given.state(made, stats)
+    if "draws" in state:
+        state["draws"] = jnp.int32(draws)
+    return tokens, made.constants(given.rows(tokens), state), stats
+
+
+def test_shuffled_entropies_are_other_tokens_of_the_row():
+    tokens, constants, stats = _controlled("shuffled")
+    real = entropy.score(tokens.old_entropy, stats, floor=1e-8)
+    moved = np.asarray(constants["score"]) != np.where(tokens.mask, real, 0)
+    assert moved.any()
+    for score, row, mask in zip(constants["score"], real, tokens.mask, strict=True):
+        _assert_equal(np.sort(score[mask]), np.sort(row[mask]))
+        assert not np.any(score[~mask])
+    # Drawn by the run's seed and anew at every step.
+    _assert_equal(constants["score"], _controlled("shuffled")[1]["score"])
+    assert (constants["score"] != _controlled("shuffled", draws=1)[1]["score"]).any()
+
+
+def test_a_constant_entropy_tells_no_token_from_another():
+    tokens, constants, stats = _controlled("constant")
+    scores = np.asarray(constants["score"])[tokens.mask]
+    raw = entropy.raw_score(tokens.old_entropy, stats, floor=1e-8)[tokens.mask]
+    expected = raw.mean() / (stats.max_score if raw.mean() > 0 else -stats.min_score)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("control", ["shuffled", "constant"])
+def test_a_control_keeps_statistics_and_draws_at_the_base_temperature(control):
+    made, plain = _make("hapo", entropy_control=control), _make("hapo")
+    assert made.temperature is None and plain.temperature is not None
+    tokens, *_ = _terms(plain)
+    states = [m.update_state(given.rows(tokens), m.init_state()) for m in (made, plain)]
+    _assert_equal(states[0]["entropy"], states[1]["entropy"])
+
+
+def test_forking_under_a_control_keeps_other_tokens():
+    tokens, constants, _ = _controlled("shuffled", "forking")
+    plain = _make("forking")
+    kept = plain.constants(given.rows(tokens), plain.init_state())["kept"]
+    assert constants["kept"].sum() == kept.sum()
+    assert (constants["kept"] != kept).any()
+
+
+def test_the_oracle_keeps_what_the_task_calls_a_choice():
+    """Where these are the most uncertain tokens it is the mask by entropy."""
+    made = _make("dapo", mask="forks")
+    assert made.reads_forks and not made.by_rows
+    tokens, terms, stats = _terms(made)
+    forks = np.asarray(given.rows(tokens).forks & tokens.mask)
+    assert 0 < forks.sum() < np.asarray(tokens.mask).sum()
+    _assert_equal(terms.counted, forks)
+    _, plain, _ = _terms(_make("dapo"))
+    _assert_equal(terms.loss, np.where(forks, plain.loss, 0))
+    everywhere = _make("dapo", mask={"name": "forks", "denominator": "all"})
+    _assert_equal(_terms(everywhere)[1].counted, tokens.mask)
+    share = round(float(forks.sum() / tokens.mask.sum()) - 5e-5, 4)
+    by_entropy = _make("dapo", mask=dict(name="forking", rule="top_ceil", share=share))
+    sure = tokens._replace(old_entropy=jnp.where(forks, 1 + tokens.old_entropy, 1e-4))
+    _assert_equal(given.terms(by_entropy, sure, stats).counted, forks)
+
+
 def test_a_current_entropy_that_is_missing_is_a_bug():
     tokens, _, stats = _terms(_make("hapo"))
     made = _make("hapo", entropy_source="current")

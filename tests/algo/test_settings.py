@@ -38,6 +38,11 @@ from tests import tiny
             r"algo.entropy.quantile=1.2 .*in \[0, 1\]",
         ),
         ({"entropy_quantile": 1 / 3}, r"algo.entropy.quantile=0.33.*four decimals"),
+        ({"entropy_control": "mean"}, r"algo.entropy.control='mean' must be one of"),
+        (
+            {"entropy_control": "shuffled", "entropy_source": "current"},
+            r"algo.entropy.control='shuffled' must be 'none' unless algo.entropy.source",
+        ),
         ({"entropy_floor": 0.0}, r"algo.entropy.floor=0.0 must be a number in \(0, 1"),
         ({"temperature_strength": -0.1}, r"algo.temperature.strength=-0.1"),
         ({"temperature_min_factor": 0.0}, r"algo.temperature.min_factor=0.0 .*\(0, 1"),

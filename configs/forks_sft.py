@@ -12,7 +12,7 @@ from hapo_jax import config
 def get_config(arg=None):
     config.parse_arg(arg)
     c = config.default_sft()
-    c.num_steps = 2000
+    c.num_steps = 3000
 
     c.task.name = "forks"
     road = dict(columns=24, exits=2, luck=0.1)

@@ -1,15 +1,15 @@
 """Forks: a road of which every word is known to be forced or a choice.
 
-    over 14 3 5 + 7 ; 2 / 3 9 + 7 ; 8 :   3 9 2 7 ; 8
+    over 14 3 5 + 7 ; 2 / 3 9 + 7 ; 8 :   3 9 0 7 ; 8
 
 Two rows of words lie one above the other, `/` between them. The completion takes one
 word per column, from left to right. Where the rows agree, the word is *forced*: a digit
-or `;` is copied, and for `+` the last digit of the sum of the two words before is
-written, a result that is carried. Where they differ there is a *fork*, and either
-word may be written. A fork with `exit` ends the road there, if it is taken. The digits
-taken at forks must add up to more than the goal (`over`) or to less (`under`): the
-first word of the prompt says which of two digits is the better one, and whether it is
-good to leave early.
+or `;` is copied, and for `+` the digit after the last word is written (0 after 9), a
+result that is carried. Where they differ there is a *fork*, and either word may be
+written. A fork with `exit` ends the road there, if it is taken. The digits taken at
+forks must add up to more than the goal (`over`) or to less (`under`): the first word of
+the prompt says which of two digits is the better one, and whether it is good to leave
+early.
 
 Which columns are forks does not show but by looking, and every digit occurs as both. A
 road has the same length whatever its share of forced words, and the goal is such that a
@@ -27,7 +27,7 @@ from hapo_jax.tasks.problems import Demonstration, Grade, Problem, check_split
 
 SENSES = ("over", "under")
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of forced words
-EXIT, SUM, MARK = "exit", "+", ";"
+EXIT, NEXT, MARK = "exit", "+", ";"
 FORCED, CHOICE = "forced", "choice"
 DIGITS = tuple("0123456789")
 
@@ -118,7 +118,7 @@ def demonstrations(
         for options_here in _columns(spec):
             better, worse = _ranked(options_here, spec["sense"])
             word = better if rng.random() < skill else worse
-            walk.append(_sum(walk) if word == SUM else word)
+            walk.append(_next(walk) if word == NEXT else word)
             if word == EXIT:
                 break
         walks.append(Demonstration(problem.prompt, " ".join(walk)))
@@ -166,7 +166,7 @@ def labels(tokens: Sequence[str], answer: str) -> list[str]:
 
 def words(*, columns: int) -> list[str]:
     """Every word that problems and completions can need, for a word tokenizer."""
-    marks = [*SENSES, "/", ":", EXIT, SUM, MARK]
+    marks = [*SENSES, "/", ":", EXIT, NEXT, MARK]
     return marks + [str(n) for n in range(9 * columns + 1)]
 
 
@@ -181,8 +181,8 @@ def _road(rng: random.Random, num_forced: int, columns: int, exits: int) -> Rows
         pair = [rng.choice(DIGITS)] * 2
         if i in forced:
             kinds = ["copy", MARK]
-            if i > 1 and MARK not in top[-2:]:
-                kinds.append(SUM)
+            if top and top[-1] != MARK:
+                kinds.append(NEXT)
             kind = rng.choice(kinds)
             pair = pair if kind == "copy" else [kind] * 2
         else:
@@ -244,9 +244,9 @@ def _ranked(pair: tuple[str, str], sense: str) -> tuple[str, str]:
     return (larger, smaller) if sense == "over" else (smaller, larger)
 
 
-def _sum(walk: Sequence[str]) -> str:
-    """The last digit of the sum of the last two words."""
-    return str(sum(map(int, walk[-2:])) % 10)
+def _next(walk: Sequence[str]) -> str:
+    """The digit after the last one."""
+    return str((int(walk[-1]) + 1) % 10)
 
 
 def _total(walk: Sequence[str], columns: Sequence[tuple[str, str]]) -> int | None:
@@ -255,7 +255,7 @@ def _total(walk: Sequence[str], columns: Sequence[tuple[str, str]]) -> int | Non
     for i, (a, b) in enumerate(columns):
         if i == len(walk):
             return None
-        allowed = (_sum(walk[:i]),) if a == b == SUM else (a, b)
+        allowed = (_next(walk[:i]),) if a == NEXT else (a, b)
         if walk[i] not in allowed:
             return None
         if walk[i] == EXIT:

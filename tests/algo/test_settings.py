@@ -41,7 +41,7 @@ from tests import tiny
         ({"entropy_control": "mean"}, r"algo.entropy.control='mean' must be one of"),
         (
             {"entropy_control": "shuffled", "entropy_source": "current"},
-            r"algo.entropy.control='shuffled' must be 'none' unless algo.entropy.source",
+            r"algo.entropy.control='shuffled' must be 'none' unless algo.entropy",
         ),
         ({"entropy_floor": 0.0}, r"algo.entropy.floor=0.0 must be a number in \(0, 1"),
         ({"temperature_strength": -0.1}, r"algo.temperature.strength=-0.1"),

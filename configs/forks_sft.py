@@ -12,13 +12,13 @@ from hapo_jax import config
 def get_config(arg=None):
     config.parse_arg(arg)
     c = config.default_sft()
-    c.num_steps = 3000
+    c.num_steps = 1500
 
     c.task.name = "forks"
     road = dict(columns=24, exits=2, luck=0.1)
     walked = dict(shares=(0.0, 0.25, 0.5, 0.75), skill=0.5, **road)
     c.task.train = dict(
-        split="train", size=100_000, seed=0, num_problems=10_000, **walked
+        split="train", size=50_000, seed=0, num_problems=2_500, **walked
     )
     c.task.test = dict(split="test", size=1_000, seed=0, num_problems=250, **walked)
     c.task.words = dict(columns=24)

@@ -4,12 +4,12 @@
 
 Two rows of words lie one above the other, `/` between them. The completion takes one
 word per column, from left to right. Where the rows agree, the word is *forced*: a digit
-or `;` is copied, and for `+` the digit after the last word is written (0 after 9), a
-result that is carried. Where they differ there is a *fork*, and either word may be
-written. A fork with `exit` ends the road there, if it is taken. The digits taken at
-forks must add up to more than the goal (`over`) or to less (`under`): the first word of
-the prompt says which of two digits is the better one, and whether it is good to leave
-early.
+or `;` is copied, and for `+` a result is carried: the digit after the last word, with
+`under` the one before it (0 is after 9). Where they differ there is a *fork*, and
+either word may be written. A fork with `exit` ends the road there, if it is taken. The
+digits taken at forks must add up to more than the goal (`over`) or to less (`under`):
+the first word of the prompt says which of two digits is the better one, and whether it
+is good to leave early.
 
 Which columns are forks does not show but by looking, and every digit occurs as both. A
 road has the same length whatever its share of forced words, and the goal is such that a
@@ -27,7 +27,7 @@ from hapo_jax.tasks.problems import Demonstration, Grade, Problem, check_split
 
 SENSES = ("over", "under")
 SHARES = (0.0, 0.25, 0.5, 0.75)  # of forced words
-EXIT, NEXT, MARK = "exit", "+", ";"
+EXIT, CARRY, MARK = "exit", "+", ";"
 FORCED, CHOICE = "forced", "choice"
 DIGITS = tuple("0123456789")
 
@@ -118,7 +118,7 @@ def demonstrations(
         for options_here in _columns(spec):
             better, worse = _ranked(options_here, spec["sense"])
             word = better if rng.random() < skill else worse
-            walk.append(_next(walk) if word == NEXT else word)
+            walk.append(_carried(walk, spec["sense"]) if word == CARRY else word)
             if word == EXIT:
                 break
         walks.append(Demonstration(problem.prompt, " ".join(walk)))
@@ -137,7 +137,7 @@ def grade(completion: str, answer: str) -> Grade:
       Grade; `extracted` is what was taken at forks, or None if a word is not legal.
     """
     spec = json.loads(answer)
-    total = _total(completion.split(), _columns(spec))
+    total = _total(completion.split(), _columns(spec), spec["sense"])
     if total is None:
         return Grade(0.0, None)
     reached = total > spec["goal"] if spec["sense"] == "over" else total < spec["goal"]
@@ -166,7 +166,7 @@ def labels(tokens: Sequence[str], answer: str) -> list[str]:
 
 def words(*, columns: int) -> list[str]:
     """Every word that problems and completions can need, for a word tokenizer."""
-    marks = [*SENSES, "/", ":", EXIT, NEXT, MARK]
+    marks = [*SENSES, "/", ":", EXIT, CARRY, MARK]
     return marks + [str(n) for n in range(9 * columns + 1)]
 
 
@@ -182,7 +182,7 @@ def _road(rng: random.Random, num_forced: int, columns: int, exits: int) -> Rows
         if i in forced:
             kinds = ["copy", MARK]
             if top and top[-1] != MARK:
-                kinds.append(NEXT)
+                kinds.append(CARRY)
             kind = rng.choice(kinds)
             pair = pair if kind == "copy" else [kind] * 2
         else:
@@ -244,18 +244,20 @@ def _ranked(pair: tuple[str, str], sense: str) -> tuple[str, str]:
     return (larger, smaller) if sense == "over" else (smaller, larger)
 
 
-def _next(walk: Sequence[str]) -> str:
-    """The digit after the last one."""
-    return str((int(walk[-1]) + 1) % 10)
+def _carried(walk: Sequence[str], sense: str) -> str:
+    """The digit after the last one, or before it."""
+    return str((int(walk[-1]) + (1 if sense == "over" else -1)) % 10)
 
 
-def _total(walk: Sequence[str], columns: Sequence[tuple[str, str]]) -> int | None:
+def _total(
+    walk: Sequence[str], columns: Sequence[tuple[str, str]], sense: str
+) -> int | None:
     """What was taken at forks, or None if the walk does not keep to the road."""
     total = 0
     for i, (a, b) in enumerate(columns):
         if i == len(walk):
             return None
-        allowed = (_next(walk[:i]),) if a == NEXT else (a, b)
+        allowed = (_carried(walk[:i], sense),) if a == CARRY else (a, b)
         if walk[i] not in allowed:
             return None
         if walk[i] == EXIT:

@@ -75,13 +75,15 @@ def test_a_random_walker_reaches_the_goal_as_often_as_was_asked(forced):
     shares = []
     for problem in problems:
         columns = list(zip(*rows(problem), strict=True))
+        sense = json.loads(problem.answer)["sense"]
         forked = [pair for pair in columns if pair[0] != pair[1]]
         won = 0
         for picks in itertools.product((0, 1), repeat=len(forked)):
             walk, left = [], iter(picks)
             for pair in columns:
                 word = pair[next(left)] if pair[0] != pair[1] else pair[0]
-                walk.append(forks._next(walk) if word == forks.NEXT else word)
+                carried = word == forks.CARRY
+                walk.append(forks._carried(walk, sense) if carried else word)
                 if word == forks.EXIT:
                     break
             won += forks.grade(" ".join(walk), problem.answer).score
@@ -141,8 +143,9 @@ def test_grades(completion, score, extracted):
 
 def test_under_is_the_opposite():
     answer = json.dumps({**SPEC, "sense": "under"})
-    assert forks.grade("3 5 6 7 ; 8 1 4", answer).score == 1.0
-    assert forks.grade("3 9 0 7 ; 8 1 4", answer).score == 0.0
+    assert forks.grade("3 5 4 7 ; 8 1 4", answer) == (1.0, "14")
+    assert forks.grade("3 9 8 7 ; 8 1 4", answer) == (0.0, "18")
+    assert forks.grade("3 5 6 7 ; 8 1 4", answer) == (0.0, None)  # carried wrongly
     at_goal = json.dumps({**SPEC, "goal": 18})
     assert forks.grade("3 9 0 7 ; 8 1 4", at_goal) == (0.0, "18")
 
@@ -188,12 +191,13 @@ def test_every_token_of_a_correct_completion_is_forced_or_a_choice(forced):
 
 def continued(begun, answer):
     """The walk, to the end by the way that does not leave the road."""
-    top, bottom = (row.split() for row in json.loads(answer)["rows"])
+    spec = json.loads(answer)
+    top, bottom = (row.split() for row in spec["rows"])
     walk = list(begun)
     for a, b in list(zip(top, bottom, strict=True))[len(begun) :]:
         word = b if a == forks.EXIT else a
-        carried = word == forks.NEXT and walk[-1].isdigit()
-        walk.append(forks._next(walk) if carried else word)
+        carried = word == forks.CARRY and walk[-1].isdigit()
+        walk.append(forks._carried(walk, spec["sense"]) if carried else word)
     return walk
 
 

@@ -20,7 +20,7 @@ def load(name, arg=None):
     return module.get_config(arg)
 
 
-EXPERIMENTS = ["countdown", "dapo_math", "gsm8k", "logic", "mbpp"]
+EXPERIMENTS = ["countdown", "dapo_math", "forks", "gsm8k", "logic", "mbpp"]
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -258,6 +258,19 @@ def checked(name, **rollout):
 def test_methods_with_few_advantages_are_accepted(name):
     """Pass@k has none in a group with two right completions."""
     checked(name)
+
+
+def test_the_oracle_needs_a_task_that_knows_its_forks():
+    for name in ("forks", "countdown"):
+        config = load(name, "method=dapo")
+        config.algo.mask.name = "forks"
+        resolved, _ = check.check(config, num_devices=8)
+        made = method.make(settings.of(resolved.algo.to_dict()))
+        if name == "forks":
+            check.check_method(resolved, made)
+            continue
+        with pytest.raises(Refused, match="task.name='countdown' has no function lab"):
+            check.check_method(resolved, made)
 
 
 def test_a_greedy_baseline_that_is_not_drawn_is_refused():

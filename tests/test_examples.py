@@ -3,6 +3,7 @@
 test_commands.py has the runs with an own method and an own verifier.
 """
 
+import json
 import os
 import pathlib
 import subprocess
@@ -11,7 +12,7 @@ import sys
 import numpy as np
 import pytest
 
-from examples import hapo_on_an_array, own_method, own_verifier
+from examples import find_forks, hapo_on_an_array, own_method, own_verifier
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -65,3 +66,16 @@ def test_an_own_verifier_as_a_script():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert "'It is level.': score 1, read 'level'" in done.stdout
+
+
+def test_forks_that_entropy_finds_are_counted():
+    """By hand: of four pairs one is the wrong way round and one is a tie."""
+    prompt = "over 8 3 5 7 / 3 9 1 :"
+    answer = json.dumps({"rows": ["3 5 7", "3 9 1"], "sense": "over", "goal": 8})
+    row = {
+        "problem_id": prompt,
+        "token_strings": ["3", "9", "7", "<eos>"],
+        "old_entropy": np.array([0.5, 0.7, 0.1, 0.1], np.float32),
+    }
+    numbers = find_forks.found([row], {prompt: answer})
+    np.testing.assert_allclose(numbers, [(2 + 0.5) / 4, 0.4, 0.3], rtol=1e-6)

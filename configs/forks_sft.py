@@ -15,7 +15,7 @@ def get_config(arg=None):
     c.num_steps = 1500
 
     c.task.name = "forks"
-    road = dict(columns=24, exits=2, luck=0.1)
+    road = dict(columns=24, exits=2, luck=0.1, senses=("over", "under"))
     walked = dict(shares=(0.0, 0.25, 0.5, 0.75), skill=0.5, **road)
     c.task.train = dict(
         split="train", size=50_000, seed=0, num_problems=2_500, **walked

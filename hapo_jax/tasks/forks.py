@@ -46,6 +46,7 @@ def problems(
     columns: int,
     exits: int,
     luck: float,
+    senses: tuple,
 ) -> list[Problem]:
     """Distinct problems of one split.
 
@@ -60,16 +61,21 @@ def problems(
       exits: forks of the second half at which the road can be left.
       luck: probability that a walker who chooses at random reaches the goal, in (0, 1);
         as near to it as a whole number as the goal allows.
+      senses: some of SENSES, the first words of prompts. With both, a policy that
+        likes large digits everywhere solves half of the problems and gets no signal
+        from the others.
 
     Raises:
       Refused: an argument is out of its range.
     """
     _check(split, forced, columns, exits, luck)
+    if not senses or set(senses) - set(SENSES):
+        raise Refused(f"task.senses={senses!r} must be some of {', '.join(SENSES)}.")
     rng = random.Random(f"{split}/{seed}/{forced}")
     found: dict[str, Problem] = {}
     while len(found) < size:
         rows = _road(rng, round(forced * columns), columns, exits)
-        sense = rng.choice(SENSES)
+        sense = rng.choice(senses)
         goal = _goal(rows, sense, luck)
         prompt = f"{sense} {goal} {' '.join(rows[0])} / {' '.join(rows[1])} :"
         if goal is None or prompt in found or _split_of(prompt) != split:
@@ -92,6 +98,7 @@ def demonstrations(
     columns: int,
     exits: int,
     luck: float,
+    senses: tuple,
 ) -> list[Demonstration]:
     """Walks of one who keeps to the road and chooses at random.
 
@@ -102,11 +109,11 @@ def demonstrations(
       shares: of forced words; `num_problems` of each.
       num_problems: walked over and over.
       skill: probability of the better word at a fork; 0.5 knows nothing.
-      columns, exits, luck: see `problems`.
+      columns, exits, luck, senses: see `problems`.
     """
     if not 0 <= skill <= 1:
         raise Refused(f"task.{skill=} must lie in [0, 1], as a probability.")
-    road = dict(columns=columns, exits=exits, luck=luck)
+    road = dict(columns=columns, exits=exits, luck=luck, senses=senses)
     given = dict(size=num_problems, seed=seed, **road)
     pool = [p for f in shares for p in problems(split, forced=f, **given)]
     rng = random.Random(f"demonstrations/{split}/{seed}")

@@ -9,7 +9,7 @@ import pytest
 from hapo_jax.system.errors import Refused
 from hapo_jax.tasks import forks
 
-ROAD = dict(columns=24, exits=2, luck=0.1)
+ROAD = dict(columns=24, exits=2, luck=0.1, senses=forks.SENSES)
 # Forks in the columns 0, 1, 5 and 6, the last with an exit.
 SPEC = {
     "rows": ["3 5 + 7 ; 2 exit 4", "3 9 + 7 ; 8 1 4"],
@@ -17,7 +17,7 @@ SPEC = {
     "goal": 16,
 }
 ANSWER = json.dumps(SPEC)
-SHORT = dict(columns=12, exits=1, luck=0.1)
+SHORT = dict(columns=12, exits=1)
 
 
 def make(split="train", *, size=50, seed=0, forced=0.5, **changes):
@@ -233,6 +233,8 @@ def test_the_vocabulary_holds_every_word(forced):
         dict(exits=-1),
         dict(luck=0.0),
         dict(luck=1.0),
+        dict(senses=()),
+        dict(senses=("over", "above")),
     ],
 )
 def test_refuses_options_out_of_range(change):

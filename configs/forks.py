@@ -32,10 +32,10 @@ def get_config(arg=None):
     args = config.parse_arg(arg, method="hapo", seed=0, forced=0.75)
     c = config.default()
     c.seed = args.seed
-    c.num_steps = 40
+    c.num_steps = 30
 
     c.task.name = "forks"
-    road = dict(columns=24, exits=2, luck=0.1, senses=("over",))
+    road = dict(columns=24, exits=2, luck=0.1, senses=forks.SENSES)
     c.task.train = dict(split="train", size=5_000, seed=0, forced=args.forced, **road)
     c.task.test = dict(split="test", size=256, seed=0, forced=args.forced, **road)
     # Of a walker who takes the better way, for methods that imitate beside the rollout.

@@ -145,6 +145,7 @@ def _check(method: method_lib.Method, run: ConfigDict, recorded: Recorded) -> No
         "reference_logprobs": given.reference_logprobs is None,
         "baselines": not run.rollout.greedy_baseline,
         "old_values": given.old_values is None,
+        "forks": given.forks is None,
     }
     for name, lacking in lacks.items():
         if lacking and name in method.reads:

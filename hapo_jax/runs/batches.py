@@ -35,7 +35,7 @@ _PER_COMPLETION = (
 )
 _PER_TOKEN = (
     *("old_logprobs", "old_entropy", "behavior_logprobs", "reference_logprobs"),
-    *("old_square_sum", "old_cut_logprobs", "old_values"),
+    *("old_square_sum", "old_cut_logprobs", "old_values", "forks"),
 )
 # Bytes of a token in a step's two records before compression: tokens and temperatures,
 # the columns above, six outputs of each scoring, and `records.PER_TOKEN` with its text.

@@ -56,6 +56,7 @@ setup(
         "tpu": ["jax[tpu]"],
         # hapo-plan asks libtpu's compiler, without a TPU. jax names the version.
         "plan": ["jax[tpu]"],
+        "analysis": ["pandas>=2.2"],  # hapo_jax.analysis: records as data frames
         "slurm": ["submitit>=1.5"],  # hapo-sweep --launcher=slurm: arrays of jobs
         "search": ["optuna>=4"],  # hapo-sweep --search=optuna
         "wandb": ["wandb>=0.19"],  # log.wandb: the numbers on Weights & Biases
@@ -71,6 +72,7 @@ setup(
             "pyyaml>=6",  # the launch job files
             "submitit>=1.5",
             "optuna>=4",
+            "pandas>=2.2",
         ],
         # The reference implementation that logits are compared with. The tests that
         # need it are skipped without it: it is large.

@@ -34,6 +34,7 @@ LAYERS = (
     "plan",
     "sweeps",  # many runs
     "comparison",  # of what they gave
+    "analysis",  # of their records, token by token
 )
 # Processes that grade import these, and an accelerator belongs to one process.
 WITHOUT_JAX = ("tasks", "grading")

@@ -1,5 +1,6 @@
 """How the figures of this folder look: panels, colours, axes, labels, bars."""
 
+import re
 from collections.abc import Sequence
 
 import matplotlib
@@ -16,15 +17,21 @@ _COLUMNS = 3
 _MOST_POINTS = 5_000  # of a cloud; more are thinned out
 # Of a picture's width and height, which labels keep from each other.
 _APART = (0.07, 0.06)
+_METRIC_LABELS = {
+    "entropy/mean": "token entropy, nats",
+    "length/mean": "completion length, tokens",
+    "rollout/accuracy": "accuracy of sampled completions",
+    "eval/length": "held-out completion length, tokens",
+    "eval/entropy": "held-out token entropy, nats",
+}
 LEGEND = {"fontsize": 8, "title_fontsize": 8, "frameon": False}
-BESIDE = {"loc": "upper left", "bbox_to_anchor": (1, 1)}
 
 
 def panels(
     count: int, *, wide: float = 1.0, high: float = 1.0, sharey: bool = False
 ) -> tuple[Figure, list[Axes]]:
     """A figure with so many panels, in rows of `_COLUMNS`."""
-    columns = min(count, _COLUMNS)
+    columns = 2 if count == 4 else min(count, _COLUMNS)
     rows = -(-count // columns)
     size = wide * _INCHES[0] * columns, high * _INCHES[1] * rows
     figure = Figure(figsize=size, layout="constrained")
@@ -43,6 +50,12 @@ def tidy(axis: Axes, title: str, x: str, y: str, *, grid: str = "both") -> None:
     axis.grid(axis=grid, color="0.9", lw=0.6)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def legend_beside(figure: Figure, axis: Axes, title: str = "") -> None:
+    """The legend of one panel that holds for all, to their right."""
+    shown = axis.get_legend_handles_labels()
+    figure.legend(*shown, title=title, loc="outside right upper", **LEGEND)
 
 
 def colors(count: int) -> Sequence:
@@ -96,3 +109,10 @@ def with_bars(
 def thinned(tokens: pd.DataFrame, most: int = _MOST_POINTS) -> pd.DataFrame:
     """At most so many of the tokens, evenly over the frame."""
     return tokens.iloc[:: max(1, -(-len(tokens) // most))]
+
+
+def metric_label(metric: str) -> str:
+    """A metric in words with its unit, or its key."""
+    if re.fullmatch(r"eval/(avg|pass|maj)@\d+", metric):
+        return f"held-out accuracy, {metric.removeprefix('eval/')}"
+    return _METRIC_LABELS.get(metric, metric)

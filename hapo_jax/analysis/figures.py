@@ -17,11 +17,6 @@ from hapo_jax.evaluation import report
 
 CONFIDENT, UNCERTAIN = report.COLORS[:2]
 KIND_COLORS = dict(zip(tables.KINDS, (CONFIDENT, UNCERTAIN)))
-_METRIC_LABELS = {
-    "entropy/mean": "token entropy, nats",
-    "length/mean": "completion length, tokens",
-    "rollout/accuracy": "accuracy of sampled completions",
-}
 
 
 def entropy_quantiles(
@@ -41,7 +36,7 @@ def entropy_quantiles(
         axis.set_yscale("log")
         drawing.tidy(axis, f"{run}: entropy quantiles", "step", "entropy, nats")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[-1].legend(title="of tokens below", **drawing.LEGEND, **drawing.BESIDE)
+    drawing.legend_beside(figure, axes[-1], "of tokens below")
     return figure
 
 
@@ -200,7 +195,7 @@ def advantage_balance(completions: pd.DataFrame) -> Figure:
         axis.set_xticks(at, [f"per {name}" for name in part["normalisation"]])
         axis.margins(x=0.25, y=0.15)
         drawing.tidy(axis, run, "normalised", "advantage per token", grid="y")
-    axes[-1].legend(**drawing.LEGEND, **drawing.BESIDE)
+    drawing.legend_beside(figure, axes[-1])
     return figure
 
 
@@ -258,7 +253,7 @@ def clips(tokens: pd.DataFrame) -> Figure:
     drawing.tidy(
         axis, "clipped tokens, with their number", "", "% of the kind", grid="y"
     )
-    axis.legend(**drawing.LEGEND)
+    drawing.legend_beside(figure, axis)
     return figure
 
 
@@ -306,8 +301,8 @@ def lengths(completions: pd.DataFrame) -> Figure:
             axis.plot(some["step"], some["mean"], ".-", color=color, label=label)
         drawing.tidy(axis, run, "step", "length, tokens")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.set_ylim(bottom=0)
-    axes[-1].legend(**drawing.LEGEND, **drawing.BESIDE)
+    axes[0].set_ylim(0, 1.05 * np.nanmax(table[["mean", "high"]]))  # of all panels
+    drawing.legend_beside(figure, axes[-1])
     return figure
 
 
@@ -337,7 +332,7 @@ def compared(
                 ends = part["low"], part["high"]
                 axis.fill_between(part["step"], *ends, color=color, alpha=0.15, lw=0)
             axis.plot(part["step"], part["mean"], color=color, lw=2, label=str(variant))
-        drawing.tidy(axis, _METRIC_LABELS.get(metric, metric), "step", "")
+        drawing.tidy(axis, drawing.metric_label(metric), "step", "")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[0].legend(**drawing.LEGEND)
     return figure

@@ -37,7 +37,7 @@ def entropy_quantiles(
     Returns:
       A row per run and step: tokens, mean and a column per quantile, in nats.
     """
-    grouped = tokens.groupby(["run", "step"])["entropy"]
+    grouped = tokens.groupby(["run", "step"], sort=False)["entropy"]
     table = grouped.agg(tokens="size", mean="mean")
     found = grouped.quantile(list(quantiles)).unstack()
     return table.join(found).reset_index()
@@ -285,7 +285,9 @@ def lengths(completions: pd.DataFrame) -> pd.DataFrame:
       A row per run, step and correct: completions, mean (tokens), low, high.
     """
     lines = []
-    for (run, step, correct), part in completions.groupby(["run", "step", "correct"]):
+    for (run, step, correct), part in completions.groupby(
+        ["run", "step", "correct"], sort=False
+    ):
         found = bootstrap.mean(part, part["length"])
         names = {"run": run, "step": step, "correct": correct}
         count = {"completions": len(part), "mean": found.value}

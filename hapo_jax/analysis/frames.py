@@ -76,15 +76,19 @@ def tokens(runs: Runs, steps: Collection[int] | None = None) -> pd.DataFrame:
         log_entropy: log(max(entropy, floor)), log nats, what HAPO scores.
         pivot: nats, the quantile of the step's batch.
         uncertain: entropy > pivot.
-        in_zone: the ratio is in the neutral zone of redistribution,
-          (1 - low/2, 1 + high/2) of the widths that `algo.redistribution.zone` names.
+        zone_low, zone_high: 1 - low/2 and 1 + high/2, the neutral zone of
+          redistribution, of the widths that `algo.redistribution.zone` names.
+        in_zone: the ratio is between them.
 
     Raises:
       Refused: a run has no records, not those of a step, or some of an earlier version
         that lack a column.
     """
-    parts = []
+    parts, settings, lines = [], {}, {}
     for run, folder, step, rows in _recorded(runs, steps):
+        if run not in settings:  # once for all its steps
+            settings[run] = records.read_config(folder)["algo"]
+            lines[run] = {line["step"]: line for line in records.read_metrics(folder)}
         lengths = [len(row["tokens"]) for row in rows]
         of_token = _per_completion(run, step, rows).iloc[
             np.repeat(np.arange(len(rows)), lengths)
@@ -92,12 +96,16 @@ def tokens(runs: Runs, steps: Collection[int] | None = None) -> pd.DataFrame:
         columns = {name: of_token[name].to_numpy() for name in _OF_TOKEN}
         columns["position"] = np.concatenate([np.arange(n) for n in lengths])
         columns["string"] = [s for row in rows for s in row["token_strings"]]
-        for name in records.PER_TOKEN.keys() - {"token_strings"}:
+        for name in _NUMERIC:
             columns[name] = np.concatenate([row[name] for row in rows])
-        frame = pd.DataFrame(columns)
-        parts.append(_with_regions(frame, folder, step))
-    order = [*_OF_TOKEN, "position", "string", *_NUMERIC, *_REGIONS]
-    return pd.concat(parts, ignore_index=True)[order]
+        pivot = lines[run].get(step, {}).get(_PIVOT)
+        if pivot is None:
+            raise Refused(
+                f"{folder}: {records.METRICS} has no {_PIVOT} for step {step}, so that "
+                "its tokens cannot be told apart; leave the step out."
+            )
+        parts.append(_with_regions(pd.DataFrame(columns), settings[run], pivot))
+    return pd.concat(parts, ignore_index=True)
 
 
 _OF_TOKEN = (
@@ -105,28 +113,20 @@ _OF_TOKEN = (
     *("score", "reward", "truncated", "correct", "signal"),
 )
 _NUMERIC = [name for name in records.PER_TOKEN if name != "token_strings"]
-_REGIONS = ("log_entropy", "pivot", "uncertain", "in_zone")
 
 
-def _with_regions(frame: pd.DataFrame, folder: pathlib.Path, step: int):
+def _with_regions(frame: pd.DataFrame, algo: Mapping[str, Any], pivot: float):
     """Adds what depends on the run's settings and on the statistics of the step."""
-    algo = records.read_config(folder)["algo"]
-    lines = {line["step"]: line for line in records.read_metrics(folder)}
-    if _PIVOT not in lines.get(step, {}):
-        raise Refused(
-            f"{folder}: {records.METRICS} has no {_PIVOT} for step {step}, so that its "
-            "tokens cannot be told apart; leave the step out."
-        )
-    frame["log_entropy"] = np.log(
-        np.maximum(frame["entropy"], np.float32(algo["entropy"]["floor"]))
-    )
-    frame["pivot"] = np.exp(lines[step][_PIVOT])
-    frame["uncertain"] = frame["entropy"] > frame["pivot"]
+    floor = np.float32(algo["entropy"]["floor"])
     low, high = frame["clip_low"], frame["clip_high"]
     if algo["redistribution"]["zone"] == "base":
         low, high = algo["clip"]["low"], algo["clip"]["high"]
+    frame["log_entropy"] = np.log(np.maximum(frame["entropy"], floor))
+    frame["pivot"] = np.exp(pivot)
+    frame["uncertain"] = frame["entropy"] > frame["pivot"]
+    frame["zone_low"], frame["zone_high"] = 1 - low / 2, 1 + high / 2
     ratio = frame["ratio"]
-    frame["in_zone"] = (ratio > 1 - low / 2) & (ratio < 1 + high / 2)
+    frame["in_zone"] = (ratio > frame["zone_low"]) & (ratio < frame["zone_high"])
     return frame
 
 

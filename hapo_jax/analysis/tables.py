@@ -224,8 +224,8 @@ def ratios(tokens: pd.DataFrame, bins: int = 10) -> pd.DataFrame:
                 "tokens": len(part),
                 **{q: part["ratio"].quantile(q) for q in RATIO_QUANTILES},
                 "outside": bootstrap.share(part, ~part["in_zone"]),
-                "zone_low": 1 - part["clip_low"].mean() / 2,
-                "zone_high": 1 + part["clip_high"].mean() / 2,
+                "zone_low": part["zone_low"].mean(),
+                "zone_high": part["zone_high"].mean(),
             }
         )
     table = pd.DataFrame(lines)

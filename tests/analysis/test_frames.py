@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from hapo_jax.analysis import frames
 from hapo_jax.runs import records
@@ -101,6 +102,13 @@ def test_what_cannot_be_read_is_refused(run, tmp_path):
         frames.tokens(without)
     (run / records.METRICS).write_text('{"step": 2}\n')
     with pytest.raises(Refused, match="no stats/log_entropy_quantile for step 2"):
+        frames.tokens(run)
+
+
+def test_records_of_an_earlier_version_are_refused(run):
+    path = records.step_path(run / records.ROLLOUTS, 2, ".parquet")
+    parquet.write_table(parquet.read_table(path).drop_columns(["loss"]), path)
+    with pytest.raises(Refused, match="step 2: the records lack loss.*run it again"):
         frames.tokens(run)
 
 

@@ -160,6 +160,8 @@ def temperatures(runs: frames.Runs, critical: float | None = None) -> Figure:
     looks = ((~adaptive, "fixed", "o-"), (adaptive, "adaptive, at its mean", "D"))
     for axis, (name, title) in zip(axes, titles.items()):
         for (hit, label, mark), color in zip(looks, report.COLORS):
+            if not hit.any():
+                continue
             some = table[hit].sort_values("temperature")
             drawing.with_bars(axis, some["temperature"], some, name, color, mark, label)
         drawing.tidy(axis, title, "temperature", "")

@@ -165,7 +165,7 @@ def temperatures(runs: frames.Runs, critical: float | None = None) -> Figure:
             some = table[hit].sort_values("temperature")
             drawing.with_bars(axis, some["temperature"], some, name, color, mark, label)
         drawing.tidy(axis, title, "temperature", "")
-    axes[0].legend(**drawing.LEGEND)
+    drawing.legend_beside(figure, axes[0])
     return figure
 
 

@@ -18,6 +18,8 @@ setup(
     python_requires=">=3.11",
     # Experiments (configs/) are files to copy and edit: they stay in the clone.
     packages=find_packages(include=["hapo_jax", "hapo_jax.*"]),
+    # The page of hapo-report: its modules, styles and uPlot, as they are.
+    package_data={"hapo_jax.microscope": ["assets/*", "assets/uplot/*"]},
     install_requires=[
         "jax>=0.10",  # the default install computes on the CPU
         "flax>=0.12",  # NNX: the policy's modules
@@ -74,6 +76,8 @@ setup(
             "optuna>=4",
             "pandas>=2.2",
         ],
+        # Tests look at the report in the system's Chromium; skipped without the two.
+        "browser": ["playwright>=1.50"],
         # The reference implementation that logits are compared with. The tests that
         # need it are skipped without it: it is large.
         "parity": ["torch==2.13.0"],
@@ -87,6 +91,7 @@ setup(
             "hapo-sweep=hapo_jax.sweeps.program:run",
             "hapo-compare=hapo_jax.comparison.program:run",
             "hapo-doctor=hapo_jax.doctor.program:run",
+            "hapo-report=hapo_jax.microscope.program:run",
         ]
     },
 )

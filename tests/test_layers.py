@@ -35,6 +35,7 @@ LAYERS = (
     "sweeps",  # many runs
     "comparison",  # of what they gave
     "analysis",  # of their records, token by token
+    "microscope",  # a run down to each token, in a browser
 )
 # Processes that grade import these, and an accelerator belongs to one process.
 WITHOUT_JAX = ("tasks", "grading")

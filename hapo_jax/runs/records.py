@@ -155,18 +155,36 @@ def read_rollouts(workdir: str | pathlib.Path, step: int) -> list[dict[str, Any]
     Columns of `PER_TOKEN` are arrays of that completion's length (`token_strings`: a
     list). What an earlier version did not record is absent.
     """
+    table = _read_table(workdir, step)
+    numeric = (PER_TOKEN.keys() - {"token_strings"}) & set(table.column_names)
+    rows = table.drop_columns(sorted(numeric)).to_pylist()
+    for name in numeric:
+        column = table[name].combine_chunks()
+        values = column.flatten().to_numpy(zero_copy_only=False)
+        ends = np.cumsum(column.value_lengths().to_numpy())
+        kind = PER_TOKEN[name].to_pandas_dtype()
+        for row, part in zip(rows, np.split(values, ends[:-1])):
+            row[name] = np.array(part, kind)
+    return rows
+
+
+def rollout_sizes(
+    workdir: str | pathlib.Path, step: int
+) -> list[tuple[int, int]]:
+    """(group, tokens) of each completion of one step, in the order of its records."""
+    table = _read_table(workdir, step, ["group", "tokens"])
+    lengths = table["tokens"].combine_chunks().value_lengths()
+    return [*zip(table["group"].to_pylist(), lengths.to_pylist())]
+
+
+def _read_table(
+    workdir: str | pathlib.Path, step: int, columns: Sequence[str] | None = None
+) -> pa.Table:
     path = _existing(pathlib.Path(workdir) / ROLLOUTS, step, ".parquet")
     try:
-        table = parquet.read_table(path)
+        return parquet.read_table(path, columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise Refused(f"{path} is broken ({error}); remove it.") from None
-    there = PER_TOKEN.keys() & set(table.column_names)
-    numeric = there - {"token_strings"}
-    rows = table.to_pylist()
-    for row in rows:
-        for name in numeric:
-            row[name] = np.asarray(row[name], PER_TOKEN[name].to_pandas_dtype())
-    return rows
 
 
 def eval_steps(workdir: str | pathlib.Path) -> list[int]:

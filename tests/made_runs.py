@@ -53,4 +53,5 @@ def record(problem, scores):
         "entropy": [0.5] * len(scores),
         "truncated": [False] * len(scores),
         "majority_score": scores[0],
+        "ungraded": 0,
     }

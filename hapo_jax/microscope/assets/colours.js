@@ -36,8 +36,8 @@ function ramp(stops) {
     const first = Math.min(Math.floor(at), rgb.length - 2), part = at - first;
     const colour = rgb[first].map((x, i) => Math.round(x + part * (rgb[first + 1][i] - x)));
     const light = luminance(colour);
-    // Contrast with white against that with near-black.
-    const text = 1.05 / (light + 0.05) > (light + 0.05) / 0.0575 ? "#ffffff" : "#15171a";
+    // Of white and black the one with more contrast, which is at least 4.58.
+    const text = 1.05 / (light + 0.05) > (light + 0.05) / 0.05 ? "#ffffff" : "#000000";
     return { background: `rgb(${colour.join(" ")})`, text };
   });
 }

@@ -38,6 +38,7 @@ PROGRAMS = {
     "hapo-sft": "hapo_jax.sft",
     "hapo-plan": "hapo_jax.plan",
     "hapo-sweep": "hapo_jax.sweeps.program",
+    "hapo-report": "hapo_jax.microscope.program",
 }
 # Beginnings of commands that are read alone, each with its reason.
 NOT_RUN = {
@@ -70,6 +71,8 @@ SHORTER = {
         "task.test.size": 8,
     },
 }
+# Programs whose arguments are folders of runs.
+OF_FOLDERS = ("hapo_jax.microscope.program",)
 # Files whose docstrings hold commands.
 SCRIPTS = [
     *sorted((ROOT / "configs").rglob("*.py")),
@@ -138,7 +141,8 @@ def parse(monkeypatch):
 
         def read(main, flags_parser):
             rest = flags_parser([module, *arguments])[1:]
-            assert len(rest) == 2 * ("--compare" in arguments)  # the folders of both
+            both = 2 * ("--compare" in arguments)  # the folders of both
+            assert rest if module in OF_FOLDERS else len(rest) == both
             known = flags.FLAGS.flags_by_module_dict()
             names = {flag.name for name in own for flag in known.get(name, ())}
             given = (a.lstrip("-").partition("=")[0] for a in arguments if a[0] == "-")
@@ -220,7 +224,7 @@ def ends(root):
     given = []
     for line in lines:
         module, arguments = parts(line.replace("=/models/", f"={root}/models/"))
-        short = [f"--config.{k}={v}" for k, v in SHORTER[module].items()]
+        short = [f"--config.{k}={v}" for k, v in SHORTER.get(module, {}).items()]
         given.append(json.dumps([module, *arguments, *short]))
     results = root / "results.jsonl"
     done = subprocess.run(

@@ -1,6 +1,9 @@
 """The report's page in a real browser: what it shows, and how it answers."""
 
+import pathlib
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ from hapo_jax.microscope import block, report, runs
 from tests.microscope import browser as browser_lib
 from tests.microscope import made
 
+ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(browser_lib.missing()), reason=browser_lib.missing()),
@@ -511,6 +515,13 @@ def test_a_notebook_shows_it_in_a_frame(path, browser):
     frame.locator("#tabs button", has_text="Tokens").click()
     frame.locator(".strip .token").first.wait_for()
     page.close()
+
+
+def test_the_picture_of_the_docs_can_be_made(tmp_path, rows):
+    run = made.run(tmp_path / "run", rows)
+    script = [sys.executable, "docs/microscope_picture.py", run, tmp_path / "made.png"]
+    subprocess.run(script, check=True, cwd=ROOT, timeout=120)
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.skipif(

@@ -157,3 +157,8 @@ def test_text_of_models_never_becomes_html():
     )
     for path in page.ASSETS.glob("*.js"):
         assert not re.search(words, path.read_text()), path.name
+
+
+def test_the_picture_of_the_docs_is_small():
+    picture = page.ASSETS.parents[2] / "docs" / "microscope.png"
+    assert picture.stat().st_size <= 150_000

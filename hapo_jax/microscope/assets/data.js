@@ -10,12 +10,20 @@ const unpacked = new Map(); // id → promise
 
 async function unpack(id) {
   const text = document.getElementById(id).textContent;
-  const packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const packed = bytes(text);
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
   const whole = new Uint8Array(await new Response(stream).arrayBuffer());
   const length = new DataView(whole.buffer).getUint32(0, true);
   const header = JSON.parse(new TextDecoder().decode(whole.subarray(4, 4 + length)));
   return { header, body: whole.subarray(4 + length) };
+}
+
+function bytes(base64) {
+  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(base64);
+  const text = atob(base64);
+  const found = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) found[i] = text.charCodeAt(i);
+  return found;
 }
 
 function once(id, make) {
@@ -41,6 +49,9 @@ export function metrics(run) {
 export function block(run, step) {
   return once(`step-${run}-${step}`, (unpacked) => new Block(run, step, unpacked));
 }
+
+// Kept as distances to the old log-prob.
+const GAPS = { behavior_logprobs: "behavior_gap", logprobs: "log_ratio" };
 
 // Column i of every array of a block is about its i-th token; completion c has the
 // tokens from starts[c] up to and without starts[c + 1].
@@ -73,7 +84,7 @@ export class Block {
   // A column of numbers, or null where it was not recorded.
   column(name) {
     if (this.columns.has(name)) return this.columns.get(name);
-    const gap = { behavior_logprobs: "behavior_gap", logprobs: "log_ratio" }[name];
+    const gap = GAPS[name];
     const values = gap ? this.sum("old_logprobs", gap) : this.stored(name);
     this.columns.set(name, values);
     return values;
@@ -84,6 +95,12 @@ export class Block {
     if (!form) return null;
     const data = this.body.subarray(form.start, form.start + form.bytes);
     return decode(form, data, this.size, (source) => this.column(source));
+  }
+
+  // Whether a column was recorded, without unpacking it.
+  has(name) {
+    const gap = GAPS[name];
+    return gap ? this.forms.has("old_logprobs") && this.forms.has(gap) : this.forms.has(name);
   }
 
   sum(a, b) {

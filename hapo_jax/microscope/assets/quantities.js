@@ -28,6 +28,12 @@ export const QUANTITIES = [
 ];
 export const quantity = (id) => QUANTITIES.find((q) => q.id === id) ?? QUANTITIES[0];
 
+const SOURCES = {
+  old_behavior: ["behavior_gap"],
+  new_behavior: ["log_ratio", "behavior_gap"],
+  factor: ["advantages", "base_advantages"],
+  clip_width: ["clip_low", "clip_high"],
+};
 const DERIVED = {
   old_behavior: (block) => map(block.column("behavior_gap"), (x) => (x === 0 ? 0 : -x)),
   new_behavior: (block) => zip(block.column("log_ratio"), block.column("behavior_gap"), (x, y) => x - y),
@@ -46,8 +52,8 @@ export function values(block, id) {
   return block.columns.get(key);
 }
 
-export const there = (block) => QUANTITIES.filter((q) => q.id in DERIVED || block.forms.has(q.id)
-  || (q.id.endsWith("logprobs") && block.column(q.id)));
+// The quantities that were recorded.
+export const there = (block) => QUANTITIES.filter(({ id }) => (SOURCES[id] ?? [id]).every((name) => block.has(name)));
 
 // Which tokens count as uncertain: by the entropy score, or where the method has none
 // by the quantile of the entropy.
@@ -122,9 +128,10 @@ function redistribution(formulas, { score, ratio, low, high, before, after }) {
 
 function bounds(block, i, { ratio, low, high, advantage }) {
   const range = `[${number(1 - low)}, ${number(1 + high)}]`;
+  const lost = runs[block.run].formulas.surrogate === "ppo" ? ": no gradient" : "";
   const acts = block.dualClipped(i) ? "the dual bound acts: the ratio is far above 1 and A < 0"
-    : block.clippedLow(i) ? "the lower bound acts: no gradient"
-    : block.clippedHigh(i) ? "the upper bound acts: no gradient"
+    : block.clippedLow(i) ? `the lower bound acts${lost}`
+    : block.clippedHigh(i) ? `the upper bound acts${lost}`
     : !block.counted(i) ? "not in the loss's denominator"
     : advantage === 0 ? "no advantage, so no bound can act"
     : `no bound acts; for A ${advantage > 0 ? "> 0 the upper" : "< 0 the lower"} one would`;

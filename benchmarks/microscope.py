@@ -5,7 +5,8 @@
 A group is 16 completions of 10,240 tokens, made by the method's formulas (as the tests
 have them); the page holds five steps of one group each. Without a GPU Chromium paints
 on the processor, so frames depend on what else runs there: `load` is the average of the
-last minute, and `main_thread_ms`, processor time of a frame, hardly depends on it.
+last minute, plain text is scrolled beside for comparison, and `main_thread_ms`, the
+processor time of a frame, hardly depends on it.
 """
 
 import argparse
@@ -26,9 +27,11 @@ from tests.microscope import made
 COMPLETIONS, TOKENS, STEPS = 16, 10_240, (10, 20, 30, 40, 50)
 GROUP = "page=group&step=10&group=0"
 FRAMES = 600
+WINDOW = {"width": 1280, "height": 900}
 PIXELS = 137  # between two frames: five and a half lines
+_PLAIN = "what a browser does with plain text, for comparison: words and words again\n"
 _SCROLL = """([frames, pixels]) => new Promise((done) => {
-  const strip = document.querySelector(".strip");
+  const strip = document.querySelector(".strip") ?? document.scrollingElement;
   const times = [];
   const next = (time) => {
     times.push(time);
@@ -85,19 +88,24 @@ def of_page(browser, path: pathlib.Path, repeats: int) -> None:
             seconds.append(page.evaluate("performance.now()") / 1000)
             page.close()
         tell(name, seconds=lines.spread(seconds), goal_s=2)
+    page = browser.new_page(viewport=WINDOW)
+    page.set_content(f"<pre>{_PLAIN * 20_000}</pre>")
+    gaps = frames(page)
+    tell(
+        "scroll, plain text", frames_per_s=1000 / statistics.median(gaps), **late(gaps)
+    )
+    page.close()
     page = visit(browser, path, GROUP, ".strip .token")
     devtools = page.context.new_cdp_session(page)
     devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
     before = busy(devtools)
-    times = page.evaluate(_SCROLL, [FRAMES, PIXELS])
+    gaps = frames(page)
     used = busy(devtools) - before
-    gaps = sorted(b - a for a, b in itertools.pairwise(times))
     tell(
-        "scroll",
+        "scroll, tokens",
         frames_per_s=1000 / statistics.median(gaps),
         goal_frames_per_s=60,
-        mean_frames_per_s=1000 * FRAMES / (times[-1] - times[0]),
-        p95_ms=gaps[int(0.95 * len(gaps))],
+        **late(gaps),
         main_thread_ms=1000 * used / FRAMES,
         elements=page.evaluate("document.querySelectorAll('*').length"),
     )
@@ -124,10 +132,24 @@ def of_page(browser, path: pathlib.Path, repeats: int) -> None:
 
 def visit(browser, path: pathlib.Path, hash_: str, there: str):
     """The page, once an element is there."""
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page = browser.new_page(viewport=WINDOW)
     page.goto(f"file://{path}#{hash_}")
     page.wait_for_selector(there)
     return page
+
+
+def frames(page) -> list[float]:
+    """Milliseconds between frames while the page scrolls, ascending."""
+    times = page.evaluate(_SCROLL, [FRAMES, PIXELS])
+    return sorted(b - a for a, b in itertools.pairwise(times))
+
+
+def late(gaps: list[float]) -> dict[str, float]:
+    """How far frames are from even: `gaps` ascending, in milliseconds."""
+    return {
+        "mean_frames_per_s": 1000 / statistics.mean(gaps),
+        "p95_ms": gaps[int(0.95 * len(gaps))],
+    }
 
 
 def busy(devtools) -> float:

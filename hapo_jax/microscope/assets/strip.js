@@ -113,6 +113,7 @@ export class Strip {
     this.shown = strings.map((text) => short(text) || "∅");
     this.widths = Float32Array.from(this.shown, (text) => Math.ceil(canvas.measureText(text).width * 4) / 4 + PADDING);
     this.breaks = strings.map((text) => text.includes("\n"));
+    this.tall = this.shown.map((text) => /\p{M}{3}/u.test(text)); // marks on marks
   }
 
   // Index of the row at a height.
@@ -222,6 +223,7 @@ export class Strip {
         token.style.color = colours[level].text;
       }
       let kind = "token";
+      if (this.tall[string] || this.widths[string] > this.width) kind += " clip";
       if (dim) kind += " dim";
       if (block.clippedLow(i)) kind += " low";
       if (block.clippedHigh(i)) kind += " high";

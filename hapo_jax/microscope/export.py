@@ -24,6 +24,7 @@ is not finite is null. Under names of our own, and so ignored by others, follow
 further column of `records.PER_TOKEN`.
 """
 
+import json
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -48,13 +49,19 @@ def write(
       steps: None for all that were recorded.
     """
     path = pathlib.Path(path)
-    found = [
-        line
-        for workdir in map(pathlib.Path, workdirs)
-        for line in lines(workdir, steps)
-    ]
-    records.write_lines(path, found)
-    return len(found)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = path.with_name(f".{path.name}{records.BEGUN}")
+    count = 0
+    try:
+        with begun.open("w") as file:  # line by line: a run may be larger than memory
+            for workdir in map(pathlib.Path, workdirs):
+                for line in lines(workdir, steps):
+                    file.write(json.dumps(line, allow_nan=False) + "\n")
+                    count += 1
+        begun.replace(path)
+    finally:
+        begun.unlink(missing_ok=True)
+    return count
 
 
 def lines(workdir: pathlib.Path, steps: Sequence[int] | None) -> Iterable[dict]:

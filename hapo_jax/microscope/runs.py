@@ -9,7 +9,7 @@ import numpy as np
 
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.microscope import block, columns, thinning
-from hapo_jax.runs import alarm_kinds, alarms, records
+from hapo_jax.runs import alarms, records
 from hapo_jax.system.errors import Refused
 
 FINDINGS = (alarms.PREFIX, "doctor/")  # begin the metrics that say one was made
@@ -24,7 +24,6 @@ MEANS = {
     "no_signal": "no completion has an advantage",
     "no_gradient": "the gradient is 0 in every update",
 }
-assert MEANS.keys() == alarm_kinds.KINDS.keys()
 
 
 class Run(NamedTuple):

@@ -48,3 +48,8 @@ def chromium():
         )
         yield browser
         browser.close()
+
+
+def token(page, i):
+    """The i-th token of the step's records, where it is visible."""
+    return page.locator(f"#token-{i}")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hapo_jax.microscope import block, columns, page, report, runs
-from hapo_jax.runs import records
+from hapo_jax.runs import alarm_kinds, records
 from hapo_jax.system.errors import Refused
 from tests.microscope import made
 
@@ -52,6 +52,10 @@ def test_a_report_holds_the_run(run):
     found = block.read(block_of(html, "step-0-4"))
     entropy = np.concatenate([row["entropy"] for row in rows])
     np.testing.assert_allclose(found["entropy"], entropy, rtol=2**-11, atol=3e-8)
+
+
+def test_every_alarm_has_a_meaning():
+    assert runs.MEANS.keys() == alarm_kinds.KINDS.keys()
 
 
 def test_curves_are_those_of_the_metrics(run):

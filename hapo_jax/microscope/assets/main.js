@@ -54,8 +54,10 @@ async function build() {
   forget();
   if (!PAGES[state.page]) state.page = "overview";
   for (const tab of document.querySelectorAll("#tabs button")) {
-    if (tab.dataset.page === state.page) tab.setAttribute("aria-current", "page");
-    else tab.removeAttribute("aria-current");
+    if (tab.dataset.page === state.page) {
+      tab.setAttribute("aria-current", "page");
+      tab.scrollIntoView({ block: "nearest", inline: "nearest" });
+    } else tab.removeAttribute("aria-current");
   }
   const view = h("div", { class: `view ${state.page}` });
   root.replaceChildren(view);

@@ -72,7 +72,7 @@ function evaluations() {
   const rows = runs.flatMap((run, i) => run.evaluations.map(({ step, figures }) => [
     h("span", {}, mark(i), run.name), count(step),
     ...shown.map((key) => figure(figures, key)), number(figures["eval/length"]), number(figures["eval/entropy"])]));
-  const heads = [["run", ""], ["step", "right"], ...shown.map((key) => [`${key.slice(5)} %`, "right"]), ["length", "right"], ["entropy", "right"]];
+  const heads = [["run", "name"], ["step", "right"], ...shown.map((key) => [`${key.slice(5)} %`, "right"]), ["length", "right"], ["entropy", "right"]];
   return h("section", {}, h("h2", {}, "Evaluations"), table("evaluations", heads, rows),
     h("p", { class: "muted" }, "[ ] 95 % interval over problems."));
 }

@@ -48,7 +48,8 @@ def main(
 
 def run() -> None:
     """The program `hapo-report`."""
-    out = flags.DEFINE_string("out", "report.html", "The page.")
+    # hapo-eval has a flag of this name too, and one process may run both.
+    out = flags.DEFINE_string("out", "report.html", "The page.", allow_override=True)
     export = flags.DEFINE_string(
         "export", None, "Write records of tokens as JSON lines there, and no page."
     )

@@ -5,8 +5,9 @@ import re
 import numpy as np
 import pytest
 
-from hapo_jax.microscope import block, runs
+from hapo_jax.microscope import block, report, runs
 from tests.microscope import browser as browser_lib
+from tests.microscope import made
 from tests.microscope.browser import token
 
 pytestmark = [
@@ -69,7 +70,8 @@ def test_half_precision_numbers_are_numpys(path, open_page):
     rng = np.random.default_rng(0)
     values = rng.normal(size=3000) * 10 ** rng.uniform(-9, 6, 3000)
     values = [*values, 0, 65504, 65519.99, 65520, 2**-24, 2**-25, 2**-14 - 2**-26, 1e-9]
-    expected = (np.array(values).astype(np.float16)).view(np.uint16).astype(int)
+    with np.errstate(over="ignore"):
+        expected = np.array(values).astype(np.float16).view(np.uint16).astype(int)
     expected = np.where(expected >> 15, 0x8000 - (expected & 0x7FFF), 0x8000 + expected)
     given = page.evaluate(
         """async (values) => {
@@ -289,6 +291,18 @@ def test_two_steps_are_compared(path, open_page):
     assert page.locator(".pair .strip").count() == 2
     overview = open_page(path, "")
     assert "where the runs differ" not in overview.locator("main").inner_text()
+
+
+def test_steps_that_share_a_problem_are_named(tmp_path, rows, open_page):
+    hapo = made.run(tmp_path / "hapo", {2: made.groups(1), 4: rows[4]})
+    other = [made.record(40, problem="problem 1"), made.record(30, problem="q")]
+    dapo = made.run(tmp_path / "dapo", {2: other, 4: [made.record(40, problem="r")]})
+    path = report.microscope(hapo, dapo).save(tmp_path / "report.html")
+    page = open_page(path, "page=compare&run=0&step=2&with=1.4")
+    assert "No problem is in both" in page.locator("main").inner_text()
+    page.get_by_role("button", name="4 and 2 (1)").click()
+    page.wait_for_selector(".pair .token")
+    assert "step=4" in page.url and "with=1.2" in page.url
 
 
 def test_settings_that_differ_are_named(both, open_page):

@@ -56,7 +56,7 @@ class ComparePage {
     const [a, b] = this.blocks.map((block) => new Set(block.completions.map((c) => c.problem)));
     const shared = [...a].filter((problem) => b.has(problem));
     if (!shared.length) {
-      this.side.append(h("section", {}, h("h2", {}, "The same problem"), h("p", {}, "No problem is in both. Runs with one seed meet the same problems at the same step.")));
+      this.side.append(h("section", {}, h("h2", {}, "The same problem"), h("p", {}, "No problem is in both of these steps."), this.elsewhere()));
       this.strips.forEach((strip) => strip.close());
       this.strips = [];
       return;
@@ -69,6 +69,21 @@ class ComparePage {
     this.side.append(h("section", {}, h("h2", {}, "The same problem"),
       h("p", {}, select("problem", shared.map((p) => [p, `${short(String(p), 30)} · mean reward ${mean(this.blocks[0], p)} against ${mean(this.blocks[1], p)}`]), state.problem, (problem) => go({ problem }))),
       h("div", { class: "pair" }, this.strips.map((strip, n) => h("div", {}, h("h3", {}, mark(n), this.names[n]), strip.root, this.panels[n])))));
+  }
+
+  // Steps of the same two runs that have a problem in common.
+  elsewhere() {
+    const [a, b] = this.blocks.map((block) => runs[block.run].steps.map(({ step, groups }) => ({ step, problems: new Set(groups.map((g) => g.problem)) })));
+    const found = a.flatMap((one) => b.map((other) => ({
+      steps: [one.step, other.step], shared: [...one.problems].filter((p) => other.problems.has(p)).length,
+    }))).filter(({ steps, shared }) => shared && !(steps[0] === steps[1] && this.blocks[0].run === this.blocks[1].run));
+    if (!found.length) return h("p", { class: "muted" }, "Nor do other steps in this report share one. Runs with one seed meet the same problems at first.");
+    const apart = ({ steps }) => Math.abs(steps[0] - steps[1]);
+    found.sort((x, y) => y.shared - x.shared || apart(x) - apart(y));
+    return h("p", { class: "links" }, "Steps that share one: ", found.slice(0, 8).map(({ steps, shared }) => h("button", {
+      type: "button", class: "link",
+      onclick: () => go({ step: steps[0], with: `${this.blocks[1].run}.${steps[1]}`, group: null, completion: null, token: null }),
+    }, `${steps[0]} and ${steps[1]} (${shared})`)));
   }
 
   refresh() {

@@ -6,8 +6,8 @@ import { h } from "microscope/dom";
 import { short } from "microscope/text";
 
 const LINE = 25; // pixels
-const HEAD = 46;
-const GAP = 14; // below a completion
+const HEAD = 40;
+const GAP = 8; // below a completion
 const AHEAD = 8; // rows beyond what is visible that are made already
 const PADDING = 2; // of a token, left and right together
 

@@ -35,6 +35,7 @@ _ORDER = (
     "entropy",
     "old_logprobs",
     *GAPS,
+    *(name for name, _ in GAPS.values()),
     "base_advantages",
     "cut_logit",
     *columns_lib.RULES,
@@ -122,7 +123,8 @@ def _floats(flat: Mapping[str, np.ndarray]):
     """The columns of numbers, encoded one after the other."""
     values = {n: v.astype(np.float64) for n, v in flat.items() if v.dtype.kind == "f"}
     for gap, (name, other) in GAPS.items():
-        values[gap] = values.pop(name) - values[other]
+        if name in values and other in values:
+            values[gap] = values.pop(name) - values[other]
     if "cut_logit" in values:
         cut = values["cut_logit"]
         values["cut_logit"] = np.where(cut < _NO_CUT, -np.inf, cut)

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from hapo_jax.runs import records
+from hapo_jax.system.errors import Refused
 
 SCHEMA_VERSION = 1  # of prime-rl's format
 
@@ -69,6 +70,7 @@ def lines(workdir: pathlib.Path, steps: Sequence[int] | None) -> Iterable[dict]:
     task = records.read_config(workdir).get("task", {}).get("name")
     for step in records.rollout_steps(workdir) if steps is None else steps:
         for place, record in enumerate(records.read_rollouts(workdir, step)):
+            _check(workdir, record)
             yield {
                 "schema_version": SCHEMA_VERSION,
                 "step": step,
@@ -82,6 +84,14 @@ def lines(workdir: pathlib.Path, steps: Sequence[int] | None) -> Iterable[dict]:
                 **_theirs(record),
                 **_ours(record),
             }
+
+
+def _check(workdir: pathlib.Path, record: Mapping[str, Any]) -> None:
+    if missing := [name for name in (*_USED, "dual_clipped") if name not in record]:
+        raise Refused(
+            f"{workdir}: an earlier version recorded its tokens, without "
+            f"{', '.join(missing)}; export a run of this version."
+        )
 
 
 def _theirs(record: Mapping[str, Any]) -> dict[str, Any]:

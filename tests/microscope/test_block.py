@@ -73,9 +73,12 @@ def test_columns_of_an_earlier_version_may_be_missing():
     rows = made.groups(1, 2)
     for row in rows:
         del row["cut_logit"], row["dual_clipped"], row["entropy_score"]
+        del row["old_logprobs"]
     found = block.read(block.of_records(rows))
     assert "cut_logit" not in found and "entropy_score" not in found
     assert found["flags"] == ["counted", "clipped_low", "clipped_high"]
+    given = whole(rows, "logprobs").astype(float)
+    np.testing.assert_allclose(found["logprobs"], given, rtol=2**-11, atol=3e-8)
 
 
 def test_completions_may_be_empty_and_rewards_not_finite():

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from hapo_jax.microscope import export, program
 from hapo_jax.runs import records
@@ -61,6 +62,14 @@ def test_what_is_not_finite_is_null(tmp_path):
     (line,) = export.lines(run, None)
     assert line["advantages"][1] is None
     json.dumps(line, allow_nan=False)
+
+
+def test_records_of_an_earlier_version_are_refused(run, tmp_path):
+    (path, *_) = sorted((run / "rollouts").glob("*.parquet"))
+    parquet.write_table(parquet.read_table(path).drop_columns(["counted"]), path)
+    with pytest.raises(Refused, match="without counted; export a run of this version"):
+        export.write([run], tmp_path / "tokens.jsonl")
+    assert [*tmp_path.glob("*tokens.jsonl*")] == []
 
 
 def test_the_program_writes_a_page_or_lines(run, tmp_path, capsys):

@@ -84,11 +84,14 @@ export class Block {
   // A column of numbers, or null where it was not recorded.
   column(name) {
     if (this.columns.has(name)) return this.columns.get(name);
-    const gap = GAPS[name];
+    const gap = this.gap(name);
     const values = gap ? this.sum("old_logprobs", gap) : this.stored(name);
     this.columns.set(name, values);
     return values;
   }
+
+  // The distance that a column is kept as; undefined if it is kept as it is.
+  gap(name) { return this.forms.has(name) ? undefined : GAPS[name]; }
 
   stored(name) {
     const form = this.forms.get(name);
@@ -99,7 +102,7 @@ export class Block {
 
   // Whether a column was recorded, without unpacking it.
   has(name) {
-    const gap = GAPS[name];
+    const gap = this.gap(name);
     return gap ? this.forms.has("old_logprobs") && this.forms.has(gap) : this.forms.has(name);
   }
 

@@ -112,7 +112,7 @@ function redistribution(formulas, { score, ratio, low, high, before, after }) {
     return ["this method leaves the advantage as it is", `A = ${number(after)}`];
   }
   if (before === 0) return ["no advantage: nothing to redistribute", "A = 0"];
-  const zone = formulas.zone === "adapted" ? [low, high] : [formulas.low, formulas.high];
+  const zone = formulas.zone === "base" ? [formulas.low, formulas.high] : [low, high];
   const from = 1 - zone[0] / 2, to = 1 + zone[1] / 2;
   const inside = ratio > from && ratio < to;
   const scaled = score > 0 ? !inside : inside;

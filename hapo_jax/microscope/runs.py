@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hapo_jax.doctor import doctor, program
+from hapo_jax.doctor.evidence import Finding
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.microscope import block, columns, thinning
 from hapo_jax.runs import alarms, records
 from hapo_jax.system.errors import Refused
 
-FINDINGS = (alarms.PREFIX, "doctor/")  # begin the metrics that say one was made
+FINDINGS = (alarms.PREFIX, doctor.PREFIX)  # begin the metrics that say one was made
 # What an alarm means; docs/faults.md says what to do.
 MEANS = {
     "uniform_policy": "the policy draws tokens at random",
@@ -78,7 +80,7 @@ def read(
         blocks[step] = block.of_records(found)
         summaries.append(_step(step, found, len(sizes[step])))
     evaluations = [*_evaluations(workdir, metrics)]
-    findings = [*_findings(metrics)]
+    findings = [*_findings(workdir, metrics)]
     marked = {e["step"] for e in evaluations} | {f["step"] for f in findings}
     places, told = thinning.lines([line["step"] for line in metrics], marked)
     summary = {
@@ -183,15 +185,26 @@ def _figures(results: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-def _findings(metrics) -> Iterable[dict[str, Any]]:
-    """What was found to be wrong with the run, in the order of the steps."""
+def _findings(workdir: str | pathlib.Path, metrics) -> Iterable[dict[str, Any]]:
+    """What was found to be wrong with the run while it ran, in the order of the steps,
+    and what the run doctor finds in its folder now."""
+    found = {finding.name: finding for finding in _examined(workdir, metrics)}
     for line in metrics:
         for key, value in line.items():
             prefix = next((p for p in FINDINGS if key.startswith(p)), None)
-            if prefix and value:
-                name = key.removeprefix(prefix)
+            name = key.removeprefix(prefix or "")
+            if prefix and value and (prefix == alarms.PREFIX or name not in found):
                 means = MEANS.get(name, "") if prefix == alarms.PREFIX else ""
                 yield {"step": line["step"], "name": name, "means": means}
+    for name, finding in found.items():
+        means = f"{finding.evidence}. Set: {finding.remedy}"
+        yield {"step": finding.since, "name": name, "means": means}
+
+
+def _examined(workdir: str | pathlib.Path, metrics) -> list[Finding]:
+    """The doctor's findings; none before the first step."""
+    begun = any("grad/skipped" in line for line in metrics)
+    return program.examine(workdir) if begun else []
 
 
 def _curves(metrics: Sequence[Mapping[str, float]]) -> str:

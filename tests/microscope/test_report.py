@@ -54,6 +54,18 @@ def test_a_report_holds_the_run(run):
     np.testing.assert_allclose(found["entropy"], entropy, rtol=2**-11, atol=3e-8)
 
 
+def test_the_first_page_has_what_the_doctor_finds(tmp_path):
+    step = {"grad/skipped": 0, "rollout/truncated": 0.5, "length/mean": 70.0}
+    metrics = [step | {"step": k} for k in range(1, 5)]
+    metrics[3]["doctor/truncation"] = 1.0  # which it has told already
+    run = made.run(tmp_path / "run", {4: made.groups()}, metrics=metrics)
+    (summary,) = index_of(report.microscope(run).html)["runs"]
+    (found,) = [f for f in summary["findings"] if f["name"] == "truncation"]
+    assert found["step"] == 1
+    assert "50 % of the completions are cut off" in found["means"]
+    assert "Set: rollout.max_completion_tokens higher" in found["means"]
+
+
 def test_every_alarm_has_a_meaning():
     assert runs.MEANS.keys() == alarm_kinds.KINDS.keys()
 

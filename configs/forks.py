@@ -13,7 +13,7 @@ from hapo_jax.tasks import forks
 
 # A budget ends a run, so that methods compare at equal sampled tokens.
 BUDGET = {
-    "max_sampled_tokens": 250_000,  # about the 30 steps of the file
+    "max_sampled_tokens": 220_000,  # as many as 30 steps of DAPO
     "num_steps": 100_000,
     "eval.every_steps": 0,
     "checkpoint.export_hf": False,

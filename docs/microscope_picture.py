@@ -15,7 +15,7 @@ from hapo_jax.microscope import report  # noqa: E402
 from hapo_jax.runs import records  # noqa: E402
 from tests.microscope import browser as browser_lib  # noqa: E402
 
-SIZE = {"width": 1180, "height": 760}
+SIZE = {"width": 1120, "height": 720}
 
 
 def make(workdir: str, out: pathlib.Path) -> None:

@@ -43,7 +43,7 @@ function findings() {
     h("span", { class: "muted" }, ` – ${runs.length > 1 ? `${run.name}, ` : ""}step ${step}`)));
   return h("section", { class: all.length ? "findings bad" : "findings", "aria-label": "findings" },
     h("h2", {}, "Findings"),
-    all.length ? h("ul", {}, list) : h("p", {}, "No alarm was raised, and the run doctor finds nothing."));
+    all.length ? [h("ul", {}, list), h("p", { class: "muted" }, "The run’s log says what to do, and so do docs/faults.md and docs/doctor.md.")] : h("p", {}, "No alarm was raised, and the run doctor finds nothing."));
 }
 
 function card(run, i) {

@@ -23,6 +23,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 KEPT = ROOT / "notebooks" / "runs"
 MOST_BYTES = 3_000_000  # of all that is kept
 TEMPERATURES = (0.5, 0.8, 1.0, 1.1)
+# For replay: a whole step, the tenth, at a rate at which ratios move and clips fire.
+WHOLE = {
+    "num_steps": 10,
+    "rollout.batch_prompts": 6,
+    "learner.minibatch_prompts": 1,
+    "learner.learning_rate": 4e-4,
+    "learner.schedule": "constant",
+    "eval.at_start": False,
+    "eval.every_steps": 0,
+    "eval.num_problems": 4,
+    "log.record_groups": "all",
+}
 
 
 def get_config(arg=None):
@@ -70,12 +82,14 @@ def sweep(add):
         base = {":method": "dapo", "rollout.base_temperature": temperature}
         add({**base, **still}, name=f"fixed_{temperature}")
     add({":method": "hapo", **still}, name="adaptive")
+    add({":method": "hapo", **WHOLE}, name="whole")
 
 
 _OF_EVALUATION = ("set", "id", "protocol", "scores", "lengths", "entropy", "truncated")
 _OF_EVALUATION += ("majority_score", "greedy_score")
 _OF_MACHINE = ("perf/", "grading/")  # metrics that are left out
 _DIGITS = 4
+_TEXT = [*records.PER_COMPLETION, "tokens", "token_strings"]
 # What says where a run was made, and nothing about it.
 _WITHOUT = {records.CONFIG: {"starts": []}, inputs.NAME: {"files": {}}}
 
@@ -104,8 +118,13 @@ def keep(sweep: pathlib.Path, out: pathlib.Path = KEPT) -> int:
                 for row in records.read_lines(path)
             ]
             records.write_lines(target / records.EVAL / path.name, rows)
+        whole = sorted((source / records.BATCHES).glob("*.parquet"))
+        for path in whole:
+            _keep_tokens(path, target / records.BATCHES / path.name)
         for path in sorted((source / records.ROLLOUTS).glob("*.parquet")):
-            _keep_tokens(path, target / records.ROLLOUTS / path.name)
+            # Of whole steps the numbers are in their batches, and the text here.
+            columns = _TEXT if whole else None
+            _keep_tokens(path, target / records.ROLLOUTS / path.name, columns)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 
@@ -125,8 +144,8 @@ def _rounded(value):
     return value
 
 
-def _keep_tokens(source: pathlib.Path, target: pathlib.Path) -> None:
-    table = parquet.read_table(source)
+def _keep_tokens(source: pathlib.Path, target: pathlib.Path, columns=None) -> None:
+    table = parquet.read_table(source, columns=columns)
     floats = [
         f"{field.name}.list.element"
         for field in table.schema

@@ -28,7 +28,7 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 FIRST_RUN = FOLDER / "first_run.ipynb"
 FIGURES = ("curves", "entropy", "strings", "temperature", "ratios")
 MOST_SECONDS = 180  # of a notebook
-CALLS_OF_FIGURES = re.compile(r"^(?:figures\.\w+|report\.curves)\(", re.M)
+CALLS_OF_FIGURES = re.compile(r"^(?:figures\.\w+|report\.curves|replay\.picture)\(", re.M)
 
 
 def execute(path, monkeypatch, tmp_path, workdir=None):

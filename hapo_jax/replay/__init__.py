@@ -9,5 +9,6 @@ A run with log.record_groups=all records whole batches; nothing here needs a mod
 
 from hapo_jax.replay.picture import picture
 from hapo_jax.replay.step import Replayed, of_record, replay
+from hapo_jax.replay.summary import summary
 
-__all__ = ["Replayed", "of_record", "picture", "replay"]
+__all__ = ["Replayed", "of_record", "picture", "replay", "summary"]

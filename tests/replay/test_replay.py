@@ -123,6 +123,15 @@ def test_dapo_by_hand():
     assert found.fresh == ("entropy",)  # a record without a state
 
 
+def test_a_summary_splits_tokens_by_their_entropy():
+    """The most uncertain of the seven tokens are 1.0 and 0.8 nats, of group 1."""
+    found = replay.summary(replay.of_record(record(), config()), quantile=0.7)
+    np.testing.assert_allclose(found["push × 1000, uncertain"], 1e3 * A / 4, rtol=1e-4)
+    confident = 1e3 * (2 * A / 4 + 1.1 * A / 3) / 5
+    np.testing.assert_allclose(found["push × 1000, confident"], confident, rtol=1e-4)
+    np.testing.assert_allclose(found["clipped below, %"], 100 / 7, rtol=1e-5)
+
+
 def test_a_setting_a_method_and_an_update():
     wide = replay.of_record(record(), config(), {"algo.clip.high": 0.6})
     assert not wide.terms.clipped_high.any()

@@ -149,7 +149,14 @@ def parse(monkeypatch):
             assert {n for n in given if not n.startswith("config.")} <= names
 
         monkeypatch.setattr(cli.app, "run", read)
-        with flagsaver.flagsaver(), mock.patch.dict(os.environ):
+        # Two programs have a flag --out, and flagsaver forgets which of them had it.
+        by_module = flags.FLAGS.flags_by_module_dict()
+        before = {name: [*found] for name, found in by_module.items()}
+        with (
+            flagsaver.flagsaver(),
+            mock.patch.dict(os.environ),
+            mock.patch.dict(by_module, before),
+        ):
             program.run()
             config = cli.config()
             return config and cli.override(config)

@@ -28,6 +28,7 @@ from hapo_jax import cli, tasks
 from hapo_jax.config import check
 from hapo_jax.model import tokenizer as tokenizer_lib
 from hapo_jax.runs import records as records_lib
+from hapo_jax.sweeps import variants
 from tests.environment import of_program
 from tests.test_docs import PAGES, ROOT
 from tests.test_real_input import GOLD, write_model, write_tokenizer
@@ -39,12 +40,14 @@ PROGRAMS = {
     "hapo-plan": "hapo_jax.plan",
     "hapo-sweep": "hapo_jax.sweeps.program",
     "hapo-report": "hapo_jax.microscope.program",
+    "hapo-doctor": "hapo_jax.doctor.program",
 }
 # Beginnings of commands that are read alone, each with its reason.
 NOT_RUN = {
     "make": "installs an environment, or runs this very suite",
     "hapo-plan": "needs libtpu and minutes; tests/test_plan.py plans a small model",
     "hapo-sweep": "starts runs; tests/sweeps/test_sweep.py starts small ones",
+    "hapo-doctor": "its status says what it finds; tests/doctor/ has made runs",
 }
 # What makes a program's run tiny.
 SHORTER = {
@@ -72,7 +75,7 @@ SHORTER = {
     },
 }
 # Programs whose arguments are folders of runs.
-OF_FOLDERS = ("hapo_jax.microscope.program",)
+OF_FOLDERS = ("hapo_jax.microscope.program", "hapo_jax.doctor.program")
 # Files whose docstrings hold commands.
 SCRIPTS = [
     *sorted((ROOT / "configs").rglob("*.py")),
@@ -158,6 +161,11 @@ def parse(monkeypatch):
             mock.patch.dict(by_module, before),
         ):
             program.run()
+            if module == PROGRAMS["hapo-sweep"]:
+                # Its argument may name a sweep of the file.
+                experiment, found = variants.read(cli.given()[0])
+                assert found
+                return experiment.config(found[0].changes)
             config = cli.config()
             return config and cli.override(config)
 

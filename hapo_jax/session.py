@@ -194,7 +194,8 @@ class Session:
             return {}
         if self.doctor and metrics:
             self.doctor.see(metrics | {"step": step})
-        if metrics and step % self.config.log.doctor_every_steps:
+        # A resumed run has looked at the step that it goes on behind.
+        if step % self.config.log.doctor_every_steps or (step and not metrics):
             return {}
         policy, told, gap = self.run.policy, {}, None
         if policy.sample_mesh is policy.mesh:  # else the copies are on other devices
@@ -202,7 +203,7 @@ class Session:
             gap = float(doctor_lib.weights_gap(copy, state.params))
         if self.doctor:
             with side_job("the run doctor"):
-                told = self.doctor.look(gap)
+                told = self.doctor.look(step, gap)
         if told:
             self.files.log(step, told)
         if self.doctor_mode != "strict" or not distributed.of_first(bool(told)):

@@ -247,7 +247,8 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
     changes = {"num_steps": 1, "eval.at_start": False, "eval.sets": sets}
     config = make_config(warm / "hf", data, **changes)
     train.train(config, str(tmp_path / "run"))
-    (metrics,) = records_lib.read_metrics(tmp_path / "run")
+    before, metrics = records_lib.read_metrics(tmp_path / "run")
+    assert before == {"step": 0, "doctor/leak": 1}  # it trains on the first set
     # The first set is the one that the best checkpoint is chosen by.
     assert metrics["eval/avg@2"] == metrics["eval/train/avg@2"]
     records = records_lib.read_eval(tmp_path / "run", 1)

@@ -65,23 +65,25 @@ class Doctor:
             self._steps.append(metrics)
             del self._steps[:-_KEPT]
 
-    def look(self, weights_gap: float | None) -> dict[str, float]:
-        """Warns of what is new; returns it as metrics.
+    def look(self, step: int, weights_gap: float | None) -> dict[str, float]:
+        """Warns of what has not been told before; returns it as metrics.
 
         Args:
+          step: that was reached. Its own record may not be on the disk yet, so that of
+            an earlier one is looked at: a resumed run tells what any run would.
           weights_gap: see `weights_gap`.
         """
-        recorded = records_lib.rollout_steps(self._workdir)
-        step = recorded[-1] if recorded else None
-        rows = records_lib.read_rollouts(self._workdir, step) if recorded else ()
+        recorded = [s for s in records_lib.rollout_steps(self._workdir) if s < step]
+        last = recorded[-1] if recorded else None
+        rows = records_lib.read_rollouts(self._workdir, last) if recorded else ()
         evidence = self._evidence._replace(
-            records=rows, record_step=step, weights_gap=weights_gap
+            records=rows, record_step=last, weights_gap=weights_gap
         )
         found = checks.examine(evidence)
-        new = [finding for finding in found if finding.name not in self._told]
-        # What has passed is told again if it comes back.
-        self._told = {finding.name for finding in found}
-        new = [finding for finding in new if not self._alarmed(finding.name)]
+        new = [
+            f for f in found if f.name not in self._told and not self._alarmed(f.name)
+        ]
+        self._told |= {finding.name for finding in new}
         for finding in new:
             _log.warning("The run doctor: %s", finding)
         return {PREFIX + finding.name: 1.0 for finding in new}

@@ -21,9 +21,9 @@ same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6)
 
 def loss(method, rows, current):
     """(loss, gradient, sums, constants, state) of one mini-batch, as the learner's:
-    token by token, with the weights of `_prepare`."""
+    token by token, with the weights of `prepare`."""
     rows, current = jax.tree.map(jnp.asarray, (rows, current))
-    prepared = train_step._prepare(
+    prepared = train_step.prepare(
         method, rows, method.init_state(), minibatch_rows=len(rows.mask)
     )
 

@@ -7,12 +7,19 @@ from hapo_jax.learner import metrics
 from hapo_jax.learner.train_step import Tally
 
 
+def of_tokens(ratio, width):
+    """Sums, and how many tokens they are of."""
+    off = {"ratio/deviation": ratio, "ratio/frac_off_10pct": ratio}
+    sums = {"ratio/mean": ratio, "clip/width_low": width, **off}
+    return {name: np.array(pair, float) for name, pair in sums.items()}
+
+
 def tally(**fields):
     """An update of 10 tokens, of which 4 have signal with a mean ratio of 1.5."""
     values = dict(
         numerator=2.0,
         denominator=10.0,
-        sums={"ratio/mean": np.array([6.0, 4.0]), "clip/width_low": np.array([1, 4])},
+        sums=of_tokens((6, 4), (1, 4)),
         grad_norm=3.0,
         finite=True,
         trained_tokens=10,
@@ -24,20 +31,20 @@ def tally(**fields):
 IDLE = tally(
     numerator=0.0,
     denominator=0.0,
-    sums={"ratio/mean": np.zeros(2), "clip/width_low": np.zeros(2)},
+    sums=of_tokens((0, 0), (0, 0)),
     grad_norm=0.0,
     trained_tokens=0,
 )
 LARGE = tally(
     numerator=1.0,
     denominator=90.0,
-    sums={"ratio/mean": np.array([36.0, 36.0]), "clip/width_low": np.array([18, 36])},
+    sums=of_tokens((36, 36), (18, 36)),
     grad_norm=1.0,
     trained_tokens=90,
 )
 SKIPPED = tally(
     numerator=np.nan,
-    sums={"ratio/mean": np.array([np.nan, 4]), "clip/width_low": np.array([np.inf, 4])},
+    sums=of_tokens((np.nan, 4), (np.inf, 4)),
     grad_norm=np.inf,
     finite=False,
 )
@@ -61,6 +68,8 @@ def test_unequal_idle_and_skipped_updates(updates, ratio, width, loss, norm):
     assert found["grad/norm"] == pytest.approx(norm)
     assert found["grad/skipped"] == updates.count(SKIPPED)
     assert found["learner/updates_idle"] == updates.count(IDLE)
+    # Of the first update that trained, alone.
+    assert found["ratio/first_deviation"] == pytest.approx(1.5)
 
 
 @pytest.mark.parametrize("updates", [[IDLE], [SKIPPED], [IDLE, SKIPPED]])

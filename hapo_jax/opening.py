@@ -88,21 +88,21 @@ def of_run(
         **_imitated(run),
         "derived": _derived(resolved),
         "evaluation": _evaluation(c, held_out) if held_out else "",
-        "records": _records(run),
+        **_records(run),
         "devices": _devices(policy),
     }
 
 
-def _records(run: Run) -> str:
+def _records(run: Run) -> Facts:
     """What records of whole batches may take; nothing without them."""
     c, work = run.config, run.work
     if c.log.record_groups != "all":
-        return ""
+        return {}
     gib = batches.largest(c, completions=work.batch_rows, phases=run.method.phases)
-    return (
-        f"all groups of every {c.log.record_every_steps} steps, {gib:.2g} GiB at most "
-        f"before compression (limit {c.log.record_gib:g}, log.record_gib)"
-    )
+    return {
+        "records": f"all groups of every {c.log.record_every_steps} steps, {gib:.2g} "
+        f"GiB at most before compression (limit {c.log.record_gib:g}, log.record_gib)"
+    }
 
 
 def of_evaluation(run: Run, held_out: Sequence[tuple[EvalSet, PromptSet]]) -> Facts:

@@ -341,22 +341,21 @@ def start(
             )
         )
         watched = looks = None
-        if first_process and doctor != "off":
-            looks = doctor_lib.Doctor(
-                config,
-                home.workdir,
-                records_lib.read_metrics(folder),
-                tokenizer=run.policy.tokenizer,
-                prompt_tokens=run.prompts.tokens[:_PROMPTS_LOOKED_AT],
-                leaks=launch.leaks,
-            )
         if first_process:
             inputs_lib.note(folder, launch.inputs, resumed=restored is not None)
+            before = records_lib.read_metrics(folder)
             watched = alarms.Alarms(
-                alarms.facts(config, run.policy),
-                records_lib.read_metrics(folder),
-                every_steps=looks_every,
+                alarms.facts(config, run.policy), before, every_steps=looks_every
             )
+            if doctor != "off":
+                looks = doctor_lib.Doctor(
+                    config,
+                    home.workdir,
+                    before,
+                    tokenizer=run.policy.tokenizer,
+                    prompt_tokens=run.prompts.tokens[:_PROMPTS_LOOKED_AT],
+                    leaks=launch.leaks,
+                )
         session = Session(
             run=run,
             workdir=home.workdir,

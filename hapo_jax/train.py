@@ -112,7 +112,8 @@ def train(config: ConfigDict, workdir: str, *, doctor: str = "warn") -> None:
         if session.owes_evaluation(figures_lib.PROTOCOL, ends=ends):
             evaluate(state, session.first)
 
-        told = session.examine(state, session.first)
+        if told := session.examine(state, session.first):
+            doctor_lib.end(told)
         asked, num_programs = None, 0
         steps = session.steps(config.method)
         for step in () if ends else steps:

@@ -32,7 +32,7 @@ from hapo_jax.rollout import generate
 from hapo_jax.runs import alarms
 from hapo_jax.runs import folder as folder_lib
 from hapo_jax.runs import records as records_lib
-from hapo_jax.system import interrupt
+from hapo_jax.system import errors, interrupt
 from tests import real_data
 
 pyarrow = pytest.importorskip("pyarrow")
@@ -249,6 +249,9 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
     train.train(config, str(tmp_path / "run"))
     before, metrics = records_lib.read_metrics(tmp_path / "run")
     assert before == {"step": 0, "doctor/leak": 1}  # it trains on the first set
+    with pytest.raises(errors.Unhealthy, match="found leak"):
+        train.train(config, str(tmp_path / "strict"), doctor="strict")
+    assert records_lib.read_metrics(tmp_path / "strict") == [before]
     # The first set is the one that the best checkpoint is chosen by.
     assert metrics["eval/avg@2"] == metrics["eval/train/avg@2"]
     records = records_lib.read_eval(tmp_path / "run", 1)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hapo_jax.evaluation import report
+from hapo_jax.learner import metrics
 from hapo_jax.replay import step as step_lib
 from hapo_jax.replay.step import Replayed
 from hapo_jax.runs import records as records_lib
@@ -55,8 +56,7 @@ def picture(
 def _tokens(replayed: Replayed) -> np.ndarray:
     """[B, T] bool, tokens of the batch."""
     rows = replayed.recorded.rows
-    beside = np.zeros(len(rows.mask), bool) if rows.beside is None else rows.beside
-    return rows.mask & ~beside[:, None]
+    return metrics.own_tokens(rows.mask, rows.beside)
 
 
 def _scatter(axes: Axes, then: Replayed, now: Replayed) -> None:

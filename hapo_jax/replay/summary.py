@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from hapo_jax.learner import metrics
 from hapo_jax.replay.step import Replayed
 
 
@@ -18,7 +19,7 @@ def summary(found: Replayed, *, quantile: float = 0.8) -> dict[str, float]:
       loss; nan where the step learns nothing.
     """
     rows, terms = found.recorded.rows, found.terms
-    mask = rows.mask if rows.beside is None else rows.mask & ~rows.beside[:, None]
+    mask = metrics.own_tokens(rows.mask, rows.beside)
     pivot = np.quantile(rows.old_entropy[mask], quantile)
     uncertain = mask & (rows.old_entropy > pivot)
     push = 1e3 * np.abs(found.push)

@@ -13,7 +13,7 @@ from hapo_jax.doctor.evidence import (
 )
 
 _NEVER = 1e-3  # a part that acts on fewer tokens cannot matter
-_LOOK = 10  # steps before "never" is said
+_LOOK = 30  # steps before "never" is said: a warm-up moves little
 _CLIPPED = 0.3  # of the tokens
 _AT_BOUND = 0.5
 _UNBALANCED = 0.5  # mean advantage over mean absolute one

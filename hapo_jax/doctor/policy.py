@@ -16,6 +16,7 @@ from hapo_jax.doctor.evidence import (
 _FIRST_OFF = 0.01  # share of tokens off by more than 10 %
 _MISMATCH_OFF = 0.01
 _WEIGHTS_GAP = 0.02  # bfloat16 rounds to 0.4 %
+_OF_RATE = 0.1  # of the highest learning rate; below it little moves by intent
 _STILL = 1e-9  # nats per token, of k3 to the policy before the step
 _TOO_FAR = 0.1  # nats per token and step; verl's runs stay below 0.01
 _HALVED = np.log(2)  # over the window, of the entropy
@@ -45,7 +46,16 @@ def first_ratio(found: Evidence) -> Finding | None:
 def sampler_gap(found: Evidence) -> Finding | None:
     """Sampler and learner say the same of the same token."""
     key = "mismatch/frac_off_10pct"
-    since = lasting(found, above(key, _MISMATCH_OFF))
+
+    def holds(m):
+        if key not in m:
+            return None
+        # Groups of earlier steps were drawn from another policy, and may be off.
+        carried = m.get("rollout/groups_from_last_step", 0)
+        carried /= max(m.get("rollout/groups_trained", 0), 1)
+        return m[key] > _MISMATCH_OFF + carried
+
+    since = lasting(found, holds)
     if since is None:
         return None
     m = found.newest
@@ -56,10 +66,8 @@ def sampler_gap(found: Evidence) -> Finding | None:
         "than in the learner, by more than 10 % (log-probs "
         f"{m['mismatch/logprob_abs_mean']:.3g} nats apart in the mean, "
         f"{m['mismatch/logprob_abs_max']:.3g} at most)",
-        "weights of an earlier step in the sampler; bfloat16 there and float32 here; "
-        "groups that were carried over from earlier steps",
-        "algo.importance.mode=token corrects for it; rollout.dynamic_sampling=false "
-        "carries no groups over; model.dtype=float32",
+        "weights of an earlier step in the sampler; bfloat16 there and float32 here",
+        "algo.importance.mode=token corrects for it; model.dtype=float32",
     )
 
 
@@ -83,9 +91,11 @@ def policy_still(found: Evidence) -> Finding | None:
     key = "kl/old_policy_k3"
 
     def holds(m):
-        # The first update of a step is at ratio 1, so one update alone shows nothing.
-        several = m.get("learner/updates", 0) > 1 and m.get("learner/learning_rate", 0)
-        return m[key] < _STILL if key in m and several else None
+        # The first update of a step is at ratio 1, so one update alone shows nothing;
+        # nor do the ends of a schedule.
+        least = _OF_RATE * found.config.learner.learning_rate
+        says = m.get("learner/updates", 0) > 1 and m["learner/learning_rate"] > least
+        return m[key] < _STILL if key in m and says else None
 
     since = lasting(found, holds)
     if since is None:

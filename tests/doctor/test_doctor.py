@@ -266,6 +266,34 @@ def test_what_has_passed_is_not_told():
     assert checks.examine(evidence(passed)) == []
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {  # a fifth of the groups is of earlier steps, and their tokens may be off
+            "mismatch/frac_off_10pct": 0.05,
+            "rollout/groups_from_last_step": 32 / 5,
+        },
+        {  # the end of a schedule moves nothing, and is to move nothing
+            "kl/old_policy_k3": from_step(30, 0.0, 1e-3),
+            "learner/learning_rate": from_step(30, 1e-12, 2e-4),
+        },
+        {  # the clip acts at its time
+            "clip/frac_low": lambda step: 0.002 if step == 15 else 0.0,
+            "clip/frac_high": 0.0,
+        },
+    ],
+    ids=["carried", "end", "clip"],
+)
+def test_what_a_healthy_run_does_too_is_not_told(changes):
+    assert checks.examine(evidence(changes)) == []
+
+
+def test_nothing_is_said_never_to_act_in_a_run_that_has_just_begun():
+    begun = evidence({"clip/frac_low": 0.0, "clip/frac_high": 0.0})
+    begun = begun._replace(steps=begun.steps[:20])
+    assert checks.examine(begun) == []
+
+
 def test_a_part_that_is_off_cannot_fail_to_act():
     off = config(algo__redistribution__strength=0.0)
     assert not checks.examine(evidence({"advantages/frac_reshaped": 0.0}, of=off))

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 NAME = ".lock"
 _BEAT_S = 5.0
 _WRITTEN_S = 0.5  # in which a lock is written, where it does not appear as a whole
+_LOOK_S = 0.01  # between looks at what another process does in no time
 _DEAD_S = 30.0  # without a beat; several, since a busy file system may miss one
 
 
@@ -69,24 +70,46 @@ def _take(folder: pathlib.Path, path: pathlib.Path, own: dict[str, Any]) -> None
     """Makes the lock this process's own; see `hold`."""
     folder.mkdir(parents=True, exist_ok=True)
     while not _create(path, own):
-        holder = _read(path)
-        if holder is None and path.exists():
-            time.sleep(_WRITTEN_S)
-            holder = _read(path)
-        if holder is not None and _is_alive(path, holder):
+        holder = _clear(path, own)
+        if holder is not None:
             raise Refused(
                 f"{folder} is in use: process {holder['pid']} on {holder['host']} has "
                 f"been running there since {holder['since']} ({holder['command']}). "
                 "Wait for it or stop it, or use another folder."
             )
-        if holder is not None:
-            _log.info(
-                "Took %s over from process %s on %s, which has ended without a word.",
-                folder,
-                holder["pid"],
-                holder["host"],
-            )
-        _remove(path, holder, own)
+
+
+def _clear(path: pathlib.Path, own: dict[str, Any]) -> dict[str, Any] | None:
+    """The living holder of a lock; None where it had none, and then it may be gone.
+
+    One process at a time removes it, under a lock of the same kind beside it: between
+    a look and a removal, another could have removed it and taken its place.
+    """
+    before, holder = _touched(path), _read(path)
+    if holder is None and path.exists():
+        time.sleep(_WRITTEN_S)
+        before, holder = _touched(path), _read(path)
+    if holder is not None and _is_alive(path, holder):
+        return holder
+    beside = path.with_name(f"{path.name}.next")
+    if not _create(beside, own):
+        if _clear(beside, own) is not None:
+            time.sleep(_LOOK_S)  # the other one is about to remove it
+        return None
+    try:
+        if (_touched(path), _read(path)) == (before, holder):
+            path.unlink(missing_ok=True)
+            if holder is not None:
+                _log.info(
+                    "Took %s over from process %s on %s, which has ended without a "
+                    "word.",
+                    path.parent,
+                    holder["pid"],
+                    holder["host"],
+                )
+    finally:
+        beside.unlink(missing_ok=True)
+    return None
 
 
 def _self() -> dict[str, Any]:
@@ -120,17 +143,6 @@ def _create(path: pathlib.Path, own: dict[str, Any]) -> bool:
         return True
     finally:
         whole.unlink(missing_ok=True)
-
-
-def _remove(path: pathlib.Path, holder, own: dict[str, Any]) -> None:
-    """Removes the lock of a holder that is gone, and no other."""
-    aside = path.with_name(f"{NAME}.{own['id']}")
-    with contextlib.suppress(FileNotFoundError):
-        path.replace(aside)  # which one of several can do
-        if _read(aside) != holder:  # another has taken over before
-            with contextlib.suppress(OSError):
-                os.link(aside, path)
-        aside.unlink()
 
 
 def _read(path: pathlib.Path) -> dict[str, Any] | None:

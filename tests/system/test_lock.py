@@ -102,34 +102,50 @@ def test_a_damaged_lock_is_nobodys(tmp_path, text):
     assert leftovers(tmp_path) == []
 
 
-def test_only_one_of_many_takes_over(tmp_path):
-    """All find the lock of a dead process at once."""
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("clearer", ["nobody", "dead"])
+def test_only_one_of_many_takes_over(tmp_path, monkeypatch, links, clearer):
+    """All find the lock of a dead process at once; one died while it removed it."""
+    if not links:
+        monkeypatch.setattr(os, "link", _no_links)
     dead = lock._self() | {"started": "1"}
-    (tmp_path / lock.NAME).write_text(json.dumps(dead))
-    held, refused, done = [], [], threading.Barrier(8)
+    for round_ in range(10 if links else 3):
+        folder = tmp_path / str(round_)
+        folder.mkdir()
+        (folder / lock.NAME).write_text(json.dumps(dead))
+        if clearer == "dead":
+            (folder / f"{lock.NAME}.next").write_text(json.dumps(dead))
+        assert _starts(folder, 8) == (1, 7)
+        assert leftovers(folder) == []
 
-    def start(_):
+
+def _starts(folder, count):
+    """How many of several starts hold a folder at once, and how many are refused."""
+    held, refused, done = [], [], threading.Barrier(count)
+
+    def start():
         try:
-            with lock.hold(tmp_path):
+            with lock.hold(folder):
                 held.append(1)
                 done.wait()
         except ValueError:
             refused.append(1)
             done.wait()
 
-    threads = [threading.Thread(target=start, args=(i,)) for i in range(8)]
+    threads = [threading.Thread(target=start) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(held) == 1 and len(refused) == 7
+    return len(held), len(refused)
+
+
+def _no_links(*_):
+    raise OSError("no links here")
 
 
 def test_without_links_it_works_too(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(os, "link", _no_links)
     with lock.hold(tmp_path):
         with pytest.raises(ValueError, match="is in use"), lock.hold(tmp_path):
             pass

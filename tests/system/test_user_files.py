@@ -84,9 +84,10 @@ def test_faults_of_the_disk_are_no_refusals(tmp_path, monkeypatch):
         raise OSError(5, "Input/output error")
 
     (tmp_path / "a.json").write_text("{}")
-    monkeypatch.setattr("pathlib.Path.read_bytes", fail)
-    with pytest.raises(OSError, match="Input/output error"):
-        user_files.read_text(tmp_path / "a.json")
+    with monkeypatch.context() as patch:  # others read files after the test
+        patch.setattr("pathlib.Path.read_bytes", fail)
+        with pytest.raises(OSError, match="Input/output error"):
+            user_files.read_text(tmp_path / "a.json")
 
 
 def test_fields_are_of_their_type():

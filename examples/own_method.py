@@ -12,6 +12,7 @@ from hapo_jax.algo import method as method_lib
 from hapo_jax.algo import settings, stages
 from hapo_jax.algo.losses import Surrogate
 from hapo_jax.algo.ranges import Range
+from hapo_jax.algo.terms import Rows
 from hapo_jax.config import defaults, presets
 
 
@@ -27,7 +28,7 @@ def main() -> tuple[float, float]:
     """Prints the gradient at a token with ratio e^0.5, without and with the pull."""
     config = presets.apply_method(defaults.default(), "dapo")
     section = config.algo.to_dict()
-    rows = method_lib.Rows(
+    rows = Rows(
         mask=jnp.ones((2, 1), bool),
         old_logprobs=jnp.full((2, 1), -1.0),
         old_entropy=jnp.full((2, 1), 0.5),

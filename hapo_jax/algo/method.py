@@ -18,9 +18,8 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -30,113 +29,29 @@ from hapo_jax.algo import (
     entropy,
     importance,
     kl,
-    masked,
     methods,
     phases,
     stages,
     supervised,
     temperature,
+    terms,
 )
 from hapo_jax.algo.settings import Demonstrations, Settings
+from hapo_jax.algo.terms import Rows, Score, Stages, Terms, Values
 from hapo_jax.system.errors import Refused
 
 Array = jax.Array
-# Numbers per token by name, see `stages.NAMES`; [B, T] each, or any tokens in any
-# arrangement of two axes.
-Values = Mapping[str, Array]
 
-# What the loss of every method may look at, for its metrics if for nothing else.
-_ALWAYS = ("mask", "old_logprobs", "old_entropy", "behavior_logprobs")
 # Known only once the policy, or a stage that reads it, is run.
 _CURRENT = frozenset(
     {"logprobs", "current_entropy", "rank", "ratio", "clip_low", "clip_high"}
     | {"selected", "values"}
 )
-_DIFFERENTIABLE = ("logprobs", "current_entropy")
 # Of the old policy, from the learner's scoring alone.
 _NOT_RECORDED = frozenset({"old_square_sum", "old_cut_logprobs"})
 # There with a critic alone, and what it may read.
 _OF_CRITIC = frozenset({"old_values", "returns", "values"})
 _CRITIC_READS = _OF_CRITIC | {"mask", "correct", "group_accuracy"}
-# What is known of a token that is imitated, beside the current entropy.
-_SHOWN = ("logprobs", "rank")
-# What a stage gives to those behind it, by the attribute of `_Stages` that it is, in
-# the order in which they run.
-_GIVES = {
-    "weight": ("weight",),
-    "clip_range": ("clip_low", "clip_high"),
-    "shaping": ("advantages",),
-    "selection": ("selected",),
-    "mask": ("kept", "counted"),
-}
-
-
-class Rows(NamedTuple):
-    """What is known of a batch before the policy is run. Padding may hold anything.
-
-    Attributes:
-      mask: [B, T] bool, True on the tokens of the completion.
-      old_logprobs, old_entropy: [B, T] float32, nats; policy before the updates.
-      behavior_logprobs: [B, T] float32, nats; under the distribution drawn from.
-      reference_logprobs: [B, T] float32, nats; None unless the method reads it.
-      rewards: [B] float32, score plus penalties.
-      scores: [B] float32, what the verifier said; 1 is correct.
-      group_ids: [B] int32 in [0, B), equal for the completions of a prompt.
-      prompt_ids: [B] int32, which of the training problems it answers.
-      old_square_sum, old_cut_logprobs: [B, T] float32, see `stages.NAMES`; None unless
-        the method reads it.
-      old_values: [B, T] float32, of the critic before the updates; None without one.
-      baselines: [B] float32, reward of the prompt's greedy completion; None if none is
-        drawn.
-      beside: [B] bool, imitated beside the batch, see `_own`; None if there are none.
-      forks: [B, T] bool, choices by the task's `labels`; None unless the method reads
-        it.
-    """
-
-    mask: Array
-    old_logprobs: Array
-    old_entropy: Array
-    behavior_logprobs: Array
-    reference_logprobs: Array | None
-    rewards: Array
-    scores: Array
-    group_ids: Array
-    prompt_ids: Array
-    old_square_sum: Array | None = None
-    old_cut_logprobs: Array | None = None
-    old_values: Array | None = None
-    baselines: Array | None = None
-    beside: Array | None = None
-    forks: Array | None = None
-
-
-class Terms(NamedTuple):
-    """The loss before aggregation and what led to it; [B, T] each.
-
-    Attributes:
-      loss: float32, differentiable, 0 outside the mask.
-      counted: bool, the tokens that count in the denominator.
-      ratio: float32, importance ratio of current over old policy.
-      base_advantages: float32, before shaping.
-      advantages: float32, after shaping.
-      clip_low, clip_high: float32, widths of the clip range below and above 1.
-      clipped_low, clipped_high, dual_clipped: bool, which bound acted.
-      score: float32 entropy score in [-1, 1]; all 0 where no stage reads it.
-      weight: float32, importance weight on the surrogate; 1 where there is none.
-    """
-
-    loss: Array
-    counted: Array
-    ratio: Array
-    base_advantages: Array
-    advantages: Array
-    clip_low: Array
-    clip_high: Array
-    clipped_low: Array
-    clipped_high: Array
-    dual_clipped: Array
-    score: Array
-    weight: Array
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +87,7 @@ class Method:
       silent_at_zero: a completion whose advantages are 0 has loss 0 and gradient 0.
       silent_at_equal_rewards: a group whose rewards are equal has advantages of 0.
       imitation_weight: (state) -> w, how much demonstrations weigh beside the rollout,
-        see `aggregation`; None without demonstrations.
+        see `batch_loss.aggregation`; None without demonstrations.
       phases: passes of updates that each pass over a batch is made of. With two,
         `constants` holds `waits`, bool: the tokens of the second; each takes the loss
         of its tokens alone.
@@ -216,36 +131,6 @@ class Method:
     def has_critic(self) -> bool:
         """Whether a value head is learnt beside the policy."""
         return self.value_loss is not None
-
-
-class _Stages(NamedTuple):
-    """The stages of a method, in the order in which they run."""
-
-    advantage: stages.Stage
-    weight: stages.Stage | None
-    ratio: stages.Stage
-    clip_range: stages.Stage
-    shaping: stages.Stage
-    selection: stages.Stage
-    surrogate: stages.Stage
-    mask: stages.Stage
-    kl: stages.Stage | None
-    regulariser: stages.Stage
-    aggregation: stages.Stage
-    critic: stages.Stage | None
-    returns: stages.Stage | None
-    imitation: stages.Stage
-    phases: stages.Stage | None
-
-
-class _Score(NamedTuple):
-    """How entropies become scores."""
-
-    fit: Callable[..., entropy.EntropyStats]
-    score: Callable[..., Array]
-    micro: bool  # statistics of the tokens at hand
-    control: str  # see `settings.Entropy`
-    floor: float  # nats
 
 
 def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
@@ -294,7 +179,7 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     outputs = reads & {"rank"}
     if reads & {"current_entropy", *of_entropy} or "entropy" in chosen.imitation.reads:
         outputs |= {"entropy"}
-    score = _Score(
+    score = Score(
         functools.partial(
             entropy.fit,
             quantile=settings.entropy.quantile,
@@ -331,13 +216,19 @@ def make(settings: Settings, *, seed: int = 0, num_prompts: int = 1) -> Method:
     return Method(
         temperature=_temperature(settings),
         init_state=functools.partial(_init_state, present, stateful, counts),
-        update_state=functools.partial(_update_state, present, stateful, score),
+        update_state=functools.partial(terms.update_state, present, stateful, score),
         constants=functools.partial(
-            _constants, chosen, early, score, "score" in reads & known, read_late, seed
+            terms.constants,
+            chosen,
+            early,
+            score,
+            "score" in reads & known,
+            read_late,
+            seed,
         ),
-        value_loss=chosen.critic and functools.partial(_value_loss, chosen.critic),
+        value_loss=chosen.critic and functools.partial(terms.value_loss, chosen.critic),
         terms=functools.partial(
-            _terms, chosen, early, score, source, "score" in reads, outputs
+            terms.terms, chosen, early, score, source, "score" in reads, outputs
         ),
         aggregate=lambda counted: chosen.aggregation({"mask": counted}),
         reads=reads,
@@ -383,7 +274,7 @@ def _check_phases(
         )
 
 
-def _choose(s: Settings, num_prompts: int) -> _Stages:
+def _choose(s: Settings, num_prompts: int) -> Stages:
     """The stage that each section of the settings asks for."""
     # A strength of 0 leaves the stage out, and with it all that only it reads.
     reshape, clip_range = dict(s.shaping), dict(s.clip_range)
@@ -397,7 +288,7 @@ def _choose(s: Settings, num_prompts: int) -> _Stages:
         return stages.bind(key, methods.TABLES[key], choice, **given)
 
     critic = bind("critic", s.critic)
-    return _Stages(
+    return Stages(
         advantage=_advantage(s, num_prompts),
         weight=_weight(s),
         ratio=bind("ratio", s.ratio, limit=s.clip.log_ratio or math.inf),
@@ -477,7 +368,7 @@ def _returns(s: Settings) -> stages.Stage:
     return stages.only("algo.critic", critics.returns, **discounts)
 
 
-def _check_critic(chosen: _Stages, present: Mapping[str, stages.Stage]) -> None:
+def _check_critic(chosen: Stages, present: Mapping[str, stages.Stage]) -> None:
     """Refuses stages that read what a critic alone gives, and a critic that reads more
     than it has."""
     for name, stage in present.items():
@@ -535,7 +426,7 @@ def _early(present: dict[str, stages.Stage], known: frozenset[str]) -> tuple[str
     """The stages that run before the policy, in their order: those that can and have
     to, or that give what such a stage behind them reads."""
     possible = []
-    for name, gives in _GIVES.items():
+    for name, gives in terms.GIVES.items():
         if name in present and frozenset(present[name].reads) <= known:
             possible.append(name)
             known |= set(gives)
@@ -545,13 +436,10 @@ def _early(present: dict[str, stages.Stage], known: frozenset[str]) -> tuple[str
     for name in reversed(possible):
         stage, reads = present[name], set(present[name].reads)
         has_to = stage.declared.by_rows or stages.PER_COMPLETION & reads
-        if has_to or needed.intersection(_GIVES[name]):
+        if has_to or needed.intersection(terms.GIVES[name]):
             early.insert(0, name)
             needed |= reads
     return tuple(early)
-
-
-# --- before the policy is run ---------------------------------------------------------
 
 
 def _init_state(present, stateful, counts: tuple[str, ...]) -> dict[str, Any]:
@@ -560,24 +448,6 @@ def _init_state(present, stateful, counts: tuple[str, ...]) -> dict[str, Any]:
     own = {name: present[name].declared.init() for name in stateful}
     own |= dict.fromkeys(counts, jnp.int32(0))
     return {"entropy": entropy.initial_stats(), **own}
-
-
-def _update_state(present, stateful, score: _Score, rows: Rows, state):
-    """Statistics of the step, and what stages make of it."""
-    rows = _own(rows)
-    stats = score.fit(rows.old_entropy, rows.mask, previous=state["entropy"])
-    values = _before(rows)
-    own = {
-        name: jax.tree.map(
-            lambda new, old: jnp.where(rows.mask.any(), new, old),
-            present[name].declared.update(values, state[name]),
-            state[name],
-        )
-        for name in stateful
-        if present[name].declared.update is not None
-    }
-    own |= {name: state[name] + 1 for name in ("draws", "steps") if name in state}
-    return jax.lax.stop_gradient({**state, **own, "entropy": stats})
 
 
 def _imitation_weight(shown: Demonstrations, state) -> Array:
@@ -589,378 +459,3 @@ def _imitation_weight(shown: Demonstrations, state) -> Array:
         final_weight=shown.final_weight,
         decay_steps=shown.decay_steps,
     )
-
-
-def _own(rows: Rows) -> Rows:
-    """The batch alone: completions beside it as if they were empty.
-
-    Those of a second rollout and demonstrations are imitated: they have no ratio, and
-    no stage and no statistic sees them. How they weigh, see `aggregation`.
-    """
-    if rows.beside is None:
-        return rows
-    return rows._replace(
-        mask=rows.mask & ~rows.beside[:, None],
-        rewards=jnp.where(rows.beside, 0, rows.rewards),
-        scores=jnp.where(rows.beside, 0, rows.scores),
-        prompt_ids=jnp.where(rows.beside, -1, rows.prompt_ids),
-        beside=None,
-    )
-
-
-def _before(rows: Rows) -> dict[str, Array]:
-    """Rows by name, with padding set to 0."""
-    values = {n: x for n, x in rows._asdict().items() if x is not None}
-    clean = _clean({n: x for n, x in values.items() if n not in stages.PER_COMPLETION})
-    right = rows.scores > 0.5
-    ones = jnp.ones(right.shape, jnp.float32)
-    share = advantages.group_mean(right.astype(jnp.float32), rows.group_ids, ones)
-    return {
-        **values,
-        **clean,
-        "entropy": clean["old_entropy"],
-        "source_logprobs": clean["old_logprobs"],
-        "correct": rows.mask & right[:, None],
-        "group_accuracy": jnp.where(rows.mask, share[:, None], 0),
-    }
-
-
-def _constants(
-    chosen: _Stages,
-    early,
-    score: _Score,
-    with_score,
-    read_late,
-    seed,
-    rows: Rows,
-    state,
-    advantages: Array | None = None,
-) -> dict[str, Array]:
-    """What follows from rows alone, as the loss of a token needs it."""
-    key = None
-    if "draws" in state:
-        key = jax.random.fold_in(jax.random.key(seed), state["draws"])
-    rows = _controlled(rows, score, key)
-    whole, rows = rows, _own(rows)
-    values = _before(rows)
-    if key is not None:
-        values["random"] = jax.random.uniform(key, rows.mask.shape)
-    # These are of the policy that algo.entropy.source names, perhaps the current one.
-    names = {*_ALWAYS, *(read_late & values.keys() - {"entropy", "source_logprobs"})}
-    everything = values if rows is whole else _before(whole._replace(beside=None))
-    given = {name: everything[name] for name in names}
-    if chosen.returns is not None:
-        values["returns"] = given["returns"] = chosen.returns(values)
-    if advantages is None:
-        advantages = chosen.advantage({**values, "state": state.get("advantage")})
-    values["advantages"] = given["advantages"] = advantages
-    # Metrics are over these tokens, so that they do not depend on whether completions
-    # without an advantage are passed through the policy.
-    given["signal"] = rows.mask & (given["advantages"] != 0).any(axis=1, keepdims=True)
-    if with_score:
-        scored = score.score(rows.old_entropy, state["entropy"])
-        values["score"] = given["score"] = jnp.where(rows.mask, scored, 0)
-    if chosen.phases is not None:
-        state_of = {"state": state.get("phases")}
-        given["waits"] = rows.mask & chosen.phases({**values, **state_of})
-    for name in early:
-        found = _run(name, getattr(chosen, name), values, state)
-        values |= found
-        # The loss needs both those before and those after shaping.
-        given |= {"shaped": found["advantages"]} if name == "shaping" else found
-    if whole.beside is not None:
-        given["beside"] = whole.mask & whole.beside[:, None]
-        given["advantages"] = jnp.where(given["beside"], 1, given["advantages"])
-    return jax.lax.stop_gradient(given)
-
-
-def _controlled(rows: Rows, score: _Score, key: Array | None) -> Rows:
-    """Rows with the entropies that stages are to see."""
-    if score.control == "none":
-        return rows
-    of, mask = rows.old_entropy, rows.mask
-    if score.control == "shuffled":
-        key = jax.random.fold_in(key, 0)  # `random` is drawn by the key itself
-        return rows._replace(old_entropy=entropy.shuffled(of, mask, key))
-    seen = entropy.constant(of, _own(rows).mask, floor=score.floor)
-    return rows._replace(old_entropy=seen)
-
-
-# --- at every token -------------------------------------------------------------------
-
-
-def _terms(
-    chosen: _Stages,
-    early,
-    score: _Score,
-    source: str,
-    with_score: bool,
-    outputs: frozenset[str],
-    current: Values,
-    constants: Values,
-    state,
-) -> Terms:
-    """The loss of each token, from the stages in their order."""
-    assert outputs <= current.keys(), f"this method reads the {', '.join(outputs)}"
-    own = {name: current[name] for name in ("logprobs", *(outputs - {"entropy"}))}
-    if "entropy" in outputs:
-        own["current_entropy"] = current["entropy"]
-    values = _clean({**constants, **own})
-    mask, beside = values["mask"], values.get("beside")
-    if beside is not None:
-        mask = values["mask"] = mask & ~beside
-    values["entropy"] = values["old_entropy"]
-    if source == "current" and "entropy" in outputs:
-        values["entropy"] = jax.lax.stop_gradient(values["current_entropy"])
-    of_source = values["logprobs" if source == "current" else "old_logprobs"]
-    values["source_logprobs"] = jax.lax.stop_gradient(of_source)
-    if with_score and "score" not in values:
-        stats = state["entropy"]
-        if score.micro:
-            stats = score.fit(values["entropy"], mask, previous=stats)
-        scored = score.score(values["entropy"], stats)
-        values["score"] = jnp.where(mask, scored, 0)
-
-    def run(name):
-        if name in early:
-            return
-        stage = getattr(chosen, name)
-        values.update(_run(name, stage, values, state))
-
-    run("ratio")
-    run("clip_range")
-    base_advantages = values["advantages"]
-    values["advantages"] = values.get("shaped", base_advantages)
-    run("shaping")
-    run("selection")
-    surrogate = _run("surrogate", chosen.surrogate, values, state)["surrogate"]
-    loss = surrogate.loss
-    if chosen.weight is not None:
-        run("weight")
-        loss = loss * values["weight"]
-    run("mask")
-    counted = values["counted"] & mask
-    loss = jnp.where(values["kept"] & mask, loss, 0)
-    for name in ("kl", "regulariser"):
-        if (stage := getattr(chosen, name)) is not None:
-            loss = loss + jnp.where(counted, _run(name, stage, values, state)[name], 0)
-    if beside is not None:
-        shown = {"mask": beside, **{name: values.get(name) for name in _SHOWN}}
-        shown["entropy"] = jax.lax.stop_gradient(values.get("current_entropy"))
-        loss = jnp.where(beside, chosen.imitation(shown).loss, loss)
-    nothing = jnp.zeros_like(values["advantages"])
-    return Terms(
-        loss=loss,
-        counted=counted,
-        ratio=values["ratio"],
-        base_advantages=base_advantages,
-        advantages=values["advantages"],
-        clip_low=values["clip_low"],
-        clip_high=values["clip_high"],
-        clipped_low=surrogate.clipped_low & mask,
-        clipped_high=surrogate.clipped_high & mask,
-        dual_clipped=surrogate.dual_clipped & mask,
-        score=values.get("score", nothing),
-        weight=values.get("weight", nothing + 1),
-    )
-
-
-def _run(name: str, stage: stages.Stage, values: Values, state) -> dict[str, Any]:
-    """What a stage gives, by name."""
-    given = stage({**values, "state": state.get(name)})
-    names = _GIVES.get(name, (name,))
-    return dict(zip(names, given if len(names) > 1 else (given,), strict=True))
-
-
-def _value_loss(
-    critic: stages.Stage, values: Array, constants: Values
-) -> critics.ValueLoss:
-    """The critic's loss of each token of the batch, whatever lies in padding."""
-    mask = _of_batch(constants)
-    given = {n: constants[n] for n in critic.reads if n in constants}
-    given = jax.lax.stop_gradient(given) | {"values": values}
-    given = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in given.items()}
-    found = critic(given)
-    return critics.ValueLoss(
-        jnp.where(mask, found.loss, 0), jnp.where(mask, found.clipped, False)
-    )
-
-
-def _clean(values: Values) -> dict[str, Array]:
-    """Sets padding, which may hold NaN, to 0, and cuts all gradients but of what is
-    differentiable.
-
-    Zero everywhere means ratio 1 and advantage 0 in padding, so that no stage after
-    this one can produce a non-finite number there.
-    """
-    mask = values["mask"]
-    chex.assert_rank(mask, 2)
-    chex.assert_type(mask, bool)
-    chex.assert_equal_shape([mask, *values.values()])
-    clean = {n: jnp.where(mask, x, jnp.zeros((), x.dtype)) for n, x in values.items()}
-    fixed = {n: x for n, x in clean.items() if n not in _DIFFERENTIABLE}
-    return {**clean, **jax.lax.stop_gradient(fixed)}
-
-
-# --- losses and metrics ---------------------------------------------------------------
-
-
-def token_loss(
-    method: Method, current: Values, constants: Values, weights: Array, state
-) -> tuple[Array, dict[str, Array]]:
-    """The loss of tokens in any arrangement, of a method that is not `by_rows`.
-
-    Args:
-      method: from `make`.
-      current: of the current policy, see `Method.terms`.
-      constants: theirs, taken where they lay in rows.
-      weights: theirs in the aggregation of the mini-batch; float32.
-      state: of the method.
-
-    Returns:
-      numerator: float32 scalar; the only part with a gradient.
-      sums: `area/name` to [2] float32, a sum over tokens and their number, whose
-        quotient is the metric.
-    """
-    assert not method.by_rows, "this method needs whole rows; use `rows_loss`"
-    terms = method.terms(current, constants, state)
-    numerator = masked.sum(terms.loss * weights, constants["mask"])
-    return numerator, _sums(method, current, constants, terms)
-
-
-def aggregation(
-    method: Method, counted: Array, beside: Array | None, state
-) -> tuple[Array, Array]:
-    """(weights, denominator) of the tokens of a mini-batch, and of those beside it.
-
-    Tokens of a second rollout weigh as if they were of the batch, and leave its
-    denominator. With demonstrations the loss is (1 - w) times that of the batch plus w
-    times the mean over their tokens, and the denominator is 1.
-
-    Args:
-      method: from `make`.
-      counted: [B, T] bool, tokens of the batch that its stages count.
-      beside: [B, T] bool, tokens beside it; None if there are none.
-      state: of the method.
-    """
-    weights, denominator = method.aggregate(counted)
-    if beside is None:
-        return weights, denominator
-    if method.imitation_weight is None:
-        among, _ = method.aggregate(counted | beside)
-        return jnp.where(beside, among, weights), denominator
-    w = method.imitation_weight(state)
-    of_batch = (1 - w) * weights / jnp.where(denominator == 0, 1, denominator)
-    of_shown = w / jnp.maximum(masked.count(beside), 1)
-    return jnp.where(beside, of_shown, of_batch), jnp.ones_like(denominator)
-
-
-def rows_loss(
-    method: Method, current: Values, constants: Values, state
-) -> tuple[Array, Array, dict[str, Array]]:
-    """The loss of whole completions, in parts that add up over micro-batches.
-
-    Args:
-      method, current, constants, state: see `token_loss`; [B, T] each.
-
-    Returns:
-      numerator: float32 scalar; the only part with a gradient.
-      denominator: float32 scalar; divide the summed numerators by the summed
-        denominators once, by 1 where that sum is 0.
-      sums: see `token_loss`. All parts are 0 for an empty mask.
-    """
-    terms = method.terms(current, constants, state)
-    weights, denominator = jax.lax.stop_gradient(
-        aggregation(method, terms.counted, constants.get("beside"), state)
-    )
-    numerator = masked.sum(terms.loss * weights, constants["mask"])
-    return numerator, denominator, _sums(method, current, constants, terms)
-
-
-def _of_batch(values: Values) -> Array:
-    """The mask without tokens beside the batch."""
-    mask, beside = values["mask"], values.get("beside")
-    return mask if beside is None else mask & ~beside
-
-
-def critic_loss(
-    method: Method, values: Array, constants: Values, weights: Array
-) -> tuple[Array, dict[str, Array]]:
-    """The loss of a method's critic, beside `token_loss` or `rows_loss`.
-
-    Args:
-      method: with a critic.
-      values: float32, of the current critic; differentiable.
-      constants: see `token_loss`.
-      weights: of the policy's loss, 0 where a token does not count.
-
-    Returns:
-      numerator and sums as of `token_loss`, over all tokens of the mask.
-    """
-    found, mask = method.value_loss(values, constants), _of_batch(constants)
-    per_token = {
-        "critic/loss": found.loss,
-        "critic/frac_clipped": found.clipped,
-        "critic/value": values,
-        "critic/return": constants["returns"],
-    }
-    sums = {name: _sum(x, mask) for name, x in per_token.items()}
-    return masked.sum(found.loss * weights, mask), jax.lax.stop_gradient(sums)
-
-
-def row_weights(method: Method, current: Values, constants: Values, state) -> Array:
-    """The weights that `rows_loss` takes, [B, T] float32."""
-    terms = method.terms(current, constants, state)
-    return jax.lax.stop_gradient(method.aggregate(terms.counted)[0])
-
-
-def _sums(
-    method: Method, current: Values, constants: Values, terms: Terms
-) -> dict[str, Array]:
-    """Sums over tokens of what a dashboard shows, and how many these are.
-
-    All but the KL to the reference are over tokens with signal: the policy is pulled
-    towards the reference at every token.
-    """
-    values = _clean({**constants, **current})
-    old, behavior = values["old_logprobs"], values["behavior_logprobs"]
-    per_token = {
-        "clip/frac_low": terms.clipped_low,
-        "clip/frac_high": terms.clipped_high,
-        "clip/frac_dual": terms.dual_clipped,
-        "clip/width_low": terms.clip_low,
-        "clip/width_high": terms.clip_high,
-        "ratio/mean": terms.ratio,
-        "ratio/deviation": jnp.abs(terms.ratio - 1),
-        "ratio/frac_off_10pct": jnp.abs(terms.ratio - 1) > 0.1,
-        "kl/old_policy": kl.estimate(old, values["logprobs"], estimator="k1"),
-        "kl/old_policy_k3": kl.estimate(old, values["logprobs"], estimator="k3"),
-        "kl/behavior_policy_k3": kl.estimate(behavior, old, estimator="k3"),
-        "advantages/mean": terms.advantages,
-        "advantages/abs": jnp.abs(terms.advantages),
-        "advantages/frac_reshaped": terms.advantages != terms.base_advantages,
-        "loss/token": terms.loss,
-        "loss/frac_counted": terms.counted,
-    }
-    if "score" in method.reads:
-        per_token["entropy_score/mean"] = terms.score
-        per_token["entropy_score/frac_positive"] = terms.score > 0
-    if "behavior_logprobs" in method.reads:
-        per_token["importance/weight"] = terms.weight
-    signal = values["signal"]
-    sums = {name: _sum(value, signal) for name, value in per_token.items()}
-    if method.needs_reference:
-        k3 = kl.estimate(
-            values["logprobs"], values["reference_logprobs"], estimator="k3"
-        )
-        sums["kl/reference_k3"] = _sum(k3, _of_batch(values))
-    if (beside := values.get("beside")) is not None:
-        sums["beside/loss"] = _sum(terms.loss, beside)
-        sums["beside/logprob"] = _sum(values["logprobs"], beside)
-    return jax.lax.stop_gradient(sums)
-
-
-def _sum(value: Array, mask: Array) -> Array:
-    """[2] float32: the sum over the mask, and its size."""
-    total = masked.sum(value.astype(jnp.float32), mask)
-    return jnp.stack([total, masked.count(mask)])

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from hapo_jax import tasks
 from hapo_jax.algo import importance, methods, stages, supervised
 from hapo_jax.algo import method as method_lib
+from hapo_jax.algo.terms import Rows
 from hapo_jax.config import defaults, dotted, ranges, resolution
 from hapo_jax.model import folder
 from hapo_jax.model.config import ModelConfig
@@ -169,7 +170,7 @@ def check_method(config: ConfigDict, method: method_lib.Method) -> None:
     # Entropies that differ, for methods that weigh completions by them.
     entropy = (1 + number[:, None] + np.zeros(shape)).astype(np.float32)
     reference = np.zeros(shape, np.float32) if method.needs_reference else None
-    rows = method_lib.Rows(
+    rows = Rows(
         mask=np.ones(shape, bool),
         old_logprobs=-entropy,
         old_entropy=entropy,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo.terms import Rows
 from hapo_jax.learner import head, metrics, packing, train_step
 from hapo_jax.learner.state import TrainState
 from hapo_jax.rollout.batch import RolloutBatch
@@ -44,7 +44,7 @@ class Learnt(NamedTuple):
     """
 
     batch: RolloutBatch
-    rows: method_lib.Rows
+    rows: Rows
     prepared: train_step.Prepared
     scorings: tuple[packing.Placement, ...] = ()
     updates: tuple[packing.Placement, ...] = ()
@@ -223,7 +223,7 @@ def prepare(
     Returns:
       Learnt, and the new state of the method on the devices.
     """
-    rows = method_lib.Rows(
+    rows = Rows(
         mask=batch.completion_mask,
         old_logprobs=old.logprobs,
         old_entropy=old.entropy,
@@ -329,7 +329,7 @@ def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
     """What the loss makes of each token now that the updates are done.
 
     Returns:
-      method.Terms and the current head.Scores, NumPy, [B, T] each. Ratios compare the
+      terms.Terms and the current head.Scores, NumPy, [B, T] each. Ratios compare the
       policy after the step with the one before it.
     """
     (now,) = score(learner, [state.params], learnt.batch, state.critic)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from hapo_jax.algo.method import Rows
+from hapo_jax.algo.terms import Rows
 from hapo_jax.learner.head import Scores
 from hapo_jax.learner.train_step import Prepared, Tally
 from hapo_jax.rollout.batch import Array, RolloutBatch

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo.terms import Rows
 from hapo_jax.learner import packing, train_step
 from hapo_jax.model import sharding
 
@@ -39,10 +39,10 @@ def rows(
     completion_tokens: int,
     *,
     with_reference: bool,
-) -> method_lib.Rows:
+) -> Rows:
     """Of a batch of `num_rows` completions of at most `completion_tokens`."""
     field = _of((num_rows, completion_tokens), jnp.float32)
-    found = method_lib.Rows(
+    found = Rows(
         mask=_of(field.shape, bool),
         old_logprobs=field,
         old_entropy=field,

@@ -19,7 +19,9 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from hapo_jax.algo import batch_loss
 from hapo_jax.algo import method as method_lib
+from hapo_jax.algo.terms import Rows, Terms
 from hapo_jax.learner import head, packing, scoring, value_head
 from hapo_jax.learner import optimizer as optimizer_lib
 from hapo_jax.learner.state import TrainState, merge
@@ -72,7 +74,7 @@ class Tally(NamedTuple):
 
     Attributes:
       numerator, denominator: float32, of the loss.
-      sums: `area/name` to [2] float32, see `method.token_loss`.
+      sums: `area/name` to [2] float32, see `batch_loss.token_loss`.
       grad_norm: float32, of the whole gradient before clipping.
       finite: bool, loss and gradient were; otherwise the update was skipped.
       trained_tokens: int32, completion tokens that went through the policy.
@@ -93,9 +95,9 @@ class Learner(NamedTuple):
 
     Attributes:
       score: (params, critic or None, Packed) -> head.Scores, [M, S, N].
-      prepare: (method.Rows, method state) -> Prepared.
+      prepare: (terms.Rows, method state) -> Prepared.
       update: (TrainState, Minibatch) -> (TrainState, Tally); the state is donated.
-      inspect: (current, constants, method state) -> method.Terms, [B, T].
+      inspect: (current, constants, method state) -> terms.Terms, [B, T].
       watch: `score` with all that the head can tell, for records: compiled where a step
         is recorded whole, so that recording changes nothing of the run.
       layout: how rows are cut.
@@ -113,7 +115,7 @@ class Learner(NamedTuple):
     score: Callable[..., head.Scores]
     prepare: Callable[..., Prepared]
     update: Callable[..., tuple[TrainState, Tally]]
-    inspect: Callable[..., method_lib.Terms]
+    inspect: Callable[..., Terms]
     watch: Callable[..., head.Scores]
     layout: packing.Layout
     width: int
@@ -261,7 +263,7 @@ def _score(graphdef, params, critic, packed: packing.Packed, **options) -> head.
 
 
 def prepare(
-    method: method_lib.Method, rows: method_lib.Rows, state, *, minibatch_rows: int
+    method: method_lib.Method, rows: Rows, state, *, minibatch_rows: int
 ) -> Prepared:
     """The method's state and constants over the whole batch, weights per mini-batch.
 
@@ -285,7 +287,7 @@ def prepare(
         zeros = jnp.zeros(len(counted), jnp.float32)
         return Prepared(constants, None, zeros, state)
     weights, denominators = jax.vmap(
-        functools.partial(method_lib.aggregation, method, state=state)
+        functools.partial(batch_loss.aggregation, method, state=state)
     )(counted, beside)
     return Prepared(constants, weights.reshape(shape), denominators, state)
 
@@ -380,7 +382,7 @@ def _by_token(
 
         def value(free):
             current = {**fixed, **free}
-            return method_lib.token_loss(
+            return batch_loss.token_loss(
                 method, current, constants, weights, method_state
             )
 
@@ -443,7 +445,7 @@ def _by_rows(
 
     def value(free):
         current = jax.tree.map(rows, {**fixed, **free})
-        numerator, denominator, sums = method_lib.rows_loss(
+        numerator, denominator, sums = batch_loss.rows_loss(
             method, current, constants, method_state
         )
         return numerator, (denominator, sums)
@@ -464,7 +466,7 @@ def _by_rows(
     weights = None
     if critic is not None:
         current = jax.tree.map(rows, {**fixed, **free})
-        weights = method_lib.row_weights(method, current, constants, method_state)
+        weights = batch_loss.row_weights(method, current, constants, method_state)
     more, d_states, d_critic = _critic_gradients(
         method, critic, hidden, constants, weights, rows
     )
@@ -485,7 +487,7 @@ def _critic_gradients(
     Args:
       critic: a value head, or None.
       hidden: [S, N, D].
-      constants, weights: as `method.critic_loss` takes them.
+      constants, weights: as `batch_loss.critic_loss` takes them.
       arrange: puts [S, N] in their arrangement.
     """
     if critic is None:
@@ -493,7 +495,7 @@ def _critic_gradients(
 
     def loss(critic, hidden):
         values = arrange(value_head.values(critic, hidden))
-        return method_lib.critic_loss(method, values, constants, weights)
+        return batch_loss.critic_loss(method, values, constants, weights)
 
     (d_critic, d_hidden), sums = jax.grad(loss, argnums=(0, 1), has_aux=True)(
         critic, hidden

@@ -1,7 +1,8 @@
 """A step again, from its record: statistics, advantages, clips and loss, no model.
 
 The functions are those that the learner runs (`method.make`, `train_step.prepare`,
-`learn.of_minibatch`, `method.token_loss`), on what the policy said of each token then.
+`learn.of_minibatch`, `batch_loss.token_loss`), on what the policy said of each token
+then.
 """
 
 import functools
@@ -15,7 +16,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hapo_jax import assembly
+from hapo_jax.algo import batch_loss
 from hapo_jax.algo import method as method_lib
+from hapo_jax.algo.terms import Rows, Terms
 from hapo_jax.config import arguments, defaults, presets, resolution, upgrade
 from hapo_jax.learner import learn, metrics, train_step
 from hapo_jax.learner.head import Scores
@@ -43,7 +46,7 @@ class Replayed(NamedTuple):
 
     recorded: Recorded
     config: ConfigDict
-    terms: method_lib.Terms
+    terms: Terms
     push: np.ndarray
     metrics: dict[str, float]
     fresh: tuple[str, ...]
@@ -171,7 +174,7 @@ def _check(method: method_lib.Method, run: ConfigDict, recorded: Recorded) -> No
         )
 
 
-def _rows(method: method_lib.Method, recorded: Recorded) -> method_lib.Rows:
+def _rows(method: method_lib.Method, recorded: Recorded) -> Rows:
     """As the learner would give them to the method."""
     unread = {
         f"old_{name}": None
@@ -286,9 +289,9 @@ def _loss(method, current, values, constants, weights, denominator, state):
     def numerator(logprobs):
         given = {**current, "logprobs": logprobs}
         if method.by_rows:
-            total, counted, sums = method_lib.rows_loss(method, given, constants, state)
+            total, counted, sums = batch_loss.rows_loss(method, given, constants, state)
             return total, (counted, sums)
-        total, sums = method_lib.token_loss(method, given, constants, weights, state)
+        total, sums = batch_loss.token_loss(method, given, constants, weights, state)
         return total, (jnp.float32(0), sums)
 
     (total, (counted, sums)), slope = jax.value_and_grad(numerator, has_aux=True)(
@@ -297,20 +300,20 @@ def _loss(method, current, values, constants, weights, denominator, state):
     divisor = counted + denominator
     if values is not None:
         if weights is None:
-            weights = method_lib.row_weights(method, current, constants, state)
-        _, more = method_lib.critic_loss(method, values, constants, weights)
+            weights = batch_loss.row_weights(method, current, constants, state)
+        _, more = batch_loss.critic_loss(method, values, constants, weights)
         sums = sums | more
     terms = method.terms(current, constants, state)
     push = -slope / jnp.where(divisor == 0, 1, divisor)
     return (total, divisor, sums), terms, push
 
 
-def _nothing(shape: tuple[int, int]) -> method_lib.Terms:
+def _nothing(shape: tuple[int, int]) -> Terms:
     """The terms of a step that learns from no token."""
     flags = {"counted", "clipped_low", "clipped_high", "dual_clipped"}
-    return method_lib.Terms(
+    return Terms(
         **{
             name: np.zeros(shape, bool if name in flags else np.float32)
-            for name in method_lib.Terms._fields
+            for name in Terms._fields
         }
     )

@@ -18,7 +18,7 @@ import pyarrow as pa
 from ml_collections import ConfigDict
 from pyarrow import parquet
 
-from hapo_jax.algo.method import Rows
+from hapo_jax.algo.terms import Rows
 from hapo_jax.learner.head import Scores
 from hapo_jax.learner.learn import Learnt
 from hapo_jax.runs import records as records_lib

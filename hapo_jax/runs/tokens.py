@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hapo_jax.algo.method import Terms
+from hapo_jax.algo.terms import Terms
 from hapo_jax.learner.head import Scores
 from hapo_jax.learner.learn import Learnt
 from hapo_jax.model.tokenizer import Tokenizer

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss
+from hapo_jax.algo.terms import Rows
 
 
 class Tokens(NamedTuple):
@@ -38,7 +39,7 @@ def rows(tokens, rewards=None, group_ids=None):
     """
     size = len(tokens.mask)
     zeros = jnp.zeros(size)
-    return method_lib.Rows(
+    return Rows(
         mask=tokens.mask,
         old_logprobs=tokens.old_logprobs,
         old_entropy=tokens.old_entropy,
@@ -74,9 +75,9 @@ def terms(method, tokens, stats, **others):
 
 
 def loss(method, tokens, stats, **others):
-    """`method.rows_loss` of whole rows."""
+    """`batch_loss.rows_loss` of whole rows."""
     given = constants(method, tokens, stats, **others)
-    return method_lib.rows_loss(method, tokens.current(), given, state(method, stats))
+    return batch_loss.rows_loss(method, tokens.current(), given, state(method, stats))
 
 
 def advantages(method, rewards, mask, group_ids, entropy=None):

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import methods, stages
+from hapo_jax.algo import batch_loss, methods, stages
 from tests import tiny
 from tests.algo import given, test_method
 
@@ -75,7 +74,7 @@ def free(tokens):
 def loss(made, free, tokens, constants, state):
     """(numerator, denominator) of whole rows."""
     current = tokens._replace(**free).current()
-    return method_lib.rows_loss(made, current, constants, state)[:2]
+    return batch_loss.rows_loss(made, current, constants, state)[:2]
 
 
 def setting(made, advantages_of_row_0):
@@ -98,7 +97,7 @@ def test_zero_advantage_is_silent_just_if_the_method_says_so(section, name, sour
         numerator, _ = loss(made, free, tokens, constants, state)
         if made.has_critic:
             ones = jnp.ones(values.shape)
-            numerator += method_lib.critic_loss(made, values, constants, ones)[0]
+            numerator += batch_loss.critic_loss(made, values, constants, ones)[0]
         return numerator
 
     zeros = jnp.zeros(tokens.mask.shape)
@@ -122,7 +121,7 @@ def test_shuffled_tokens_give_the_same_loss_unless_it_is_by_rows(section, name, 
 
     def in_any_order(free):
         current = loose._replace(**free).current()
-        return method_lib.token_loss(made, current, shuffled, weights, state)[0]
+        return batch_loss.token_loss(made, current, shuffled, weights, state)[0]
 
     same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
     value, grads = jax.value_and_grad(in_any_order)(free(loose))

@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import supervised
+from hapo_jax.algo import batch_loss, supervised
 from hapo_jax.learner import train_step
 from hapo_jax.system.errors import Refused
 from tests import tiny
@@ -28,7 +27,7 @@ def loss(method, rows, current):
     )
 
     def value(logprobs):
-        return method_lib.token_loss(
+        return batch_loss.token_loss(
             method,
             {**current, "logprobs": logprobs},
             prepared.constants,
@@ -117,7 +116,7 @@ def test_a_critic_learns_of_no_demonstration():
     rows = jax.tree.map(jnp.asarray, rows)
     constants = method.constants(rows, method.init_state())
     weights, values = jnp.ones(rows.mask.shape), jnp.ones(rows.mask.shape)
-    grad = jax.grad(lambda x: method_lib.critic_loss(method, x, constants, weights)[0])(
+    grad = jax.grad(lambda x: batch_loss.critic_loss(method, x, constants, weights)[0])(
         values
     )
     assert np.any(grad[:B]) and not np.any(grad[B:])

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import entropy, methods
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss, entropy, methods
 from tests import tiny
 from tests.algo import given
 
@@ -375,7 +374,7 @@ def test_a_token_wise_loss_takes_tokens_in_any_order(method):
 
     def numerator(logprobs):
         current = loose._replace(logprobs=logprobs).current()
-        return method_lib.token_loss(
+        return batch_loss.token_loss(
             made, current, constants, weights, given.state(made, stats)
         )
 

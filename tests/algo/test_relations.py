@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hapo_jax.algo import batch_loss, methods
 from hapo_jax.algo import method as method_lib
-from hapo_jax.algo import methods
+from hapo_jax.algo.terms import Rows
 from tests import tiny
 
 B, T = 6, 5
@@ -34,7 +35,7 @@ same = functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5)
 class Given(NamedTuple):
     """A batch and the current policy's numbers of its tokens."""
 
-    rows: method_lib.Rows
+    rows: Rows
     current: dict[str, np.ndarray]
 
 
@@ -72,7 +73,7 @@ def batch(name: str, *, rewards=RIGHT, shift=0.4, seed=0) -> Given:
     always = ("mask", "rewards", "scores", "group_ids", "prompt_ids", "old_entropy")
     found = {
         field: numbers(field, field in (*always, *reads, "behavior_logprobs"))
-        for field in method_lib.Rows._fields
+        for field in Rows._fields
     }
     found |= {
         "mask": MASK,
@@ -83,7 +84,7 @@ def batch(name: str, *, rewards=RIGHT, shift=0.4, seed=0) -> Given:
         "group_ids": GROUP_IDS,
         "prompt_ids": GROUP_IDS // 3,
     }
-    rows = jax.tree.map(_float32, method_lib.Rows(**found))
+    rows = jax.tree.map(_float32, Rows(**found))
     current = {
         "logprobs": old + rng.normal(scale=shift, size=(B, T)),
         "entropy": rng.uniform(0.01, 3, (B, T)),
@@ -103,11 +104,11 @@ def _compiled(name: str):
     def run(given: Given, at_hand):
         def numerator(logprobs, others):
             rows, current = others
-            rows = method_lib.Rows(**given.rows._asdict() | rows)
+            rows = Rows(**given.rows._asdict() | rows)
             state = method.update_state(rows, method.init_state())
             constants = method.constants(rows, state)
             part = constants | {"mask": rows.mask & at_hand[:, None]}
-            value, denominator, _ = method_lib.rows_loss(
+            value, denominator, _ = batch_loss.rows_loss(
                 method, {**current, "logprobs": logprobs}, part, state
             )
             return value, (constants["advantages"], denominator)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss
 from tests import tiny
 from tests.algo import test_relations
 
@@ -46,7 +46,7 @@ def loss(method, rows, current):
     constants = method.constants(rows, state)
 
     def value(logprobs):
-        numerator, *rest = method_lib.rows_loss(
+        numerator, *rest = batch_loss.rows_loss(
             method, {**current, "logprobs": logprobs}, constants, state
         )
         return numerator, rest

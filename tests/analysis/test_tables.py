@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss
 from hapo_jax.analysis import bootstrap, frames, tables, words
 from hapo_jax.system.errors import Refused
 from tests import tiny
@@ -132,7 +132,7 @@ def test_shares_of_clips_are_the_learners_metrics(tmp_path):
     state = method.update_state(whole, method.init_state())
     constants = method.constants(whole, state)
     terms = method.terms(rows.current(), constants, state)
-    _, _, sums = method_lib.rows_loss(method, rows.current(), constants, state)
+    _, _, sums = batch_loss.rows_loss(method, rows.current(), constants, state)
 
     per_token = {
         name: np.asarray(getattr(terms, name))

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from hapo_jax import plain, sft
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss
 from hapo_jax.config import check, defaults, presets
 from hapo_jax.learner import head, packing, shapes, train_step
 from hapo_jax.learner import learn as learn_lib
@@ -507,7 +507,7 @@ def test_completions_without_advantages_are_skipped_exactly(devices):
 )
 def test_every_kind_of_method_gives_its_own_loss(devices, method, beside_rows):
     """In one micro-batch, so that statistics are those of the mini-batch: the loss of
-    the first update equals `method.rows_loss`."""
+    the first update equals `batch_loss.rows_loss`."""
     mesh, method = one_device(devices), method_of(method)
     reference = tiny.params(seed=1) if method.needs_reference else None
     batch = batch_lib.rows(rollout(), slice(0, MINIBATCH_ROWS))
@@ -529,7 +529,7 @@ def test_every_kind_of_method_gives_its_own_loss(devices, method, beside_rows):
     assert metrics["batch/tokens"] == own.sum()
     logprobs, entropy = tiny.teacher_forced(tiny.model(), batch)
     current = {"logprobs": logprobs, "entropy": entropy}
-    numerator, denominator, sums = method_lib.rows_loss(
+    numerator, denominator, sums = batch_loss.rows_loss(
         method, current, learnt.prepared.constants, learnt.prepared.method_state
     )
     np.testing.assert_allclose(

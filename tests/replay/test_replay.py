@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from hapo_jax import replay
-from hapo_jax.algo.method import Rows
+from hapo_jax.algo.terms import Rows
 from hapo_jax.config import defaults, presets, upgrade
 from hapo_jax.learner.head import Scores
 from hapo_jax.runs import batches

@@ -4,7 +4,7 @@ import types
 
 import numpy as np
 
-from hapo_jax.algo.method import Rows, Terms
+from hapo_jax.algo.terms import Rows, Terms
 from hapo_jax.learner.head import Scores
 from hapo_jax.learner.learn import Learnt
 from hapo_jax.runs import tokens

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import entropy
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss, entropy
 from tests import tiny
 from tests.algo import given
 
@@ -119,6 +118,6 @@ def test_the_learners_loss_is_of_all_tokens_alike():
     flat = jax.tree.map(
         lambda x: x.reshape(-1, 1)[::-1], (tokens().current(), constants, weights)
     )
-    found, _ = method_lib.token_loss(made, *flat, given.state(made, stats))
+    found, _ = batch_loss.token_loss(made, *flat, given.state(made, stats))
     np.testing.assert_allclose(found, whole, rtol=1e-6)
     assert denominator == 5

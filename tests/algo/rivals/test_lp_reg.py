@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss
 from tests import tiny
 from tests.algo import given
 
@@ -34,7 +34,7 @@ def batch(seed=0):
 def loss(made, rows, now):
     state = made.update_state(rows, made.init_state())
     constants = made.constants(rows, state)
-    numerator, denominator, _ = method_lib.rows_loss(
+    numerator, denominator, _ = batch_loss.rows_loss(
         made, {"logprobs": now}, constants, state
     )
     return numerator / denominator, constants["advantages"]

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hapo_jax.algo import critics, losses, masked
-from hapo_jax.algo import method as method_lib
+from hapo_jax.algo import batch_loss, critics, losses, masked
 from hapo_jax.algo.rivals import ppo
 from hapo_jax.system.errors import Refused
 from tests import golden, tiny
@@ -158,7 +157,7 @@ def test_the_loss_of_a_critic_takes_tokens_in_any_order_and_any_padding():
 
     def run(values, constants, weights):
         return jax.value_and_grad(
-            lambda x: method_lib.critic_loss(made, x, constants, weights), has_aux=True
+            lambda x: batch_loss.critic_loss(made, x, constants, weights), has_aux=True
         )(values)
 
     (value, sums), grad = run(values, constants, weights)

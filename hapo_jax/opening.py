@@ -84,7 +84,9 @@ def of_run(
         f"{_ends(policy, r.max_completion_tokens)}, at temperature "
         f"{r.base_temperature:g}{cut}" + (f", {rounds}" if r.dynamic_sampling else ""),
         "learning": f"{run.work.updates} updates per step, of "
-        f"{c.learner.minibatch_prompts} prompts each; {_schedule(c)}",
+        f"{c.learner.minibatch_prompts} prompts each; {_schedule(c)}"
+        if run.work.updates
+        else "none (learner.passes=0): the policy stays as it is",
         **_imitated(run),
         "derived": _derived(resolved),
         "evaluation": _evaluation(c, held_out) if held_out else "",

@@ -110,10 +110,9 @@ def learning(run: Run) -> list[Program]:
     state, method_state = run.abstract, run.abstract.method_state
     scored = (state.params, state.critic, packed)
     score = Program("score", learner.score, scored, mesh)
-    found = [
-        Program("prepare", learner.prepare, (rows, method_state), mesh),
-        Program("update", learner.update, (state, minibatch), mesh),
-    ]
+    found = [Program("prepare", learner.prepare, (rows, method_state), mesh)]
+    if work.updates:
+        found.append(Program("update", learner.update, (state, minibatch), mesh))
     scores = work.recompute_old_logprobs or with_reference
     return [score, *found] if scores else found
 

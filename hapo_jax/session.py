@@ -108,7 +108,7 @@ class Session:
       first: the step that it goes on behind; 0 for a new run.
       checkpoints: of the training state.
       files: for all else that is written.
-      alarms: that the metrics raise; None but in process 0.
+      alarms: that the metrics raise; None but in process 0 of a run that learns.
       doctor: looks at a run of hapo-train; None in other processes and programs.
       doctor_mode: one of `doctor.MODES`.
       stop: knows of signals.
@@ -344,9 +344,10 @@ def start(
         if first_process:
             inputs_lib.note(folder, launch.inputs, resumed=restored is not None)
             before = records_lib.read_metrics(folder)
-            watched = alarms.Alarms(
-                alarms.facts(config, run.policy), before, every_steps=looks_every
-            )
+            if config.learner.get("passes", 1):  # or it is not there to learn
+                watched = alarms.Alarms(
+                    alarms.facts(config, run.policy), before, every_steps=looks_every
+                )
             if doctor != "off":
                 looks = doctor_lib.Doctor(
                     config,

@@ -518,7 +518,7 @@ def _finish(session: Session, state: TrainState) -> None:
     if distributed.is_first():
         with session_lib.side_job("the summary"):
             _summarise(folder, session.config)
-        if told := session.alarms.summary():
+        if session.alarms and (told := session.alarms.summary()):
             print(told)
     if session.config.checkpoint.export_hf:
         huggingface.save_params(

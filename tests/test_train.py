@@ -310,6 +310,29 @@ def test_a_run_without_a_workdir_is_refused(environment):
     assert done.returncode == 2 and "--workdir is missing" in done.stderr
 
 
+@pytest.mark.slow
+def test_without_a_pass_it_samples_and_records_and_learns_nothing(
+    environment, tmp_path
+):
+    flags = ("learner.passes=0", "rollout.dynamic_sampling=False", "num_steps=2")
+    flags += ("rollout.round_prompts=5",)  # of the five that are wanted
+    done = run(environment, tmp_path, *SMALL, *(f"--config.{f}" for f in flags))
+    assert "none (learner.passes=0)" in done.stderr
+    assert "learn nothing" not in done.stderr
+    *_, last = records_lib.read_metrics(tmp_path)
+    assert last["learner/updates"] == 0 and last["ledger/trained_tokens"] == 0
+    assert last["batch/tokens"] > 0 and "grad/norm" not in last
+    first, _ = checkpoint_arrays(tmp_path, 1)
+    second, _ = checkpoint_arrays(tmp_path, 2)
+    policy = [name for name in first if "params" in name]
+    assert policy
+    for name in policy:
+        np.testing.assert_array_equal(first[name], second[name])
+    rows = records_lib.read_rollouts(tmp_path, 2)
+    # By the entropies of step 1.
+    assert all((row["temperature"] != 1).any() for row in rows)
+
+
 @pytest.mark.long
 def test_a_strict_doctor_saves_and_ends_the_run(environment, tmp_path):
     """Few problems are met twice in a step."""

@@ -91,8 +91,8 @@ def temperatures(runs: frames.Runs, critical: float | None = None) -> pd.DataFra
     Paper, the temperature dilemma: with the fixed temperature (0.5, 0.8, 1.0, 1.1)
     accuracy falls and the share of critical tokens rises; the adaptive one has both.
 
-    The runs sample and do not learn (`learner.learning_rate=1e-12`, two steps: an
-    adaptive temperature needs the statistics of the first); their last record counts.
+    The runs sample and do not learn (`learner.passes=0`, and two steps: an adaptive
+    temperature needs the statistics of the first); their last record counts.
 
     Args:
       runs: see `frames`; in the order of the rows.

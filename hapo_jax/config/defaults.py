@@ -130,7 +130,7 @@ def default() -> ConfigDict:
 
     c.learner = ConfigDict()
     c.learner.minibatch_prompts = 16  # groups per optimizer update
-    c.learner.passes = 1  # over the batch
+    c.learner.passes = 1  # over the batch; 0: sample and record, learn nothing
     # By a forward pass. False: those that the sampler recorded, which spares the pass;
     # ratios then correct for what sampler and learner round differently, and for the
     # policies of earlier steps that drew groups which were carried over.

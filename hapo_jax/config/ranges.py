@@ -89,7 +89,7 @@ RANGES = {
     "grading.start_timeout_s": Range(1, 86_400),
     "learner.batch_rows": _ROWS,
     "learner.minibatch_prompts": _ROWS,
-    "learner.passes": Range(1, 1_000, whole=True),
+    "learner.passes": Range(0, 1_000, whole=True),
     "learner.row_tokens": Range(0, 2**24, whole=True),
     "learner.micro_rows": Range(0, 10**6, whole=True),
     "learner.chunk_tokens": Range(0, 2**24, whole=True),

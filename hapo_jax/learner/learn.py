@@ -69,7 +69,7 @@ def learn(
       learner: the jitted functions.
       state: donated; use the returned one.
       batch: B rows, a multiple of `learner.minibatch_rows`.
-      passes: over the batch.
+      passes: over the batch; without one the policy stays as it is.
       reference_params: of the reference policy, if the method reads it.
       watch: whether to keep what a replay of the step needs. It costs two scorings
         of the batch, and one for each pass; it changes no number.
@@ -103,8 +103,9 @@ def learn(
     if learner.recompute_old_logprobs:
         recorded = recorded_scores(learner, batch)
         found |= metrics.of_mismatch(batch, recorded, learnt.rows)
-    skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in placements)
-    found["batch/skipped_sequences"] = float(skipped) / (passes * learner.phases)
+    if passes:
+        skipped = sum(((p.row < 0) & (p.lengths > 0)).sum() for p in placements)
+        found["batch/skipped_sequences"] = float(skipped) / (passes * learner.phases)
     scorings = learner.recompute_old_logprobs + (reference_params is not None)
     scorings = (place_all(learner, batch),) * scorings
     learnt = learnt._replace(scorings=scorings, updates=tuple(placements))

@@ -21,15 +21,17 @@ _OFF = 0.1
 
 
 def of_updates(tallies: Sequence[Tally]) -> dict[str, float]:
-    """Metrics of the updates of a step, at least one; NumPy scalars."""
+    """Metrics of the updates of a step, NumPy scalars; there may be none."""
     applied = [t for t in tallies if t.finite]
     trained = [t for t in applied if t.trained_tokens]
     metrics = {
-        "learner/learning_rate": float((trained or tallies)[-1].learning_rate),
         "learner/updates": float(len(trained)),
         "learner/updates_idle": float(len(applied) - len(trained)),
         "grad/skipped": float(len(tallies) - len(applied)),
     }
+    if tallies:
+        rate = (trained or tallies)[-1].learning_rate
+        metrics["learner/learning_rate"] = float(rate)
     if not trained:
         return metrics
     metrics["grad/norm"] = float(np.mean([t.grad_norm for t in trained]))

@@ -77,6 +77,8 @@ def dry_run(config: ConfigDict) -> None:
 
         _line("score", _twice(score))
         learnt, _ = learn_lib.prepare(learner, batch, state.method_state, *scores)
+        if not run.work.updates:
+            return
         minibatch, _ = learn_lib.make_minibatch(learner, learnt, 0)
         program = learner.update.lower(state, minibatch).compile()
 

@@ -225,7 +225,7 @@ def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
     reference = policy.reference_bytes() if method.needs_reference else 0
     moments = sharding.per_device(state) - sharding.per_device(state.params)
     forward = flops.of_placement(model, every), flops.of_placement(model, some)
-    return [
+    programs = [
         Program(
             name="score",
             lowered=score,
@@ -247,6 +247,7 @@ def _learning(run: assembly.Run, completion_tokens: int) -> list[Program]:
             resident_bytes=reference,
         ),
     ]
+    return programs if work.updates else programs[:1]
 
 
 def _uniform_plan(layout, rows: int, prompt: int, completion: int, group: int):

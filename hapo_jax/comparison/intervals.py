@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 CONFIDENCE = 0.95
 DRAWS = 4_000
@@ -77,14 +77,14 @@ def two_way(values: np.ndarray, *, seed: int = 0, draws: int = DRAWS) -> Estimat
     deviations = _draws(values, np.random.default_rng(seed), draws) - mean
     stretched = deviations * error / math.sqrt(float(np.mean(deviations**2)))
     tail = (1 - CONFIDENCE) / 2
-    student = stats.t.ppf(1 - tail, freedom) / stats.norm.ppf(1 - tail)
+    student = special.stdtrit(freedom, 1 - tail) / special.ndtri(1 - tail)
     # Where the draws lean to one side, so does the interval.
     down, up = np.quantile(stretched, [tail, 1 - tail]) * student
     return Estimate(
         mean=mean,
         low=mean + down,
         high=mean + up,
-        p=float(2 * stats.t.sf(abs(mean) / error, freedom)),
+        p=float(2 * special.stdtr(freedom, -abs(mean) / error)),
         num_seeds=S,
         num_problems=num_problems,
     )

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
 from hapo_jax.model.tokenizer import Tokenizer
 
@@ -131,6 +130,8 @@ def trend(values: np.ndarray) -> Trend | None:
     Neighbouring steps are alike, so the interval is that of as many independent ones
     as the residuals' autocorrelation r leaves, n (1 - r) / (1 + r).
     """
+    from scipy import special  # late: it takes as long to import as JAX
+
     n = len(values)
     if n < MIN_TREND or not np.isfinite(values).all():
         return None
@@ -141,7 +142,7 @@ def trend(values: np.ndarray) -> Trend | None:
     r = float(rest[1:] @ rest[:-1] / spread) if spread else 0.0
     independent = max(n * (1 - max(r, 0)) / (1 + max(r, 0)), 4.0)
     error = math.sqrt(spread / (independent - 2) / (t @ t) * n / independent)
-    width = float(stats.t.ppf(0.975, independent - 2)) * error
+    width = float(special.stdtrit(independent - 2, 0.975)) * error  # Student's t
     return Trend(slope, slope - width, slope + width)
 
 

@@ -1,9 +1,9 @@
 """Checks of what completions are rewarded for, and of who says so."""
 
 import math
+import statistics
 
 import numpy as np
-from scipy import stats
 
 from hapo_jax.doctor.evidence import (
     Evidence,
@@ -83,7 +83,7 @@ def _within_groups(found: Evidence) -> tuple[float, float] | None:
     if len(lengths) < 6:
         return None
     r = float(np.corrcoef(lengths, rewards)[0, 1])
-    half = stats.norm.ppf(0.975) / math.sqrt(len(lengths) - 3)
+    half = statistics.NormalDist().inv_cdf(0.975) / math.sqrt(len(lengths) - 3)
     return r, math.tanh(math.atanh(min(r, 0.999999)) - half)
 
 

@@ -5,11 +5,10 @@ Needs no JAX: `sampling.py` makes the records; it and `evaluate.py` call this.
 
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import optimize
 
 CONFIDENCE = 0.95
 BEST = r"eval/avg@\d+"  # pattern of the figure that checkpoints are ranked by
@@ -111,12 +110,19 @@ def _least_gap(gaps: np.ndarray, counts: np.ndarray) -> float:
         return 0.0
     mean, error = counts @ gaps / counts.sum(), (1 - CONFIDENCE) / 2
     spread = math.sqrt(counts @ (gaps - mean) ** 2) / counts.sum()
-    return optimize.brentq(
+    return _root(
         lambda gap: _closer(gaps, counts, gap) - error,
         1e-9 * mean,
         mean - 0.01 * spread,  # at the mean itself the approximation is 0 / 0
         xtol=1e-7 * spread,
     )
+
+
+def _root(function: Callable[[float], float], low: float, high: float, **options):
+    """Where a function is 0 between two numbers, by Brent's method."""
+    from scipy import optimize  # late: it takes as long to import as JAX
+
+    return optimize.brentq(function, low, high, **options)
 
 
 def _closer(gaps: np.ndarray, counts: np.ndarray, gap: float) -> float:
@@ -138,7 +144,7 @@ def _closer(gaps: np.ndarray, counts: np.ndarray, gap: float) -> float:
         return float(counts @ (steps / (1 - s * steps)))
 
     most = (1 - 1e-13) / gap
-    s = optimize.brentq(slope, 0.0, most, xtol=1e-9 * most, rtol=1e-9)
+    s = _root(slope, 0.0, most, xtol=1e-9 * most, rtol=1e-9)
     w = math.sqrt(2 * float(counts @ np.log1p(-s * steps)))
     v = s * math.sqrt(float(counts @ (steps / (1 - s * steps)) ** 2))
     return _NORMAL.cdf(-w) + _NORMAL.pdf(w) * (1 / v - 1 / w)

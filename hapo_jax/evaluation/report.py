@@ -8,16 +8,17 @@ import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from hapo_jax.evaluation import figures as figures_lib
 from hapo_jax.runs import records as records_lib
 from hapo_jax.system.errors import Refused
+
+if TYPE_CHECKING:  # imported where it is drawn, so that a run starts sooner
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Colours that stay apart in grey and for colour-blind readers (Okabe and Ito).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
@@ -170,7 +171,7 @@ def plot_curves(workdir: str | pathlib.Path) -> pathlib.Path:
     return path
 
 
-def curves(workdir: str | pathlib.Path) -> Figure:
+def curves(workdir: str | pathlib.Path) -> "Figure":
     """The panels of `PANELS` over the steps of a run, for a file or a notebook.
 
     Metrics that the run does not have leave their panel out.
@@ -181,6 +182,8 @@ def curves(workdir: str | pathlib.Path) -> Figure:
     Raises:
       Refused: the run has none of the metrics.
     """
+    from matplotlib.figure import Figure
+
     rows = records_lib.read_metrics(workdir)
     known = _largest_pass({key for row in rows for key in row})
     panels = [
@@ -220,7 +223,7 @@ def _largest_pass(known: set[str]) -> set[str]:
     return known - {*passes[:-1]}
 
 
-def _draw(axis: Axes, panel: Panel, keys: list[str], rows: list[dict]) -> None:
+def _draw(axis: "Axes", panel: Panel, keys: list[str], rows: list[dict]) -> None:
     """Draws one panel: raw values pale, their running mean on top, bounds shaded.
 
     A line of an evaluation breaks off where another protocol begins.
@@ -236,7 +239,7 @@ def _draw(axis: Axes, panel: Panel, keys: list[str], rows: list[dict]) -> None:
     axis.set_ylim(*panel.limits)  # after the data, which sets the open ends
     if panel.robust:
         _cut_peak(axis, np.concatenate([_series(rows, key)[1] for key in keys]))
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.tick_params(labelsize=8)
     axis.grid(color="0.9", lw=0.6)
     axis.set_axisbelow(True)
@@ -254,7 +257,7 @@ def _pieces(rows: list[dict], key: str) -> list[list[dict]]:
     return [list(piece) for _, piece in groups]
 
 
-def _line(axis: Axes, steps, values, color: str, label, *, robust: bool) -> None:
+def _line(axis: "Axes", steps, values, color: str, label, *, robust: bool) -> None:
     """Draws one line, with its running mean or median if it is long."""
     if len(values) < _SMOOTH_MIN_STEPS:
         axis.plot(steps, values, color=color, lw=1.6, marker=".", label=label)
@@ -264,7 +267,7 @@ def _line(axis: Axes, steps, values, color: str, label, *, robust: bool) -> None
     axis.plot(steps, smooth, color=color, lw=1.8, label=label)
 
 
-def _shade(axis: Axes, rows: list[dict], low: str, high: str, color: str) -> None:
+def _shade(axis: "Axes", rows: list[dict], low: str, high: str, color: str) -> None:
     """Shades between two metrics over the steps that have both."""
     both = [row for row in rows if low in row and high in row]
     steps, lows = _series(both, low)
@@ -273,7 +276,7 @@ def _shade(axis: Axes, rows: list[dict], low: str, high: str, color: str) -> Non
         axis.fill_between(steps, lows, highs, color=color, alpha=0.15, lw=0)
 
 
-def _cut_peak(axis: Axes, values: np.ndarray) -> None:
+def _cut_peak(axis: "Axes", values: np.ndarray) -> None:
     top = _PEAK_FACTOR * np.median(values)
     if values.max() > top:
         axis.set_ylim(top=top)

@@ -19,18 +19,20 @@ import signal
 import threading
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 import numpy as np
 import tokenizers
-import transformers
 
 from hapo_jax.model import messages as messages_lib
 from hapo_jax.model.messages import Message
 from hapo_jax.system import user_files
 from hapo_jax.system.errors import Refused
 from hapo_jax.system.user_files import Fields
+
+if TYPE_CHECKING:  # imported where a tokenizer is read: it takes as long as JAX
+    import transformers
 
 # Ends of a turn in the chat formats of Qwen and Llama 3. Base checkpoints carry the
 # token but do not list it as a stop, and a policy may learn to end with it.
@@ -89,7 +91,7 @@ class Tokenizer:
       left_out: an id that the model does not have, see `within`.
     """
 
-    backend: transformers.PreTrainedTokenizerFast
+    backend: "transformers.PreTrainedTokenizerFast"
     stop_ids: tuple[int, ...]
     pad_id: int
     folder: pathlib.Path | None = None
@@ -405,6 +407,8 @@ def load(path: str | pathlib.Path, *, stop: Sequence[str] = ()) -> Tokenizer:
       Refused: no tokenizer in the folder, a stop that is not a single token, an
         `eos_token_id` that is an ordinary token, or no stop token at all.
     """
+    import transformers
+
     folder = pathlib.Path(path)
     if not any(
         map(user_files.is_there, (folder / "tokenizer.json", folder / "vocab.json"))

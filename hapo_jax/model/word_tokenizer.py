@@ -3,7 +3,6 @@
 import pathlib
 
 import tokenizers
-import transformers
 
 from hapo_jax.system.errors import Refused
 
@@ -18,6 +17,8 @@ def write(folder: str | pathlib.Path, words: list[str]) -> None:
     Raises:
       Refused: a word occurs twice or contains a space.
     """
+    import transformers
+
     bad = [w for w in words if not w or w != w.strip() or " " in w]
     if bad or len(set(words)) != len(words):
         raise Refused(f"words must be distinct and without spaces; see {bad[:5]}.")

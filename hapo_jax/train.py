@@ -114,7 +114,7 @@ def train(config: ConfigDict, workdir: str, *, doctor: str = "warn") -> None:
 
         if told := session.examine(state, session.first):
             doctor_lib.end(told)
-        asked, num_programs = None, 0
+        asked, num_programs, ended = None, 0, None
         steps = session.steps(config.method)
         for step in () if ends else steps:
             started = time.perf_counter()
@@ -154,7 +154,10 @@ def train(config: ConfigDict, workdir: str, *, doctor: str = "warn") -> None:
             # Shapes do not depend on lengths: whatever the first step needed is all.
             num_programs = num_programs or metrics["perf/programs"]
             assert metrics["perf/programs"] == num_programs, "the learner compiled anew"
-            metrics["time/step"] = time.perf_counter() - started
+            if ended is not None:
+                metrics["time/between"] = started - ended
+            ended = time.perf_counter()
+            metrics["time/step"] = ended - started
             stream, totals = stream.pay(metrics)
             metrics |= totals
             metrics |= parts.pool.state

@@ -9,6 +9,8 @@ from hapo_jax.doctor.evidence import Evidence, Finding, Metrics, above, lasting,
 _SPIKE = 20.0  # times the median norm
 _SPIKES = 0.1  # of the newest steps
 _WAITS = 0.3  # of a step's time
+_BETWEEN = 0.5  # of the time
+_FEW = 10  # steps, whose times say little
 _FULL = 0.95  # of the memory
 
 
@@ -107,6 +109,25 @@ def waiting(found: Evidence) -> Finding | None:
     )
 
 
+def between_steps(found: Evidence) -> Finding | None:
+    """Most of the time is spent in steps."""
+    between, inside = found.values("time/between"), found.values("time/step")
+    whole = between.sum() + inside.sum()
+    if len(between) < _FEW or between.sum() <= _BETWEEN * whole:
+        return None
+    return Finding(
+        "between_steps",
+        int(found.steps[-len(inside)]["step"]),
+        f"of the time of the last {len(inside)} steps {percent(between.sum() / whole)} "
+        f"passes between them, {between.max():.3g} s at most, in checkpoints, "
+        "evaluations and records",
+        "checkpoints or evaluations after nearly every step; a slow disk or bucket; "
+        "large evaluation sets",
+        "checkpoint.every_steps, eval.every_steps and log.record_every_steps higher; "
+        "eval.num_problems or eval.k lower",
+    )
+
+
 def memory_full(found: Evidence) -> Finding | None:
     """There is memory to spare."""
     key = "perf/memory_share"
@@ -129,5 +150,6 @@ CHECKS = (
     learning_rate_zero,
     compiled_anew,
     waiting,
+    between_steps,
     memory_full,
 )

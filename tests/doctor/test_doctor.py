@@ -224,6 +224,7 @@ PLANTED = {
     "learning_rate_zero": evidence({"learner/learning_rate": from_step(20, 0.0, 1e-4)}),
     "compiled_anew": evidence({"perf/programs": from_step(20, 4, 3)}),
     "waiting": evidence({"time/grade": from_step(20, 1.5, 0.1)}),
+    "between_steps": evidence({"time/between": lambda s: 60.0 if s % 5 == 0 else 0.1}),
     "memory_full": evidence({"perf/memory_share": from_step(40, 0.99, 0.2)}),
 }
 

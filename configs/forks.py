@@ -15,7 +15,9 @@ from hapo_jax.tasks import forks
 BUDGET = {
     "max_sampled_tokens": 220_000,  # as many as 30 steps of DAPO
     "num_steps": 100_000,
-    "eval.every_steps": 0,
+    "eval.every_steps": 10,  # for curves; half of the problems pay for them
+    "eval.num_problems": 128,
+    "log.record_groups": 32,
     "checkpoint.export_hf": False,
 }
 SEEDS = range(8)

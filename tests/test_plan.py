@@ -53,7 +53,8 @@ def small_config(**changes):
     c.rollout.max_prompt_tokens, c.rollout.max_completion_tokens = P, T
     c.learner.minibatch_prompts = 16
     c.learner.remat = "full"
-    c.learner.micro_rows = 16 * GROUP  # a mini-batch, no more: padding is computed too
+    # A mini-batch and a device's completions, no more: padding is computed too.
+    c.learner.micro_rows, c.learner.chunk_tokens = 16 * GROUP, 16 * GROUP * T // 16
     c.update_from_flattened_dict(changes)
     return c.lock()
 

@@ -27,7 +27,7 @@ STRENGTHS = {
     "C": "algo.redistribution.strength",
     "D": "algo.clip.strength",
 }
-RATES = (1e-4, 2e-4, 4e-4)
+RATES = (1e-4, 2e-4, 4e-4, 8e-4)
 
 
 def get_config(arg=None):
@@ -59,7 +59,7 @@ def get_config(arg=None):
     c.rollout.max_rounds = 2
 
     c.learner.minibatch_prompts = 4  # 8 updates a step
-    c.learner.learning_rate = 2e-4
+    c.learner.learning_rate = 4e-4
     c.learner.warmup_steps = 5
     c.learner.schedule = "constant"
     c.learner.weight_decay = 0.01
@@ -102,7 +102,7 @@ def sweep_ablation(add):
 
 
 def sweep_learning_rate(add):
-    """Three rates each for DAPO and HAPO: the best of DAPO's is the file's."""
+    """Four rates each for DAPO and HAPO: the best of DAPO's is the file's."""
     axes = {
         "seed": SEEDS,
         ":method": ("dapo", "hapo"),

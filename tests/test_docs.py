@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from docs import file_map, methods_page
+from docs import file_map, methods_page, results_page
 from hapo_jax.algo import methods, settings
 from hapo_jax.config import defaults, dotted
 
@@ -88,3 +88,18 @@ def test_the_page_of_files_is_made_from_the_files():
     assert file_map.page() == (ROOT / "docs/files.md").read_text(), (
         "run python docs/file_map.py > docs/files.md"
     )
+
+
+def test_the_tables_of_results_are_those_that_were_made():
+    page = results_page.PAGE.read_text()
+    assert "<!-- forks.md -->" in page
+    assert results_page.fill(page) == page, "run python -m docs.results_page"
+
+
+def test_how_a_gain_follows_the_share_is_a_line_through_each_seed():
+    gains = {0.0: {0: 0.0, 1: 0.1}, 0.25: {0: 0.01, 1: 0.13}, 0.5: {0: 0.02, 1: 0.16}}
+    found = results_page.slopes(gains)
+    assert found.mean == pytest.approx(0.02) and found.num_seeds == 2
+    assert found.low < 0.01 < 0.03 < found.high
+    # What only one of them has counts for none.
+    assert results_page.slopes({**gains, 0.5: {1: 0.16}}).num_seeds == 1

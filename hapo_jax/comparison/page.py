@@ -80,7 +80,10 @@ def notes(lines: Sequence[Line], found: Found) -> list[str]:
         if line.alone:
             seeds = ", ".join(map(str, line.alone))
             told.append(f"{line.variant}: the baseline has no seed {seeds}.")
-    return [*told, *(f"left out: {line}" for line in found.left_out)]
+    started = [line for line in found.left_out if not line.endswith(runs_lib.NOT_BEGUN)]
+    if waiting := len(found.left_out) - len(started):
+        told.append(f"left out: {waiting} runs of the sweep that are not begun")
+    return [*told, *(f"left out: {line}" for line in started)]
 
 
 def _unit(metric: str) -> tuple[float, str]:

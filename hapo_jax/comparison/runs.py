@@ -25,6 +25,7 @@ _SHARED = ("seed", "task.name", "task.train", "task.test", "model")
 # And what of their inputs, see `runs/inputs.py`.
 _INPUTS = ("task.train", "tokenizer", "weights")
 _PREFIX = "eval/"
+NOT_BEGUN = ": not begun"  # behind a folder that is left out
 
 
 class Curve(NamedTuple):
@@ -138,7 +139,7 @@ def _folders(paths: Sequence[str | pathlib.Path], left_out: list[str]):
                 if (at / records.CONFIG).exists():
                     yield variant.group, at
                 else:
-                    left_out.append(f"{at}: not begun")
+                    left_out.append(f"{at}{NOT_BEGUN}")
         elif (path / records.CONFIG).exists():
             yield "", path
         else:

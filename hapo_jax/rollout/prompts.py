@@ -8,6 +8,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import grain
 import numpy as np
 
 from hapo_jax.system.errors import Refused
@@ -137,9 +138,7 @@ def tokenise(
 
 
 @functools.lru_cache(maxsize=4)
-def _order(size: int, seed: int) -> Sequence[int]:
-    import grain  # late: programs that draw no prompts need not wait for it
-
+def _order(size: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(size).shuffle(seed=seed).repeat()
 
 

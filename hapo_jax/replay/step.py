@@ -237,6 +237,11 @@ def _seen(recorded: Recorded, at: str | int) -> list[tuple[Scores, ...]]:
         raise Refused(
             f"{at=} must be 'updates', 'after', or the number of an update, from 0."
         )
+    if not recorded.passes:
+        raise Refused(
+            f"{at=}: step {recorded.step} has made no update (learner.passes=0); "
+            "replay it with at='after'."
+        )
     n = recorded.phases
     return [recorded.seen[i * n : (i + 1) * n] for i in range(recorded.passes)]
 

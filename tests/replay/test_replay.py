@@ -99,6 +99,13 @@ def workdir(tmp_path):
     return folder
 
 
+def test_a_step_without_updates_has_none_to_replay():
+    still = record(seen=())
+    with pytest.raises(Refused, match="step 3 has made no update.*at='after'"):
+        replay.of_record(still, config())
+    assert np.isfinite(replay.of_record(still, config(), at="after").terms.loss).all()
+
+
 def test_dapo_by_hand():
     """Advantages are ±A; of the second group's tokens the ratio 1.5 counts as 1.28 and
     0.7 as 0.8, both without a gradient, and 1.1 has one: 1.1 A / 3 tokens."""

@@ -99,6 +99,12 @@ def _by_share(folder: pathlib.Path) -> None:
         f"{_shown(slope, '+')} points per 25 points of forced words (a line through "
         f"each seed's gains; p = {slope.p:.3f}, {slope.num_seeds} seeds).\n"
     )
+    all_shares = pooled(gains)
+    told += (
+        f"\nOver all shares together HAPO - DAPO is {_shown(all_shares, '+')} points "
+        f"(each seed's mean over the shares; p = {all_shares.p:.3f}, "
+        f"{all_shares.num_seeds} seeds).\n"
+    )
     (TABLES / "forks.md").write_text(page.markdown(rows) + told)
 
 
@@ -192,12 +198,21 @@ def _forks_found(chosen: Sequence[pathlib.Path]) -> Iterator[list[str]]:
 def slopes(gains: Mapping[float, Mapping[int, float]]) -> Estimate:
     """How a gain follows the share: of each seed the slope of the line of least squares
     per 0.25, and their mean with its interval over seeds."""
-    seeds = sorted(set.intersection(*(set(of.keys()) for of in gains.values())))
-    shares = np.array([*gains])
-    values = np.array([[gains[s][seed] for s in shares] for seed in seeds])
+    shares, values = np.array([*gains]), _by_seed(gains)
     along = (shares - shares.mean()) / 0.25
     each = (values @ along) / (along @ along)
     return intervals.two_way(each[:, None])
+
+
+def pooled(gains: Mapping[float, Mapping[int, float]]) -> Estimate:
+    """A gain over all shares: of each seed their mean, with its interval over seeds."""
+    return intervals.two_way(_by_seed(gains).mean(1, keepdims=True))
+
+
+def _by_seed(gains: Mapping[float, Mapping[int, float]]) -> np.ndarray:
+    """[seeds, shares], of the seeds that all shares have."""
+    seeds = sorted(set.intersection(*(set(of) for of in gains.values())))
+    return np.array([[of[seed] for of in gains.values()] for seed in seeds])
 
 
 def _final(run: runs.Run) -> float:

@@ -101,5 +101,7 @@ def test_how_a_gain_follows_the_share_is_a_line_through_each_seed():
     found = results_page.slopes(gains)
     assert found.mean == pytest.approx(0.02) and found.num_seeds == 2
     assert found.low < 0.01 < 0.03 < found.high
+    both = results_page.pooled(gains)
+    assert both.mean == pytest.approx(0.07) and both.num_seeds == 2
     # What only one of them has counts for none.
     assert results_page.slopes({**gains, 0.5: {1: 0.16}}).num_seeds == 1

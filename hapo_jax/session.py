@@ -88,6 +88,7 @@ class Launch(NamedTuple):
       title: of the program.
       facts: what it says before it begins.
       leaks: evaluation problems that are trained on as well; None if unknown.
+      duplicates: share of the training problems that repeat another; None if unknown.
     """
 
     run: Run
@@ -96,6 +97,7 @@ class Launch(NamedTuple):
     title: str
     facts: opening.Facts
     leaks: int | None = None
+    duplicates: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -356,6 +358,7 @@ def start(
                     tokenizer=run.policy.tokenizer,
                     prompt_tokens=run.prompts.tokens[:_PROMPTS_LOOKED_AT],
                     leaks=launch.leaks,
+                    duplicates=launch.duplicates,
                 )
         session = Session(
             run=run,

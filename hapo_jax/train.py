@@ -54,7 +54,7 @@ from hapo_jax.runs import inputs as inputs_lib
 from hapo_jax.runs import records as records_lib
 from hapo_jax.runs import tokens as tokens_lib
 from hapo_jax.session import Launch, Session
-from hapo_jax.system import compile_ahead, distributed, errors
+from hapo_jax.system import compile_ahead, compile_time, distributed, errors
 from hapo_jax.system.errors import Refused
 from hapo_jax.system.interrupt import Interrupt
 from hapo_jax.system.watchdog import Watchdog
@@ -89,6 +89,7 @@ def train(config: ConfigDict, workdir: str, *, doctor: str = "warn") -> None:
     run, config = launch.run, launch.run.config
     with contextlib.ExitStack() as stack:
         stack.enter_context(jax.set_mesh(run.policy.mesh))
+        compiling = stack.enter_context(compile_time.CompileTime())
         stop, watch = Interrupt(), Watchdog(config.log.watchdog_s)
         parts = _build(run, held_out, stop, watch, stack)
 
@@ -157,7 +158,7 @@ def train(config: ConfigDict, workdir: str, *, doctor: str = "warn") -> None:
             if ended is not None:
                 metrics["time/between"] = started - ended
             ended = time.perf_counter()
-            metrics["time/step"] = ended - started
+            metrics |= {"time/step": ended - started, "time/compile": compiling.take()}
             stream, totals = stream.pay(metrics)
             metrics |= totals
             metrics |= parts.pool.state
@@ -218,6 +219,7 @@ def _check(
         title="hapo-train",
         facts=facts,
         leaks=found["data/overlap"],
+        duplicates=found["data/duplicates"] / found["data/train_problems"],
     )
     return launch, held_out, reference_params
 

@@ -134,6 +134,7 @@ def _sums(
         "clip/width_high": terms.clip_high,
         "ratio/mean": terms.ratio,
         "ratio/deviation": jnp.abs(terms.ratio - 1),
+        "ratio/frac_off_5pct": jnp.abs(terms.ratio - 1) > 0.05,
         "ratio/frac_off_10pct": jnp.abs(terms.ratio - 1) > 0.1,
         "kl/old_policy": kl.estimate(old, values["logprobs"], estimator="k1"),
         "kl/old_policy_k3": kl.estimate(old, values["logprobs"], estimator="k3"),

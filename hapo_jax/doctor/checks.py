@@ -21,6 +21,7 @@ NEEDS: Mapping[str, str] = {
     "length_hack": "records",
     "round_trip": "tokenizer",
     "prompt_form": "prompt_tokens",
+    "data_twice": "duplicates",
     "leak": "leaks",
     "sampler_weights": "weights_gap",
 }

@@ -11,6 +11,7 @@ from hapo_jax.model.tokenizer import Tokenizer
 
 _TRUNCATED = 0.2  # a share of the completions above which they are told of
 _ZERO_VARIANCE = 0.8  # of the groups
+_DUPLICATES = 0.01  # of the training problems
 _ROUND_TRIP = 0.02  # completions whose text is not read as the same tokens
 
 
@@ -224,6 +225,21 @@ def data_repeats(found: Evidence) -> Finding | None:
     )
 
 
+def data_twice(found: Evidence) -> Finding | None:
+    """The rows of the training data differ."""
+    if (found.duplicates or 0) <= _DUPLICATES:
+        return None
+    return Finding(
+        "data_twice",
+        1,
+        f"{percent(found.duplicates)} of the training problems have the statement of "
+        "another, which is so met more often than the rest",
+        "sets that were joined; a generator that repeats itself",
+        "data.exclude_ids=flags.json:duplicate_groups; a seed or a larger range for "
+        "the generator",
+    )
+
+
 def leak(found: Evidence) -> Finding | None:
     """What is evaluated is not trained on."""
     if not found.leaks:
@@ -251,5 +267,6 @@ CHECKS = (
     round_trip,
     prompt_form,
     data_repeats,
+    data_twice,
     leak,
 )

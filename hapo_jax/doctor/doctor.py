@@ -34,6 +34,7 @@ class Doctor:
         tokenizer: Tokenizer | None = None,
         prompt_tokens: Sequence[Sequence[int]] = (),
         leaks: int | None = None,
+        duplicates: float | None = None,
     ):
         """Reads the metrics of the steps before again, and what they say was told.
 
@@ -41,7 +42,7 @@ class Doctor:
           config: resolved.
           workdir: of the run.
           before: one per step, ascending, with their `step`.
-          tokenizer, prompt_tokens, leaks: see `Evidence`.
+          tokenizer, prompt_tokens, leaks, duplicates: see `Evidence`.
         """
         self._workdir = workdir
         self._steps: list[Metrics] = []
@@ -52,6 +53,7 @@ class Doctor:
             tokenizer=tokenizer,
             prompt_tokens=prompt_tokens,
             leaks=leaks,
+            duplicates=duplicates,
         )
         for metrics in before:
             self.see(metrics)

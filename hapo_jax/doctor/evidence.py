@@ -28,6 +28,7 @@ class Evidence(NamedTuple):
       tokenizer: of the policy; None if it is not at hand.
       prompt_tokens: of some prompts; none if they are not at hand.
       leaks: evaluation problems that are trained on as well; None if unknown.
+      duplicates: share of the training problems that repeat another; None if unknown.
       weights_gap: largest difference between the sampler's weights and the learner's,
         relative to the largest weight; None if unknown.
     """
@@ -39,6 +40,7 @@ class Evidence(NamedTuple):
     tokenizer: Tokenizer | None = None
     prompt_tokens: Sequence[Sequence[int]] = ()
     leaks: int | None = None
+    duplicates: float | None = None
     weights_gap: float | None = None
 
     @property

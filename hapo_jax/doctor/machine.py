@@ -4,12 +4,21 @@ import itertools
 
 import numpy as np
 
-from hapo_jax.doctor.evidence import Evidence, Finding, Metrics, above, lasting, percent
+from hapo_jax.doctor.evidence import (
+    WINDOW,
+    Evidence,
+    Finding,
+    Metrics,
+    above,
+    lasting,
+    percent,
+)
 
 _SPIKE = 20.0  # times the median norm
 _SPIKES = 0.1  # of the newest steps
 _WAITS = 0.3  # of a step's time
 _BETWEEN = 0.5  # of the time
+_COMPILES = 0.25  # of the time
 _FEW = 10  # steps, whose times say little
 _FULL = 0.95  # of the memory
 
@@ -128,6 +137,31 @@ def between_steps(found: Evidence) -> Finding | None:
     )
 
 
+def compiling(found: Evidence) -> Finding | None:
+    """Compiling is over with a run's first step."""
+    later = [m for m in found.steps[-WINDOW:] if m["step"] > 1 and "time/compile" in m]
+    whole = sum(
+        m.get("time/to_first_update", m["time/step"] + m.get("time/between", 0))
+        for m in later
+    )
+    lost = sum(m["time/compile"] for m in later)
+    if len(later) < _FEW or lost <= _COMPILES * whole:
+        return None
+    longest = max(later, key=lambda m: m["time/compile"])
+    starts = sum("time/to_first_update" in m for m in later)
+    return Finding(
+        "compiling",
+        int(next(m["step"] for m in later if m["time/compile"])),
+        f"{percent(lost / whole)} of the time of the last {len(later)} steps went to "
+        f"compilers, most at step {longest['step']:g} ({longest['time/compile']:.3g} "
+        f"s); the run was resumed {starts} times among them",
+        "restarts that find no compiled programs; shapes that change from step to step "
+        "or from one evaluation to the next",
+        "JAX_COMPILATION_CACHE_DIR to a folder that outlives the machine; fewer "
+        "restarts",
+    )
+
+
 def memory_full(found: Evidence) -> Finding | None:
     """There is memory to spare."""
     key = "perf/memory_share"
@@ -151,5 +185,6 @@ CHECKS = (
     compiled_anew,
     waiting,
     between_steps,
+    compiling,
     memory_full,
 )

@@ -35,7 +35,7 @@ def of_updates(tallies: Sequence[Tally]) -> dict[str, float]:
     if not trained:
         return metrics
     metrics["grad/norm"] = float(np.mean([t.grad_norm for t in trained]))
-    for name in ("deviation", "frac_off_10pct"):
+    for name in ("deviation", "frac_off_5pct", "frac_off_10pct"):
         total, count = trained[0].sums[f"ratio/{name}"]
         if count:
             metrics[f"ratio/first_{name}"] = float(total / count)

@@ -11,10 +11,13 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
+
+from hapo_jax.system import compile_time
 
 _log = logging.getLogger(__name__)
 _MOST_THREADS = 8
@@ -47,7 +50,9 @@ class Jitted:
         future = self._coming.pop(_shapes(args), None)
         # One that no thread has begun is compiled by the call.
         if future is not None and not future.cancel():
+            began = time.monotonic()
             future.result()
+            compile_time.note_wait(began)
 
 
 class Program(NamedTuple):

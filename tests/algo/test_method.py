@@ -443,6 +443,7 @@ def test_sums_by_hand():
         "clip/width_high": 0.84,
         "ratio/mean": 3.5,
         "ratio/deviation": 1.5,
+        "ratio/frac_off_5pct": 2,
         "ratio/frac_off_10pct": 2,
         "kl/old_policy": 0,  # log 2 - log 2
         "kl/old_policy_k3": 0.5,  # (0.5 + log 2 - 1) + (2 - log 2 - 1)

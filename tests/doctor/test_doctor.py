@@ -35,6 +35,7 @@ HEALTHY = {
     "ratio/deviation": 0.02,
     "ratio/frac_off_10pct": 0.03,
     "ratio/first_deviation": 0.0,
+    "ratio/first_frac_off_5pct": 0.0,
     "ratio/first_frac_off_10pct": 0.0,
     "kl/old_policy_k3": 5e-4,
     "clip/frac_low": 0.002,
@@ -56,6 +57,7 @@ HEALTHY = {
     "perf/memory_share": 0.1,
     "perf/memory_gib": 2.0,
     "time/step": 2.0,
+    "time/compile": 0.0,
     "time/grade": 0.1,
 }
 
@@ -133,6 +135,7 @@ def evidence(changes=None, *, of=None, **fields):
         tokenizer=Words(),
         prompt_tokens=[[1, 8, 9]] * 3,
         leaks=0,
+        duplicates=0.0,
         weights_gap=0.003,
     )
     return Evidence(of or config(), steps(changes), **given | fields)
@@ -200,6 +203,7 @@ PLANTED = {
     "round_trip": evidence(tokenizer=Lossy()),
     "prompt_form": evidence(prompt_tokens=[[1, 1, 8], [1, 8, 2, 3]]),
     "data_repeats": evidence(records=[r | {"problem_id": "p"} for r in rows()]),
+    "data_twice": evidence(duplicates=0.2),
     "leak": evidence(leaks=3),
     "reward_constant": evidence({"rollout/reward_std": from_step(20, 0.0, 0.5)}),
     "length_hack": evidence(
@@ -225,6 +229,7 @@ PLANTED = {
     "compiled_anew": evidence({"perf/programs": from_step(20, 4, 3)}),
     "waiting": evidence({"time/grade": from_step(20, 1.5, 0.1)}),
     "between_steps": evidence({"time/between": lambda s: 60.0 if s % 5 == 0 else 0.1}),
+    "compiling": evidence({"time/compile": lambda s: 8.0 if s % 5 == 0 else 0.0}),
     "memory_full": evidence({"perf/memory_share": from_step(40, 0.99, 0.2)}),
 }
 
@@ -262,6 +267,15 @@ def test_a_finding_says_since_when(name):
     assert finding.since == 20
 
 
+def test_first_ratios_off_in_the_middle_are_found_by_their_p95():
+    """None is off by 10 %, but one in ten by more than 5 %."""
+    (finding,) = checks.examine(
+        evidence({"ratio/first_frac_off_5pct": from_step(20, 0.1)})
+    )
+    assert finding.name == "first_ratio" and finding.since == 20
+    assert "10 % by more than 5 %, so that the p95 is above" in finding.evidence
+
+
 def test_what_has_passed_is_not_told():
     passed = {"rollout/truncated": lambda step: 0.9 if step < 20 else 0.01}
     assert checks.examine(evidence(passed)) == []
@@ -278,12 +292,15 @@ def test_what_has_passed_is_not_told():
             "kl/old_policy_k3": from_step(30, 0.0, 1e-3),
             "learner/learning_rate": from_step(30, 1e-12, 2e-4),
         },
+        {  # the first step compiles, and a resumption once
+            "time/compile": lambda step: {1: 60.0, 30: 10.0}.get(step, 0.0),
+        },
         {  # the clip acts at its time
             "clip/frac_low": lambda step: 0.002 if step == 15 else 0.0,
             "clip/frac_high": 0.0,
         },
     ],
-    ids=["carried", "end", "clip"],
+    ids=["carried", "end", "compiled", "clip"],
 )
 def test_what_a_healthy_run_does_too_is_not_told(changes):
     assert checks.examine(evidence(changes)) == []

@@ -9,7 +9,8 @@ from hapo_jax.learner.train_step import Tally
 
 def of_tokens(ratio, width):
     """Sums, and how many tokens they are of."""
-    off = {"ratio/deviation": ratio, "ratio/frac_off_10pct": ratio}
+    names = ("deviation", "frac_off_5pct", "frac_off_10pct")
+    off = {f"ratio/{name}": ratio for name in names}
     sums = {"ratio/mean": ratio, "clip/width_low": width, **off}
     return {name: np.array(pair, float) for name, pair in sums.items()}
 

@@ -32,12 +32,19 @@ class Plan(NamedTuple):
     """A worker to start: its label, its module and what it is told.
 
     Without `variants` there is one, unnamed; with several each has a line of its own.
+    The module is taken from the checkout `root`.
     """
 
     label: str
     module: str
     job: worker.Job
     variants: tuple[str, ...] = ("",)
+    root: pathlib.Path = turns.ROOT
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is an engine of this project."""
+        return self.module.startswith("benchmarks.ours")
 
 
 def argument_parser(doc: str, engines: Sequence[str]) -> argparse.ArgumentParser:
@@ -51,6 +58,12 @@ def argument_parser(doc: str, engines: Sequence[str]) -> argparse.ArgumentParser
         nargs="+",
         choices=engines,
         help="default: ours, and the peers that are installed",
+    )
+    parser.add_argument(
+        "--before",
+        type=pathlib.Path,
+        metavar="CHECKOUT",
+        help="another checkout of this project, whose engine takes turns with this one",
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--cores", type=int, choices=(1, 2), default=1)
@@ -84,6 +97,11 @@ def settle_engines(
     """
     if args.rounds < 1:
         raise ValueError(f"--rounds={args.rounds} must be at least 1.")
+    if args.before and not (args.before / "benchmarks/ours").is_dir():
+        raise ValueError(
+            f"--before={args.before} must be a checkout of this project, with "
+            "benchmarks/ours; git worktree add FOLDER COMMIT makes one."
+        )
     args.host_devices = args.host_devices or args.cores
     if args.engine is None:
         found = [p for p in peers if has_package(args.peer_python, peers[p].package)]
@@ -123,6 +141,11 @@ def has_package(python: str, package: str) -> bool:
 
 def compare(plans: Sequence[Plan], args: argparse.Namespace) -> None:
     """Runs what is planned in turn, and prints a line for each and for the machine."""
+    if args.before:
+        root = args.before.resolve()
+        ours = [plan for plan in plans if plan.ours]
+        before = [p._replace(label=f"{p.label}@before", root=root) for p in ours]
+        plans = [*plans, *before]
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(weights(args.model))
         contenders = [
@@ -161,23 +184,23 @@ def start(
     plan: Plan, folder: str, args: argparse.Namespace, stack: contextlib.ExitStack
 ) -> list[turns.Contender]:
     """A warm worker, and its variants."""
-    ours = plan.module.startswith("benchmarks.ours")
     env = (
         turns.environment(
             args.cores, host_devices=args.host_devices, cache=args.compilation_cache
         )
-        if ours
+        if plan.ours
         else turns.environment(args.cores)
     )
     process = stack.enter_context(
         turns.Worker(
             plan.label,
-            sys.executable if ours else args.peer_python,
+            sys.executable if plan.ours else args.peer_python,
             plan.module,
             dataclasses.replace(plan.job, checkpoint=folder),
             cores=args.cores,
             first_core=args.first_core,
             env=env,
+            root=plan.root,
         )
     )
     several = len(plan.variants) > 1

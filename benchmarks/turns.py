@@ -104,6 +104,7 @@ class Worker:
         cores: int,
         first_core: int | None = None,
         env: dict[str, str],
+        root: pathlib.Path = ROOT,
     ):
         """Starts it and waits until it is warm, so that none compiles beside another.
 
@@ -117,7 +118,7 @@ class Worker:
         with pinned(cores, first_core):
             self._process = subprocess.Popen(
                 command,
-                cwd=ROOT,
+                cwd=root,
                 env=env,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -180,6 +180,7 @@ def test_engine_line_divides_runs_of_the_same_round():
         (["--requests", "9"], "requests=9 must be a positive multiple"),
         (["--requests", "16", "--compare", "temperature"], "exclude each other"),
         (["--rounds", "0"], "must be at least 1"),
+        (["--before", "/dev"], "must be a checkout of this project"),
     ],
 )
 def test_arguments_are_refused_before_anything_starts(more, message, capsys, tmp_path):
@@ -244,12 +245,14 @@ def test_our_engine_generates_the_planned_lengths(capsys, tmp_path):
     assert ceiling["best_gflop_s"] == max(ceiling["ceiling"]["jax"]["gflop_s"].values())
 
 
-@pytest.mark.long  # starts two processes that import jax and compile
+@pytest.mark.long  # starts three processes that import jax and compile
 @pytest.mark.parametrize("work", ["smoke", "step"])
 def test_our_learner_does_the_planned_update(work, capsys, tmp_path):
-    peers = f"--peer-python={tmp_path / 'none'}"
-    train.main(["--model=smoke", f"--work={work}", "--rounds=1", peers])
-    line, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    peers, before = f"--peer-python={tmp_path / 'none'}", f"--before={turns.ROOT}"
+    train.main(["--model=smoke", f"--work={work}", "--rounds=1", peers, before])
+    line, other, _ = map(json.loads, capsys.readouterr().out.splitlines())
+    assert other["engine"] == "hapo_jax@before" and other["tokens"] == line["tokens"]
+    assert line["speed_over"].keys() == {"hapo_jax@before"}
     assert line["tokens"] == (171 + 16 * 8 if work == "smoke" else 16 * 256)
     assert line["compile_s"] > 0 and line["tok_s"]["median"] > 0
     assert work == "step" or line["grad_norm"] > 0

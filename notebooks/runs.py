@@ -10,6 +10,7 @@ notebooks read: settings, metrics, records of tokens, and of evaluations the sco
 import json
 import pathlib
 import sys
+from collections.abc import Collection
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -94,12 +95,15 @@ _TEXT = [*records.PER_COMPLETION, "tokens", "token_strings"]
 _WITHOUT = {records.CONFIG: {"starts": []}, inputs.NAME: {"files": {}}}
 
 
-def keep(sweep: pathlib.Path, out: pathlib.Path = KEPT) -> int:
+def keep(
+    sweep: pathlib.Path, out: pathlib.Path = KEPT, without: Collection[str] = ()
+) -> int:
     """Copies what the notebooks read of a sweep's runs; returns its size in bytes.
 
     Paths are given from the repository's root; starts and what tells of the machine are
     left out; numbers of metrics and evaluations have four digits. Tokens keep all of
-    theirs: as streams of bytes they take a quarter less room.
+    theirs: as streams of bytes they take a quarter less room. Columns of texts that
+    are named in `without` are kept empty.
     """
     found = sweep_folder.read(sweep)
     for variant in found.variants:
@@ -124,7 +128,7 @@ def keep(sweep: pathlib.Path, out: pathlib.Path = KEPT) -> int:
         for path in sorted((source / records.ROLLOUTS).glob("*.parquet")):
             # Of whole steps the numbers are in their batches, and the text here.
             columns = _TEXT if whole else None
-            _keep_tokens(path, target / records.ROLLOUTS / path.name, columns)
+            _keep_tokens(path, target / records.ROLLOUTS / path.name, columns, without)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 
@@ -144,8 +148,17 @@ def _rounded(value):
     return value
 
 
-def _keep_tokens(source: pathlib.Path, target: pathlib.Path, columns=None) -> None:
+def _keep_tokens(
+    source: pathlib.Path,
+    target: pathlib.Path,
+    columns: Collection[str] | None = None,
+    without: Collection[str] = (),
+) -> None:
     table = parquet.read_table(source, columns=columns)
+    for name in without:
+        place = table.schema.get_field_index(name)
+        empty = pa.array([""] * len(table), pa.string())
+        table = table.set_column(place, table.schema.field(place), empty)
     floats = [
         f"{field.name}.list.element"
         for field in table.schema

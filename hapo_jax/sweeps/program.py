@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from hapo_jax import assembly, cli, train
 from hapo_jax.config import check
+from hapo_jax.runs import batches
 from hapo_jax.runs import folder as folder_lib
 from hapo_jax.sweeps import board, launchers, local, search, sweep_folder, variants
 from hapo_jax.sweeps.sweep_folder import Sweep
@@ -116,6 +117,9 @@ def check_one(config: ConfigDict, folder: pathlib.Path) -> None:
     method = assembly.make_method(resolved.config)
     check.check_method(resolved.config, method)
     check.check_model_path(resolved.config.model.path)
+    if resolved.config.log.record_groups == "all":
+        rows = assembly.work_of(resolved.config).batch_rows
+        batches.largest(resolved.config, completions=rows, phases=method.phases)
     home = folder_lib.Home(
         workdir=str(folder), resolved=resolved, may_change=train.MAY_CHANGE
     )

@@ -51,6 +51,7 @@ def sweep_wrong(add):
     sweep(add)
     add({"learner.minibatch_prompts": 3})
     add({"learner.rate": 1})
+    add({"log.record_groups": "all", "log.record_gib": 1e-6})
 
 
 def sweep_eight(add):
@@ -127,9 +128,10 @@ def test_a_killed_sweep_goes_on_to_the_same_table(file, tmp_path):
 
 def test_nothing_starts_if_a_variant_cannot_work(file, tmp_path):
     done = run(*command(file, tmp_path / "sweep", sweep="wrong"), expect=2)
-    assert "2 of 4 variants cannot work, and none was started." in done.stderr
+    assert "3 of 5 variants cannot work, and none was started." in done.stderr
     assert "minibatch_prompts=3" in done.stderr
     assert "learner.rate is no setting" in done.stderr
+    assert "log.record_gib=1e-06 is the limit" in done.stderr
     assert not (tmp_path / "sweep").exists()
 
 

@@ -16,7 +16,7 @@ const watch = new ResizeObserver((entries) => {
 });
 
 // lines: [{ label, x, y, colour, low, high, points, dash }], x ascending. Returns a figure.
-export function chart(title, lines, { x = "step", height = 170, stepped = false, from0 = false, limits = null } = {}) {
+export function chart(title, lines, { x = "step", height = 186, stepped = false, from0 = false, limits = null } = {}) {
   const box = h("div", { class: "chart" });
   const figure = h("figure", { class: "panel-chart" }, h("figcaption", {}, title), box, h("p", { class: "visually-hidden" }, summary(title, lines)));
   requestAnimationFrame(() => {
@@ -62,7 +62,7 @@ function draw(box, lines, { x, height, stepped, from0, limits }) {
       y: { range: (_, low, high) => range(low, high, from0, limits) },
     },
     axes: [
-      { ...axis, size: 26, values: (_, ticks) => ticks.map((t) => (Number.isInteger(t) || stepped ? tick(t) : "")) },
+      { ...axis, size: 26, label: x, labelSize: 16, labelGap: 0, labelFont: axis.font, values: (_, ticks) => ticks.map((t) => (Number.isInteger(t) || stepped ? tick(t) : "")) },
       { ...axis, size: 52, values: (_, ticks) => ticks.map(tick) },
     ],
     legend: { show: false },

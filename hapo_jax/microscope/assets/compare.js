@@ -115,7 +115,7 @@ class ComparePage {
     const moments = columns.map((column) => describe(column));
     this.parts.replaceChildren(h("section", {}, h("h2", {}, `Distribution of ${about.label}`),
       h("div", { class: "split" },
-        found ? chart(title, found.map(({ x, y }, n) => ({ label: this.names[n], x, y, colour: seriesColour(n), points: false })), { x: about.label, height: 220, stepped: true, from0: true }) : h("p", {}, "It was not recorded."),
+        found ? chart(title, found.map(({ x, y }, n) => ({ label: this.names[n], x, y, colour: seriesColour(n), points: false })), { x: about.unit ? `${about.label}, ${about.unit}` : about.label, height: 236, stepped: true, from0: true }) : h("p", {}, "It was not recorded."),
         table("moments", [["", ""], ...this.names.map((name) => [name, "right"])],
           ["tokens", "mean", "10 %", "median", "90 %"].map((what, k) => [what, ...moments.map((m) => (k === 0 ? count(m[0]) : number(m[k])))])))),
       this.treatment(about));

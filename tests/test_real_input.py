@@ -248,8 +248,9 @@ def test_training_evaluates_the_sets_of_its_config(warm, data, tmp_path, capsys)
     config = make_config(warm / "hf", data, **changes)
     train.train(config, str(tmp_path / "run"))
     before, metrics = records_lib.read_metrics(tmp_path / "run")
-    assert before == {"step": 0, "doctor/leak": 1}  # it trains on the first set
-    with pytest.raises(errors.Unhealthy, match="found leak"):
+    # It trains on the first set, which holds problems twice.
+    assert before == {"step": 0, "doctor/data_twice": 1, "doctor/leak": 1}
+    with pytest.raises(errors.Unhealthy, match="found data_twice, leak"):
         train.train(config, str(tmp_path / "strict"), doctor="strict")
     assert records_lib.read_metrics(tmp_path / "strict") == [before]
     # The first set is the one that the best checkpoint is chosen by.

@@ -331,6 +331,7 @@ def test_without_a_pass_it_samples_and_records_and_learns_nothing(
     rows = records_lib.read_rollouts(tmp_path, 2)
     # By the entropies of step 1.
     assert all((row["temperature"] != 1).any() for row in rows)
+    assert all((row["ratio"] == 1).all() for row in rows)
 
 
 @pytest.mark.long

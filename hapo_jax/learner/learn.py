@@ -36,6 +36,7 @@ class Learnt(NamedTuple):
 
     Attributes:
       batch: the rollout.
+      old: what the old policy says of its tokens, [B, T].
       rows: with old log-probs and entropies.
       prepared: constants and state of the method, and weights.
       scorings: placements of the batch, one for each policy that scored it.
@@ -44,6 +45,7 @@ class Learnt(NamedTuple):
     """
 
     batch: RolloutBatch
+    old: head.Scores
     rows: Rows
     prepared: train_step.Prepared
     scorings: tuple[packing.Placement, ...] = ()
@@ -246,7 +248,8 @@ def prepare(
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)
-    return Learnt(batch, rows, jax.device_get(prepared)), prepared.method_state
+    learnt = Learnt(batch, old, rows, jax.device_get(prepared))
+    return learnt, prepared.method_state
 
 
 def make_minibatch(
@@ -333,7 +336,13 @@ def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
       terms.Terms and the current head.Scores, NumPy, [B, T] each. Ratios compare the
       policy after the step with the one before it.
     """
-    (now,) = score(learner, [state.params], learnt.batch, state.critic)
+    now, known = (
+        learnt.old,
+        {n for n, x in learnt.old._asdict().items() if x is not None},
+    )
+    # Without an update the policy is the old one.
+    if learnt.updates or not learner.outputs <= known:
+        (now,) = score(learner, [state.params], learnt.batch, state.critic)
     current = {name: x for name, x in now._asdict().items() if x is not None}
     constants = learnt.prepared.constants
     terms = jax.device_get(learner.inspect(current, constants, state.method_state))

@@ -106,8 +106,8 @@ class Learner(NamedTuple):
       minibatch_rows: b, completions per update, those beside the batch included.
       beside_rows: of them places for these, the last ones.
       recompute_old_logprobs: by `score`; or what the sampler recorded is taken.
-      by_rows, has_critic, silent_at_zero, phases, reads_forks, old_outputs, ratio_of,
-        imitation_weight: see `Method`.
+      by_rows, has_critic, silent_at_zero, phases, reads_forks, outputs, old_outputs,
+        ratio_of, imitation_weight: see `Method`.
       row_sharding: of every field of `Rows`.
       shardings: of a Minibatch.
     """
@@ -128,6 +128,7 @@ class Learner(NamedTuple):
     silent_at_zero: bool
     phases: int
     reads_forks: bool
+    outputs: frozenset[str]
     old_outputs: frozenset[str]
     ratio_of: str
     imitation_weight: Callable[[Any], Array] | None
@@ -247,6 +248,7 @@ def make_learner(
         silent_at_zero=method.silent_at_zero,
         phases=method.phases,
         reads_forks=method.reads_forks,
+        outputs=method.outputs,
         old_outputs=method.old_outputs,
         ratio_of=method.ratio_of,
         imitation_weight=method.imitation_weight,

@@ -41,7 +41,14 @@ def test_flops_of_a_plan_by_hand():
 def test_rates_by_hand():
     """One scoring and one update in 2 s, on devices that do 1e6 FLOP/s."""
     one = placement()
-    learnt = learn.Learnt(None, None, None, scorings=(one,), updates=(one,))
+    learnt = learn.Learnt(
+        batch=None,
+        old=None,
+        rows=None,
+        prepared=None,
+        scorings=(one,),
+        updates=(one,),
+    )
     rates = perf.rates(tiny.MODEL, learnt, 2.0, peak_flops=1e6)
     needed = flops.of_placement(tiny.MODEL, one) * (1 + 3)
     assert rates["perf/mfu"] == pytest.approx(needed / 2e6)

@@ -370,6 +370,26 @@ def test_recorded_old_logprobs_spare_the_scoring(devices):
     assert_same(found, expected, atol=0)
 
 
+@pytest.mark.parametrize(("recompute", "times"), [(True, 1), (False, 0)])
+def test_without_an_update_nothing_is_scored_again(
+    devices, monkeypatch, recompute, times
+):
+    """The policy is the one that the completions were scored by, or drawn from."""
+    scored, mesh = [], one_device(devices)
+    score = learn_lib.score
+    monkeypatch.setattr(
+        learn_lib, "score", lambda *args: scored.append(1) or score(*args)
+    )
+    with jax.set_mesh(mesh):
+        method = tiny.method("hapo")
+        learner, state = make(mesh, method, recompute_old_logprobs=recompute)
+        state, learnt, _ = learn_lib.learn(learner, state, rollout(), passes=0)
+        terms, now = learn_lib.look_back(learner, state, learnt)
+    assert len(scored) == times
+    np.testing.assert_array_equal(now.logprobs, learnt.rows.old_logprobs)
+    np.testing.assert_array_equal(terms.ratio[rollout().completion_mask], 1)
+
+
 @pytest.mark.slow
 def test_a_method_gets_what_it_reads_of_old_and_current_policy(devices):
     """Against whole softmaxes; and compiled ahead for the same arguments."""

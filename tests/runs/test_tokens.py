@@ -36,7 +36,7 @@ def test_what_is_imitated_beside_the_batch_is_not_recorded():
     tokens.save(
         folder,
         1,
-        Learnt(batch, Rows(**of_rows), None),
+        Learnt(batch=batch, old=None, rows=Rows(**of_rows), prepared=None),
         terms,
         Scores(logprobs=numbers, entropy=numbers),
         prompts=types.SimpleNamespace(problems=[problem] * 2),

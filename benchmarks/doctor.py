@@ -1,6 +1,6 @@
 """What the run doctor costs a run: the demo's first steps with it and without it.
 
-    python -m benchmarks.doctor                  # about eight minutes; goal: <= 1 %
+    python -m benchmarks.doctor                  # about ten minutes; goal: <= 1 %
     python -m benchmarks.doctor --pairs=0        # a minute: the second line alone
 
 Runs with `--doctor=warn` and `--doctor=off` alternate, and draw and learn the same,
@@ -29,7 +29,7 @@ CONFIG = "configs/countdown.py"
 
 
 def main() -> None:
-    """Measures and prints one line."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--steps", type=int, default=31)

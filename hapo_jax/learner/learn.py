@@ -248,7 +248,7 @@ def prepare(
     )
     placed = distributed.put(rows, learner.row_sharding)
     prepared = learner.prepare(placed, method_state)
-    learnt = Learnt(batch, old, rows, jax.device_get(prepared))
+    learnt = Learnt(batch=batch, old=old, rows=rows, prepared=jax.device_get(prepared))
     return learnt, prepared.method_state
 
 
@@ -336,10 +336,8 @@ def look_back(learner: train_step.Learner, state: TrainState, learnt: Learnt):
       terms.Terms and the current head.Scores, NumPy, [B, T] each. Ratios compare the
       policy after the step with the one before it.
     """
-    now, known = (
-        learnt.old,
-        {n for n, x in learnt.old._asdict().items() if x is not None},
-    )
+    now = learnt.old
+    known = {name for name, x in now._asdict().items() if x is not None}
     # Without an update the policy is the old one.
     if learnt.updates or not learner.outputs <= known:
         (now,) = score(learner, [state.params], learnt.batch, state.critic)

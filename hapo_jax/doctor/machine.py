@@ -19,6 +19,7 @@ _SPIKES = 0.1  # of the newest steps
 _WAITS = 0.3  # of a step's time
 _BETWEEN = 0.5  # of the time
 _COMPILES = 0.25  # of the time
+_COMPILES_S = 60.0  # seconds; the first record and evaluation of a small run take less
 _FEW = 10  # steps, whose times say little
 _FULL = 0.95  # of the memory
 
@@ -145,7 +146,7 @@ def compiling(found: Evidence) -> Finding | None:
         for m in later
     )
     lost = sum(m["time/compile"] for m in later)
-    if len(later) < _FEW or lost <= _COMPILES * whole:
+    if len(later) < _FEW or lost <= max(_COMPILES * whole, _COMPILES_S):
         return None
     longest = max(later, key=lambda m: m["time/compile"])
     starts = sum("time/to_first_update" in m for m in later)

@@ -229,7 +229,12 @@ PLANTED = {
     "compiled_anew": evidence({"perf/programs": from_step(20, 4, 3)}),
     "waiting": evidence({"time/grade": from_step(20, 1.5, 0.1)}),
     "between_steps": evidence({"time/between": lambda s: 60.0 if s % 5 == 0 else 0.1}),
-    "compiling": evidence({"time/compile": lambda s: 8.0 if s % 5 == 0 else 0.0}),
+    "compiling": evidence(
+        {
+            "time/compile": lambda s: 30.0 if s % 5 == 0 else 0.0,
+            "time/step": lambda s: 32.0 if s % 5 == 0 else 2.0,
+        }
+    ),
     "memory_full": evidence({"perf/memory_share": from_step(40, 0.99, 0.2)}),
 }
 
@@ -293,7 +298,7 @@ def test_what_has_passed_is_not_told():
             "learner/learning_rate": from_step(30, 1e-12, 2e-4),
         },
         {  # the first step compiles, and a resumption once
-            "time/compile": lambda step: {1: 60.0, 30: 10.0}.get(step, 0.0),
+            "time/compile": lambda step: {1: 60.0, 30: 40.0}.get(step, 0.0),
         },
         {  # the clip acts at its time
             "clip/frac_low": lambda step: 0.002 if step == 15 else 0.0,
